@@ -1,0 +1,268 @@
+"""The Modbus part of a configuration, as models: all problems are found at once, each at the key where it is.
+
+Imports neither pymodbus nor, unless a device speaks SunSpec, its model definitions: checking a configuration stays
+cheap. What later versions will understand is refused by name; nothing is accepted and ignored. Errors read "what is
+wrong; what to do".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from adapters.modbus.addresses import NOT_YET, register, register_range
+from adapters.modbus.point import ModbusPoint, NotYet, Order, Table, Text
+from adapters.modbus.registers import NUMBER_TYPES
+from adapters.modbus.requests import Limits, Registers
+from agent.model import ValueType
+from agent.units import Duration, S, duration_range
+
+_SCHEME = "modbus+tcp"
+_LATER_SCHEMES = ("modbus+tls", "modbus+rtu", "modbus+rtu+tcp", "modbus+ascii", "modbus+udp")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SUNSPEC_POINT = re.compile(r"([0-9]{1,5})\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(
+            f'"{text[:80]}" is no name; write a letter or digit, then letters, digits, dot, _ and -, 64 at most'
+        )
+    return text
+
+
+def _url(text: str) -> str:
+    _host_port(text)
+    return text
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    remedy = 'write "modbus+tcp://HOST" or "modbus+tcp://HOST:PORT"'
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"the address cannot be understood; {remedy}") from None
+    if parts.scheme in _LATER_SCHEMES:
+        raise ValueError(f'"{parts.scheme}" is {NOT_YET}; use "{_SCHEME}", through a gateway if need be')
+    if parts.scheme != _SCHEME or not host:
+        raise ValueError(f"this is no address of a Modbus device; {remedy}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None or port == 0:
+        raise ValueError(f"there is more in the address than host and port; {remedy}")
+    return host, 502 if port is None else port
+
+
+def _never(value: Any) -> Any:
+    if value != "never":
+        raise ValueError(f'any idle_close but "never" is {NOT_YET}; write "never" or remove it')
+    return value
+
+
+def _forbidden(value: Any) -> Any:
+    if isinstance(value, str):
+        register_range(value, one_based=False)
+        return value
+    raise ValueError('expected a range of registers in quotes; write "40100-40119" or "holding:99-118"')
+
+
+def _point(value: Any, _: Any) -> Any:
+    """A union of text and table whose errors are those of the table, without the union's own place in the path."""
+    if isinstance(value, str | ModbusPoint):
+        return value
+    if isinstance(value, dict):
+        return ModbusPoint.model_validate(value)
+    remedy = 'write { name = "W", at = "40021", type = "int32" }, or "103.W" on a SunSpec device'
+    raise ValueError(f"a point is a table, or a text on a SunSpec device; {remedy}")
+
+
+Id = Annotated[str, AfterValidator(_id)]
+
+
+class ModbusConnection(Table):
+    """A connection: one wire, which its devices share. ``timeout`` and ``request_pause`` in ns."""
+
+    url: Annotated[str, AfterValidator(_url)]
+    timeout: Annotated[Duration, duration_range("10ms", "60s")] = S
+    request_pause: Annotated[Duration, duration_range("0s", "10s")] = 0
+    idle_close: Annotated[Literal["never"], BeforeValidator(_never)] = "never"
+
+    @property
+    def host(self) -> str:
+        """Name or address of the device or gateway."""
+        return _host_port(self.url)[0]
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return _host_port(self.url)[1]
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not Field(min_length=1): that also complains when all there is was refused.
+    if not values:
+        raise ValueError("the list is empty; name at least one")
+    return values
+
+
+AnyPoint = Annotated[str | ModbusPoint, WrapValidator(_point)]
+
+
+class ModbusGroup(Table):
+    """Points that are read together, every ``every`` ns."""
+
+    every: Annotated[Duration, duration_range("1ms", "365d")]
+    points: Annotated[tuple[AnyPoint, ...], Field(strict=False), AfterValidator(_some)]
+    phase: NotYet = None
+    sample: NotYet = None
+    aggregate: NotYet = None
+
+
+class SunSpecSearch(Table):
+    """Where the SunSpec marker is looked for, in this order."""
+
+    base: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=65_530)], ...],
+        Field(max_length=8, strict=False),
+        AfterValidator(_some),
+    ] = (40_000, 50_000, 0)
+
+
+class ModbusDevice(Table):
+    """A device: its registers by hand, or by SunSpec's models if there is ``sunspec``."""
+
+    id: Id
+    connection: Id
+    unit: Annotated[int, Field(ge=0, le=255)] = 1
+    asset: Text | None = None
+    addresses: Literal["1-based", "0-based"] = "1-based"
+    word_order: Order = "big"
+    byte_order: Order = "big"
+    max_registers: Annotated[int, Field(ge=1, le=125)] = 125
+    max_gap: Annotated[int, Field(ge=0, le=124)] = 8
+    forbidden: Annotated[tuple[Annotated[str, BeforeValidator(_forbidden)], ...], Field(strict=False)] = ()
+    sunspec: SunSpecSearch | None = None
+    groups: Annotated[dict[Id, ModbusGroup], Field(min_length=1)]
+    profile: NotYet = None
+
+    def point_names(self, group: str) -> tuple[str, ...]:
+        """The names of a group's points: ``103.W`` is named ``W``."""
+        return tuple(_name(point) for point in self.groups[group].points)
+
+    def limits(self) -> Limits:
+        """How the device may be read.
+
+        A SunSpec map is readable without holes, so unless ``max_gap`` is given a request spans whatever it can.
+        """
+        across = self.sunspec is not None and "max_gap" not in self.model_fields_set
+        forbidden = tuple(register_range(text, one_based=self.one_based) for text in self.forbidden)
+        return Limits(self.max_registers, self.max_registers if across else self.max_gap, forbidden)
+
+    def registers(self, point: ModbusPoint) -> Registers:
+        """Where a point is, in addresses of the protocol. Raises ValueError."""
+        kind, address = register(point.at, one_based=self.one_based)
+        found = Registers(kind, address, NUMBER_TYPES[point.type].count)
+        if found.end > 0x10000:
+            raise ValueError(
+                f'a {point.type} at "{point.at}" ends behind the last register; correct the register or the type'
+            )
+        return found
+
+    @property
+    def one_based(self) -> bool:
+        """Whether registers written with five or six digits count from 1."""
+        return self.addresses == "1-based"
+
+    @model_validator(mode="after")
+    def _judge(self) -> ModbusDevice:
+        """What concerns several keys; each problem at the key that must change."""
+        problems: list[InitErrorDetails] = []
+
+        def add(text: str, *loc: str | int) -> None:
+            # The type and context are those of a ValueError, which readers of the errors already know.
+            error = PydanticCustomError("value_error", "{error}", {"error": text})
+            problems.append(InitErrorDetails(type=error, loc=loc, input=None))
+
+        if self.sunspec is not None:
+            for key in ("addresses", "word_order", "byte_order", "forbidden"):
+                if key in self.model_fields_set:
+                    add(f"{key} has no effect on a SunSpec device; remove it", key)
+        forbidden: list[Registers] = []
+        for index, text in enumerate(self.forbidden):
+            try:
+                forbidden.append(register_range(text, one_based=self.one_based))
+            except ValueError as error:
+                add(str(error), "forbidden", index)
+        for name, group in self.groups.items():
+            seen: set[str] = set()
+            for index, point in enumerate(group.points):
+                place: tuple[str | int, ...] = ("groups", name, "points", index)
+                if _name(point) in seen:
+                    add(f'two points of the group are named "{_name(point)}"; leave one out or rename it', *place)
+                seen.add(_name(point))
+                for key, problem in self._point_problems(point, forbidden):
+                    add(problem, *place, *([key] if key else []))
+        if problems:
+            raise ValidationError.from_exception_data("ModbusDevice", problems)
+        return self
+
+    def _point_problems(self, point: str | ModbusPoint, forbidden: list[Registers]) -> Iterator[tuple[str, str]]:
+        """Key within the point ("": the point itself) and text of each problem."""
+        if isinstance(point, str):
+            remedy = 'add sunspec = {} or write { name = "W", at = "40021", type = "int32" }'
+            problem = f"the device has no sunspec; {remedy}" if self.sunspec is None else self._sunspec_problem(point)
+            if problem:
+                yield "", problem
+            return
+        if self.sunspec is not None:
+            yield (
+                "",
+                'a register by hand on a SunSpec device; write model and point, such as "103.W", or remove sunspec',
+            )
+            return
+        try:
+            registers = self.registers(point)
+        except ValueError as error:
+            yield "at", str(error)
+        else:
+            if registers.count > self.max_registers:
+                yield "type", f"{point.type} needs {registers.count} registers in one request; raise max_registers"
+            if any(map(registers.overlaps, forbidden)):
+                yield "at", "the point lies in a forbidden range; remove it or change the range"
+        if NUMBER_TYPES[point.type].value_type is ValueType.FLOAT and point.values:
+            yield "values", f"the values of a {point.type} have no names; remove it"
+
+    def _sunspec_problem(self, text: str) -> str | None:
+        from adapters.modbus import definitions  # reads files, so only for a device that needs them
+
+        try:
+            model, name = sunspec_point(text)
+            count = definitions.point(model, name).count
+        except ValueError as error:
+            return str(error)
+        if count > self.max_registers:
+            return f"{text} needs {count} registers in one request; raise max_registers"
+        return None
+
+
+def sunspec_point(text: str) -> tuple[int, str]:
+    """Model and point of ``103.W``. Raises ValueError."""
+    match = _SUNSPEC_POINT.fullmatch(text)
+    if match is None:
+        raise ValueError(f'"{text[:40]}" is no SunSpec point; write model, dot and point, such as "103.W"')
+    return int(match[1]), match[2]
+
+
+def _name(point: str | ModbusPoint) -> str:
+    return point.rpartition(".")[2] if isinstance(point, str) else point.name

@@ -1,0 +1,232 @@
+"""The batcher: collects frames and gaps for at most the batch window, has them sealed, and puts them on disk.
+
+``put`` accepts, and waits only while a full batch is still on its way to the disk; ``Receipt.durable`` returns once
+the record is on disk. One commit is one write and one fdatasync in a worker thread. Only what is on disk is announced
+to the publisher. A crash loses what was accepted and not yet committed: its cycles are stated by the next run's plan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import anyio
+from anyio import to_thread
+
+from agent.errors import OutboxError
+from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType
+from agent.ports import Clock, Store
+from agent.record import Body
+from agent.sealer import Sealer
+
+S = 1_000_000_000
+GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
+PLAN_EVERY = 3600 * S
+PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
+_FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Receipt:
+    """Of a batch: settles when its record is on disk."""
+
+    _event: anyio.Event = field(default_factory=anyio.Event)
+
+    async def durable(self) -> None:
+        """Return once what was put is on disk; never if that fails (the process ends)."""
+        await self._event.wait()
+
+    def settle(self) -> None:
+        """It is on disk."""
+        self._event.set()
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is not sealed yet. ``opened``: boot time of its first value, or of its first gap if it has no value."""
+
+    frames: dict[int, list[Frame]] = field(default_factory=dict)
+    gaps: dict[int, list[Gap]] = field(default_factory=dict)
+    opened: int | None = None
+    bound: int = 0  # bytes
+    receipt: Receipt = field(default_factory=Receipt)
+
+    def add_gap(self, gap: Gap) -> None:
+        """Join it to the group's last gap if it goes on with the same cause."""
+        gaps = self.gaps.setdefault(gap.group, [])
+        last = gaps[-1] if gaps else None
+        if (
+            last is not None
+            and last.last is not None
+            and gap.first == last.last + 1
+            and (last.cause, last.detail) == (gap.cause, gap.detail)
+        ):
+            gaps[-1] = replace(last, last=gap.last)
+        else:
+            gaps.append(gap)
+            self.bound += 64 + len((gap.detail or "").encode())
+
+    def data(self, term: int) -> Data:
+        """The body: frames and gaps by group."""
+        frames = [frame for _, group in sorted(self.frames.items()) for frame in group]
+        return Data(term, frames, [gap for _, group in sorted(self.gaps.items()) for gap in group])
+
+
+class Batcher:
+    """Frames and gaps in, records on disk."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Store,
+        sealer: Sealer,
+        clock: Clock,
+        window: int,
+        on_durable: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``window`` in ns: a value is on disk this soon after it was read."""
+        self._outbox = outbox
+        self._sealer = sealer
+        self._clock = clock
+        self._window = window * 9 // 10  # the rest is for sealing and the disk
+        self._on_durable = on_durable
+        self._batch = Batch()
+        self._frame_bounds: list[int] = []
+        self._something = anyio.Event()
+        self._sleep: anyio.CancelScope | None = None
+        self._room = anyio.Event()
+        self._commits = anyio.Lock()
+        self._planned: int | None = None  # boot time of the last plan
+        self._plan_wanted = False
+        self._stated: tuple[int, object] | None = None  # position of the plan that first stated the withdrawn ranges
+
+    # ---- in -------------------------------------------------------------------------------------------------
+
+    async def put(self, item: Frame | Gap) -> Receipt:
+        """Accept a frame or a gap of the term in force."""
+        while self._batch.bound >= _FULL:
+            self._room = anyio.Event()
+            await self._room.wait()
+        batch = self._batch
+        if isinstance(item, Frame):
+            if not batch.frames:
+                batch.opened = self._clock.boot()
+                self._wake()  # the window of a value is shorter than that of gaps alone
+            batch.frames.setdefault(item.group, []).append(item)
+            batch.bound += self._frame_bounds[item.group] + _lengths(item.values)
+        else:
+            if batch.opened is None:
+                batch.opened = self._clock.boot()
+            batch.add_gap(item)
+        if not self._something.is_set():
+            self._something.set()
+        if batch.bound >= _FULL:
+            self._wake()
+        return batch.receipt
+
+    async def begin_term(
+        self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
+    ) -> None:
+        """Seal what belongs to the old term, then the plan of the new one; returns when it is on disk."""
+        await self.flush()
+        async with self._commits:
+            self._sealer.begin_term(opened=opened, devices=devices, groups=groups)
+            self._frame_bounds = [24 + sum(_bound(point.type) for point in group.points) for group in groups]
+            await self._commit([], None, plan=True)
+        log.info("term begun run=%s term=%d groups=%d", self._sealer.stream.hex(), self._sealer.term, len(groups))
+
+    async def event(self, code: EventCode, *details: Value) -> None:
+        """Seal an event now, behind what was put before it."""
+        await self.flush(Event(code, self._clock.boot(), details))
+
+    def restate(self) -> None:
+        """The broker is back: repeat the plan with the next record, at most once a minute."""
+        if self._planned is None or self._clock.boot() - self._planned >= PLAN_AT_MOST_EVERY:
+            self._plan_wanted = True
+
+    # ---- out ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit each batch when its window ends or it is full. Raises OutboxError, SignerError."""
+        while True:
+            await self._something.wait()
+            while (deadline := self._deadline()) > self._clock.boot() and self._batch.bound < _FULL:
+                with anyio.CancelScope() as self._sleep:
+                    await self._clock.sleep_until(deadline)
+            await self.flush()
+
+    async def flush(self, event: Event | None = None) -> None:
+        """Seal what is there, and the event behind it; returns when it is on disk. Raises OutboxError, SignerError."""
+        async with self._commits:
+            batch, self._batch = self._batch, Batch()
+            if self._something.is_set():  # else ``run`` still waits for it
+                self._something = anyio.Event()
+            self._room.set()
+            data = batch.data(self._sealer.term) if batch.opened is not None else None
+            if data is not None or event is not None:
+                await self._commit([self._sealer.event_body(event)] if event else [], data, plan=False)
+                batch.receipt.settle()
+
+    def _deadline(self) -> int:
+        batch = self._batch
+        if batch.opened is None:
+            return self._clock.boot()
+        return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
+
+    def _wake(self) -> None:
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    async def _commit(self, bodies: list[Body], data: Data | None, *, plan: bool) -> None:
+        """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins."""
+        if data is not None:
+            bodies.insert(0, self._sealer.data_body(data))
+        now = self._clock.boot()
+        plan = plan or self._plan_wanted or (self._planned is not None and now - self._planned >= PLAN_EVERY)
+        self._forget_withdrawn()
+        if plan:
+            bodies.insert(0, self._sealer.plan_body())
+        new_segment = not self._outbox.fits(self._sealer.bound(bodies), len(bodies))
+        if new_segment:
+            self._sealer.withdraw(self._outbox.overwritten())
+            bodies[: int(plan)] = [self._sealer.plan_body()]
+            plan = True
+        for body in bodies:
+            if self._sealer.bound([body]) > self._outbox.max_envelope:
+                raise OutboxError(
+                    f"a {body.kind.name.lower()} record of {len(body.content)} bytes is larger than the outbox takes",
+                    hint="spread the points over several groups and channels, or shorten seal_within",
+                )
+        records = [self._sealer.seal(body) for body in bodies[: int(plan)]]
+        if data is not None:
+            for problem in self._sealer.cover(data):
+                log.error("evidence incomplete %s", problem)
+        records += [self._sealer.seal(body) for body in bodies[int(plan) :]]
+        with anyio.CancelScope(shield=True):  # a record that was sealed must reach the disk, or the process must end
+            positions = await to_thread.run_sync(lambda: self._outbox.append(records, new_segment=new_segment))
+        if plan:
+            self._planned, self._plan_wanted = now, False
+            if self._stated is None or self._stated[1] != self._sealer.withdrawn:
+                self._stated = (positions[0], self._sealer.withdrawn)
+        self._on_durable()
+
+    def _forget_withdrawn(self) -> None:
+        """Withdrawn ranges go once a record sealed after the plan that stated them is acknowledged."""
+        if (
+            self._stated is not None
+            and self._stated[1] == self._sealer.withdrawn
+            and self._outbox.acked > self._stated[0]
+        ):
+            self._sealer.forget_withdrawn()
+
+
+def _bound(kind: ValueType) -> int:
+    """Bytes of one value in a column at most, its quality entry included; texts and bytes without their content."""
+    return 10 if kind is ValueType.BOOLEAN else 18
+
+
+def _lengths(values: Sequence[Value]) -> int:
+    return sum(4 * len(value) for value in values if isinstance(value, (str, bytes)))

@@ -1,0 +1,19 @@
+"""The commands, one module each, loaded when called. Stdout is data, stderr is words; a command returns its exit
+code.
+"""
+
+from __future__ import annotations
+
+import sys
+
+GOOD = 0
+FINDING = 1  # verify failed, a device was not read
+USAGE = 2  # wrong arguments or input that cannot be read
+UNAVAILABLE = 69  # agent or broker not reached
+NO_PERMISSION = 77
+CONFIGURATION = 78
+
+
+def say(*words: object) -> None:
+    """Words for people, on stderr."""
+    print(*words, file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""``edge-agent init``: a commented agent.toml and the device's key."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from agent import template
+from agent.commands import FINDING, GOOD, say
+from agent.signer import create_key_file, open_key_file
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write agent.toml and key into a folder; what is there already stays as it is. Raises SignerError."""
+    folder: Path = options.folder
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    key, config = folder / "key", folder / "agent.toml"
+    if key.exists():
+        signer = open_key_file(key)
+        say(f"{key} is there already and stays")
+    else:
+        signer = create_key_file(key, network=options.network)
+        say(f"{key} made: keep it, there is no copy")
+    if config.exists():
+        say(f"{config} is there already and stays")
+        print(signer.did)
+        return FINDING
+    descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(template.agent_toml(did=signer.did))
+    say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
+    print(signer.did)
+    return GOOD

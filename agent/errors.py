@@ -1,0 +1,94 @@
+"""Errors that say what to do next.
+
+Every error that leaves a part of the agent carries a verdict, which decides policy, and a hint, which tells the
+operator the remedy. Messages never hold a payload, a key or a password. What fails for one point is a quality code,
+not an exception.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.model import Cause
+
+
+class Verdict(enum.Enum):
+    """What policy does with an error; nothing else about the error decides."""
+
+    RETRY = "retry"  # the same action may succeed later
+    REJECT = "reject"  # this one item never will; go on with the next
+    FATAL = "fatal"  # the part that raised it cannot go on
+
+
+class AgentError(Exception):
+    """An error with a verdict and, for the operator, a hint.
+
+    ``verdict`` is a class default that an instance may override.
+    """
+
+    verdict = Verdict.FATAL
+
+    def __init__(self, message: str, *, hint: str = "", verdict: Verdict | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        if verdict is not None:
+            self.verdict = verdict
+
+
+class AcquisitionError(AgentError):
+    """A whole acquisition failed: its cycle is a gap with this cause (docs/evidence.md, section 5)."""
+
+    verdict = Verdict.RETRY
+
+    def __init__(self, cause: Cause, detail: str, *, hint: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.cause = cause
+        self.detail = detail
+
+
+class EvidenceError(AgentError):
+    """Bytes that are not evidence: malformed, not deterministic, too large or wrongly signed."""
+
+    verdict = Verdict.REJECT
+
+
+class SignerError(AgentError):
+    """The key cannot be used: missing, unreadable, open to others, or not the one of the configured DID."""
+
+
+class OutboxError(AgentError):
+    """The outbox is in an unknown state, or cannot be opened; docs/outbox.md, rule 2: it is re-opened, never repaired
+    in flight.
+    """
+
+
+class TransportError(AgentError):
+    """The broker could not be reached or did not take a record; the verdict says whether to try again."""
+
+    verdict = Verdict.RETRY
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration: where it stands, what it is, and the remedy."""
+
+    file: str
+    line: int  # from 1; 0 if there is no line
+    key: str  # dotted, e.g. "device[0].groups.ac.every"; "" for the whole file
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        key = f" {self.key}:" if self.key else ""
+        return f"{place}:{key} {self.what}; {self.remedy}"
+
+
+class ConfigError(AgentError):
+    """A configuration was refused; ``problems`` holds all that is wrong with it, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)

@@ -1,0 +1,52 @@
+"""What the last run left behind, worked out from the records of the outbox's newest segment. Pure; start-up needs it
+for a new run's plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.coverage import Coverage
+from agent.envelope import unpack
+from agent.errors import EvidenceError
+from agent.model import Data, Event, EventCode, Plan, Resume, Withdrawn
+from agent.record import decode_head, decode_record
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Where the last run ended: first uncovered cycles, ranges it had withdrawn, whether it stopped in order."""
+
+    resumes: tuple[Resume, ...] = ()
+    withdrawn: tuple[Withdrawn, ...] = ()
+    clean: bool = False
+
+
+def replay(envelopes: Iterable[bytes]) -> History:
+    """Read the records of a segment, oldest first; the first is a plan. Records that cannot be read are passed over."""
+    coverage: Coverage | None = None
+    withdrawn: tuple[Withdrawn, ...] = ()
+    clean, stream = False, b""
+    for envelope in envelopes:
+        try:
+            head = decode_head(unpack(envelope).payload)
+            body = decode_record(head, coverage.plan if coverage else None).body
+        except EvidenceError:
+            continue
+        clean = isinstance(body, Event) and body.code == EventCode.STOP
+        if isinstance(body, Plan):
+            withdrawn = body.withdrawn
+            if coverage is None or head.link.stream != stream or body.term != coverage.plan.term:
+                coverage = Coverage(body)
+            stream = head.link.stream
+        elif isinstance(body, Data) and coverage is not None and body.term == coverage.plan.term:
+            coverage.add(body)
+    if coverage is None:
+        return History(clean=clean)
+    resumes = tuple(
+        Resume(*key, coverage.plan.term, cycle)
+        for key, group, cycle in zip(coverage.keys, coverage.plan.groups, coverage.next, strict=True)
+        if group.schedule is not None
+    )
+    return History(resumes, withdrawn, clean)

@@ -1,0 +1,193 @@
+"""What the parts promise each other: the interfaces between policy and the edges.
+
+An adapter is one connection (a wire, a broker) and the devices behind it; a transport is one broker that takes
+records. Both try once and raise an error with a verdict: retry, back-off and restart are the engine's
+(docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.model import DeviceInfo, Link, Point, Sample, Withdrawn
+
+
+class Clock(Protocol):
+    """The clocks of the machine; a fake one makes tests exact."""
+
+    def wall(self) -> int:
+        """Ns since 1970-01-01 UTC."""
+
+    def boot(self) -> int:
+        """Ns of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
+
+    async def sleep_until(self, boot: int) -> None:
+        """Return once the boot time is not before ``boot``."""
+
+
+class Signer(Protocol):
+    """A secp256k1 key in custody: signs digests, never text from outside."""
+
+    @property
+    def did(self) -> str:
+        """``did:ethr:<network>:<EIP-55 address>``."""
+
+    def sign(self, digest: bytes) -> bytes:
+        """Sign a 32-byte digest (RFC 6979, low-S): r || s, 64 bytes, verified before it is returned.
+
+        Raises SignerError.
+        """
+
+
+# ---- outbox -----------------------------------------------------------------------------------------------------
+
+
+class Stored(Protocol):
+    """An evidence record in the outbox."""
+
+    @property
+    def pos(self) -> int:
+        """Its position, counted from 1 across runs."""
+
+    @property
+    def envelope(self) -> bytes:
+        """Its envelope."""
+
+    @property
+    def link(self) -> Link:
+        """Its place in the chain."""
+
+
+class Pending(Protocol):
+    """Evidence that is held and not acknowledged."""
+
+    @property
+    def records(self) -> int:
+        """How many."""
+
+    @property
+    def bytes(self) -> int:
+        """Of their envelopes."""
+
+
+class Store(Protocol):
+    """The outbox (docs/outbox.md): ``append`` and ``read`` block and belong into worker threads; all may raise
+    OutboxError.
+    """
+
+    max_envelope: int
+
+    @property
+    def acked(self) -> int:
+        """The highest contiguous acknowledged position."""
+
+    @property
+    def pending(self) -> Pending:
+        """What waits."""
+
+    def fits(self, size: int, records: int) -> bool:
+        """Whether envelopes of ``size`` bytes in all fit into the segment in use."""
+
+    def overwritten(self) -> Sequence[Withdrawn]:
+        """What opening the next segment now would drop that is not acknowledged."""
+
+    def append(self, records: Sequence[tuple[bytes, Link]], *, new_segment: bool) -> range:
+        """Write the records and return, with their positions, once they are on disk."""
+
+    def read(self, after: int, *, max_bytes: int) -> Sequence[Stored]:
+        """The records behind a position, in order; at least one if there is one."""
+
+    def find(self, stream: bytes, seq: int) -> int | None:
+        """The position of a record that is still held."""
+
+    def settle(self, pos: int) -> None:
+        """Acknowledged up to here; may go down."""
+
+
+# ---- adapters ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSelection:
+    """A configured device, and of each group the points that a channel sends; nothing else is read."""
+
+    config: Any  # the adapter's own device model
+    groups: Mapping[str, Sequence[str]]
+
+
+class PolledDevice(Protocol):
+    """A device that is asked for its values.
+
+    ``revision`` rises whenever ``info`` or ``points`` changed, so that a new plan can be made before the next value.
+    """
+
+    revision: int
+
+    @property
+    def info(self) -> DeviceInfo:
+        """Id, asset, and what the device says of itself as far as it was read."""
+
+    def points(self, group: str) -> tuple[Point, ...]:
+        """The points of a group, in the order of a sample's values."""
+
+    async def prepare(self) -> None:
+        """Learn from the device what must be known to read it (SunSpec models, scale factors). Raises
+        AcquisitionError.
+        """
+
+    async def acquire(self, group: str) -> Sample:
+        """Read a group once. Raises AcquisitionError if no point yielded even a quality code."""
+
+
+class PolledAdapter(Protocol):
+    """One connection and the devices behind it."""
+
+    devices: Sequence[PolledDevice]
+
+    async def close(self) -> None:
+        """Let go of the connection. Never raises; acquisitions under way fail with LINK_DOWN."""
+
+
+# ---- transports -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A sealed record on its way: ``token`` comes back in its acknowledgement."""
+
+    token: int
+    id: str  # <stream hex>-<seq>-<first 8 hex digits of the record's SHA-256>
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's answer for one message; ``error`` None: it has it (a duplicate too)."""
+
+    token: int
+    error: Exception | None = None
+
+
+class TransportSession(Protocol):
+    """One connection to the broker, from connect to loss."""
+
+    async def last(self) -> bytes | None:
+        """The last envelope that the broker stored for us, None if there is none or we may not read it."""
+
+    async def send(self, message: Message) -> None:
+        """Hand a message over without waiting for its answer. Raises TransportError."""
+
+    def acks(self) -> AsyncIterator[Ack]:
+        """The answers as they come, in any order. Raises TransportError when the connection is lost."""
+
+
+class Transport(Protocol):
+    """A broker that takes records."""
+
+    max_envelope: int | None  # bytes, None: not known yet
+
+    def session(self) -> AbstractAsyncContextManager[TransportSession]:
+        """Connect once. Raises TransportError."""

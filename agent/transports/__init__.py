@@ -1,0 +1,1 @@
+"""Transports: one module for each kind of broker, loaded only when a channel names it."""

@@ -1,0 +1,216 @@
+"""Install this checkout from requirements.lock: for work on it, or to run the agent from a folder of its own.
+
+    python3 provision.py venv            make .venv/<version> ready, with all tools, and print the path of its python
+    python3 provision.py runtime FOLDER  make FOLDER an environment with the agent and what it runs on, no pip, no tools
+
+Needs Python 3.11 with venv, and the package index until the environment is complete; no network afterwards. Which
+index pip asks is the user's choice (pip's configuration and PIP_ variables); every file is checked against the lock's
+hashes.
+
+``venv`` is complete when its stamp stands, which is written last: an interrupted set-up leaves none and is made anew
+by the next one. Set-ups wait for each other. Progress and errors go to stderr; exit status 1: the set-up failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+# The interpreter below an activated environment: that one may be about to be removed.
+BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
+ROOT = Path(__file__).resolve().parent
+LOCK = ROOT / "requirements.lock"
+PROJECT = "dataexchange-edge-agent (pyproject.toml)"  # so the lock names who asked; "...:dev)" asks for tools
+BUILDER = "setuptools"  # builds the project and sdnotify, which has no wheel
+WHEELS_ONLY = ["--only-binary=:all:", "--no-binary=sdnotify"]  # nothing else may call for a compiler
+STARTED = time.monotonic()
+
+
+class SetUpFailed(Exception):
+    """A step failed; the message is what the operator needs."""
+
+
+def say(text: str) -> None:
+    """Print a line of progress after the elapsed seconds."""
+    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+# ---- the lock --------------------------------------------------------------------------------------------------
+
+
+def locked() -> dict[str, str]:
+    """The lock's entries by name: requirement, hashes and the comment on who asked for it."""
+    blocks = re.split(r"^(?=[a-z0-9])", LOCK.read_text(), flags=re.MULTILINE)[1:]
+    return {block.partition("==")[0]: block for block in blocks}
+
+
+def runtime(entries: Mapping[str, str]) -> dict[str, str]:
+    """The entries that the project needs at run time: those it asks for itself and, in turn, what these ask for."""
+    parents = {name: set(re.findall(r"^ +# +(?:via +)?(.*\S)", block, re.MULTILINE)) for name, block in entries.items()}
+    needed = {PROJECT}
+    while more := {name for name, asked_by in parents.items() if name not in needed and asked_by & needed}:
+        needed |= more
+    return {name: block for name, block in entries.items() if name in needed}
+
+
+# ---- pip -------------------------------------------------------------------------------------------------------
+
+
+def run(command: Sequence[str | Path], *, of: int = 0) -> None:
+    """Run a command quietly; ``of`` packages to count in the progress. Raises SetUpFailed with the command's output."""
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0"}
+    lines, seen, told = [], 0, time.monotonic()
+    child = subprocess.Popen(  # close_fds=False: see alone()
+        command,
+        cwd=ROOT,
+        env=environment,
+        close_fds=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    with child:  # which waits for its end
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                lines.append(line)
+                seen += line.startswith("Collecting ")
+                if of and time.monotonic() - told > 3:
+                    told = time.monotonic()
+                    say(f"  {seen} of {of} packages" if seen < of else "  unpacking and compiling")
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode:
+        words = " ".join(map(str, command))
+        raise SetUpFailed(f"{''.join(lines[-40:])}\nset-up failed: exit status {child.returncode} of: {words}")
+
+
+def pip(python: Path, verb: str, *arguments: str | Path, entries: Mapping[str, str] | None = None) -> None:
+    """Let ``python``'s pip do ``verb`` with ``arguments``, or with ``entries`` of the lock, whose hashes are checked.
+
+    Nothing is resolved (the lock is complete) and nothing is built in an environment from the index.
+    """
+    command: list[str | Path] = [python, "-m", "pip", verb, *arguments]
+    command += ["--no-deps", "--no-build-isolation", "--use-pep517", "--progress-bar=off"]
+    if entries is None:
+        run(command)
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="requirements-", suffix=".txt") as requirements:
+        requirements.write("".join(entries.values()))
+        requirements.flush()
+        run([*command, *WHEELS_ONLY, "--require-hashes", "-r", requirements.name], of=len(entries))
+
+
+# ---- the environment -------------------------------------------------------------------------------------------
+
+
+def fingerprint() -> str:
+    """What a complete environment was made from: lock, packaging, interpreter, machine and place."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packaging = [project["build-system"], project["project"], project["tool"]["setuptools"]]
+    parts = [LOCK.read_text(), json.dumps(packaging), sys.version, sys.base_prefix, os.uname().machine, str(ROOT)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the set-up lock. The kernel lets go of it when this process and its pip, which inherits it, have ended."""
+    with path.open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def venv() -> Path:
+    """Make the environment ready and return its python. Raises SetUpFailed."""
+    home = ROOT / ".venv" / ".".join(map(str, sys.version_info[:3]))
+    python, stamp, wanted = home / "bin" / "python", home / "stamp", fingerprint()
+
+    def ready() -> bool:
+        return python.exists() and stamp.exists() and stamp.read_text() == wanted
+
+    if ready():
+        return python
+    home.parent.mkdir(exist_ok=True)
+    with alone(home.parent / "lock"):
+        if ready():
+            return python
+        entries = locked()
+        say(f"setting up {home.relative_to(ROOT)}, once; this takes about half a minute")
+        stamp.unlink(missing_ok=True)  # before anything else goes
+        shutil.rmtree(home, ignore_errors=True)
+        run([BASE_PYTHON, "-m", "venv", home])
+        pip(python, "install", entries={BUILDER: entries[BUILDER]})
+        say(f"installing {len(entries)} packages from requirements.lock")
+        pip(python, "install", entries=entries)
+        say("installing the agent, editable")
+        pip(python, "install", "--no-index", "--editable", ROOT)
+        stamp.write_text(wanted)
+        say("ready")
+    return python
+
+
+def deploy(folder: Path) -> None:
+    """Make ``folder`` an environment that runs the agent and can build and install nothing. Raises SetUpFailed."""
+    needed = runtime(entries := locked())
+    with tempfile.TemporaryDirectory() as scratch:
+        python, wheels = Path(scratch, "bin", "python"), Path(scratch, "wheels")
+        run([BASE_PYTHON, "-m", "venv", scratch])
+        pip(python, "install", entries={BUILDER: entries[BUILDER]})
+        say(f"fetching {len(needed)} packages from requirements.lock")
+        pip(python, "wheel", f"--wheel-dir={wheels}", entries=needed)
+        pip(python, "wheel", "--no-index", f"--wheel-dir={wheels}", ROOT)
+        say(f"installing them into {folder}")
+        run([BASE_PYTHON, "-m", "venv", "--without-pip", folder])
+        target = folder / "bin" / "python"
+        run([python, "-m", "pip", f"--python={target}", "install", "--no-index", "--no-deps", *wheels.iterdir()])
+    say("ready")
+
+
+def terminated(signum: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does, so that pip does not outlive us."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say and return the exit status."""
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        match arguments:
+            case ["venv"]:
+                print(venv())
+            case ["runtime", folder]:
+                deploy(Path(folder).absolute())
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except SetUpFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

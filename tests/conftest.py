@@ -1,0 +1,41 @@
+"""What holds for every test: asyncio is the event loop's library, and nothing is skipped where CI runs.
+
+A test that cannot run on a developer's machine skips itself and says why; CI has everything installed, so there a
+skip is a failure (the environment variable CI is set).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import TypeVar
+
+import pytest
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run the async tests on asyncio, as the agent does."""
+    return "asyncio"
+
+
+def _not_skipped(report: Report) -> Report:
+    expected_to_fail = hasattr(report, "wasxfail")  # which pytest reports as skipped, too
+    if report.skipped and not expected_to_fail and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and nothing may be skipped in CI: {report.longreprtext or report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failed one in CI."""
+    return _not_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a skipped module into a failed one in CI."""
+    return _not_skipped((yield))

@@ -1,0 +1,110 @@
+"""What the evidence format's CBOR lets through, and what it does not (docs/evidence.md section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import cbor
+from agent.errors import EvidenceError
+
+GOOD = {
+    "00": 0,
+    "3bffffffffffffffff": -(2**64),
+    "1bffffffffffffffff": 2**64 - 1,
+    "f93e00": 1.5,
+    "f90000": 0.0,
+    "fa47c35000": 100000.0,
+    "fb3fb999999999999a": 0.1,
+    "4101": b"\x01",
+    "63e282ac": "€",
+    "80": [],
+    "8301f6f5": [1, None, True],
+    "a20102030a": {1: 2, 3: 10},
+    "8181818181818101": [[[[[[[1]]]]]]],
+}
+BAD = {
+    "longer integer": "1801",
+    "longer float": "fb3ff8000000000000",
+    "-0.0": "f98000",
+    "NaN": "f97e00",
+    "NaN with payload": "fb7ff8000000000001",
+    "infinity": "f97c00",
+    "bignum": "c249010000000000000000",
+    "small bignum": "c24101",
+    "date": "c11a514b67b0",
+    "date text": "c074323031332d30332d32315432303a30343a30305a",
+    "decimal fraction": "c4820119ffff",
+    "bigfloat bomb": "c5821b00000000000fffff01",
+    "shared reference": "d81c8101",
+    "cyclic reference": "d81c81d81d00",
+    "string reference": "d90100820102",
+    "set": "d9010281 01".replace(" ", ""),
+    "self-described": "d9d9f701",
+    "MIME": "d82401",
+    "unknown tag": "d9999901",
+    "undefined": "f7",
+    "simple value 0": "e0",
+    "simple value 32": "f820",
+    "duplicate key": "a201020103",
+    "keys out of order": "a203020102",
+    "key true": "a1f500",
+    "key float": "a1f93c0001",
+    "key text": "a1616101",
+    "key bytes": "a1410101",
+    "indefinite array": "9f01ff",
+    "indefinite bytes": "5f4101ff",
+    "bad UTF-8": "62c328",
+    "followed by more": "0102",
+    "cut short": "8201",
+    "empty": "",
+    "length bomb": "9b000000ffffffffff",
+    "nested nine deep": "81" * 9 + "01",
+    "nested nine deep, empty": "81" * 8 + "80",
+    "maps nested nine deep": "a101" * 9 + "00",
+    "thousands deep": "81" * 100_000,
+}
+
+
+@pytest.mark.parametrize(("hexed", "item"), GOOD.items())
+def test_allowed_items_run_both_ways(hexed: str, item: Any) -> None:
+    assert cbor.decode(bytes.fromhex(hexed)) == item
+    assert cbor.encode(item).hex() == hexed
+
+
+@pytest.mark.parametrize("hexed", BAD.values(), ids=BAD)
+def test_everything_else_is_refused(hexed: str) -> None:
+    with pytest.raises(EvidenceError):
+        cbor.decode(bytes.fromhex(hexed))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    try:
+        item = cbor.decode(data)
+    except EvidenceError:
+        return
+    assert cbor.encode(item) == data
+
+
+scalars: st.SearchStrategy[Any] = st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.text() | st.binary()
+scalars |= st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)  # -0.0 becomes 0.0
+
+
+@given(
+    st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.integers(0, 2**32), inner), max_leaves=20)
+)
+def test_what_is_allowed_comes_back_as_it_went(item: Any) -> None:
+    if _depth(item) > cbor.MAX_DEPTH:
+        with pytest.raises(EvidenceError, match="nest"):
+            cbor.decode(cbor.encode(item))
+    else:
+        assert cbor.decode(cbor.encode(item)) == item
+
+
+def _depth(item: Any) -> int:
+    inner = item if isinstance(item, list) else item.values() if isinstance(item, dict) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)

@@ -1,0 +1,267 @@
+"""The floors of docs/architecture.md: an import points down, and each edge wraps one outside library.
+
+A new module states its place here, in one line. ``anyio`` is the language that everything above floor 1 speaks, not a
+library that an edge wraps. Imports inside functions and under TYPE_CHECKING count like all others.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from agent.kinds import TRANSPORTS
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS, PURE, EDGE, POLICY, WIRING = range(5)
+
+Place = tuple[int, str]  # floor, and the outside libraries it may import
+
+PLACES: Mapping[str, Place] = {
+    "agent": (WORDS, ""),
+    "agent.errors": (WORDS, ""),
+    "agent.model": (WORDS, ""),
+    "agent.ports": (WORDS, ""),
+    "adapters": (WORDS, ""),
+    "agent.transports": (WORDS, ""),
+    # evidence
+    "agent.block": (PURE, ""),
+    "agent.cbor": (PURE, "cbor2"),
+    "agent.coverage": (PURE, ""),
+    "agent.envelope": (PURE, "cbor2 coincurve"),
+    "agent.history": (PURE, ""),
+    "agent.keccak": (PURE, ""),
+    "agent.record": (PURE, ""),
+    "agent.render": (PURE, ""),
+    "agent.report": (PURE, ""),
+    "agent.shape": (PURE, ""),
+    "agent.timetable": (PURE, ""),
+    "agent.verify": (PURE, ""),
+    "agent.withdrawn": (PURE, ""),
+    # other pure parts
+    "agent.backlog": (PURE, ""),
+    "agent.ring": (PURE, ""),
+    "agent.template": (PURE, ""),
+    "agent.toml_lines": (PURE, ""),
+    "agent.transports.nats_config": (PURE, "pydantic"),
+    "agent.units": (PURE, "pydantic"),
+    # edges
+    "agent.clock": (EDGE, ""),
+    "agent.files": (EDGE, ""),
+    "agent.health": (EDGE, "sdnotify"),
+    "agent.journal": (EDGE, ""),
+    "agent.outbox": (EDGE, ""),
+    "agent.ring_reader": (EDGE, ""),
+    "agent.ring_recovery": (EDGE, ""),
+    "agent.signer": (EDGE, "coincurve"),
+    "agent.transports.nats": (EDGE, "nats"),
+    "agent.transports.nats_consumer": (EDGE, "nats"),
+    # policy
+    "agent.batcher": (POLICY, ""),
+    "agent.config": (POLICY, "pydantic"),
+    "agent.config_effective": (POLICY, "pydantic"),
+    "agent.config_file": (POLICY, ""),
+    "agent.config_problems": (POLICY, "pydantic"),
+    "agent.config_tables": (POLICY, "pydantic"),
+    "agent.kinds": (POLICY, ""),
+    "agent.publisher": (POLICY, ""),
+    "agent.sealer": (POLICY, ""),
+    "agent.supervisor": (POLICY, ""),
+    # wiring
+    "agent.cli": (WIRING, ""),
+    "agent.commands": (WIRING, ""),
+    "agent.commands.check": (WIRING, ""),
+    "agent.commands.init": (WIRING, ""),
+    "agent.commands.outbox_export": (WIRING, ""),
+    "agent.commands.read": (WIRING, ""),
+    "agent.commands.run": (WIRING, ""),
+    "agent.commands.tail": (WIRING, ""),
+    "agent.commands.verify": (WIRING, ""),
+    "agent.daemon": (WIRING, "uvloop"),
+    # adapters
+    "adapters.modbus": (EDGE, ""),
+    "adapters.modbus.addresses": (PURE, ""),
+    "adapters.modbus.client": (EDGE, "pymodbus"),
+    "adapters.modbus.config": (PURE, "pydantic pydantic_core"),
+    "adapters.modbus.decode": (PURE, ""),
+    "adapters.modbus.definitions": (PURE, ""),  # constant tables of pysunspec2, read when first needed
+    "adapters.modbus.device": (EDGE, ""),
+    "adapters.modbus.point": (PURE, "pydantic"),
+    "adapters.modbus.registers": (PURE, ""),
+    "adapters.modbus.requests": (PURE, ""),
+    "adapters.modbus.sunspec": (PURE, ""),
+    "adapters.modbus.sunspec_device": (EDGE, ""),
+}
+
+PARTS = {  # edges that are made of several modules; an adapter's folder is one anyway
+    "agent.files": "agent.outbox",
+    "agent.ring_reader": "agent.outbox",
+    "agent.ring_recovery": "agent.outbox",
+    "agent.transports.nats_consumer": "agent.transports.nats",
+}
+FOR_ADAPTERS = {"agent.units"}  # pure helpers that adapters may use beside floor 0
+BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
+VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
+
+Imports = Mapping[str, set[str]]  # module: what it imports, our own modules and the top names of outside libraries
+
+
+def modules(*folders: str) -> dict[str, Path]:
+    """The modules below folders of the checkout, by their dotted names."""
+    found = {}
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            names = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
+    return found
+
+
+def imported(source: str, known: Mapping[str, Path]) -> Iterator[str]:
+    """What a module's text imports, anywhere in it; the standard library is left out."""
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"a relative import: {ast.unparse(node)}"
+            assert node.level == 0, f"a relative import: {ast.unparse(node)}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            top = name.partition(".")[0]
+            if top in {"agent", "adapters", "testbed", "bench", "tests"}:
+                yield name if name in known else name.rpartition(".")[0]
+            elif top not in sys.stdlib_module_names:
+                yield top
+
+
+def read(*folders: str) -> dict[str, set[str]]:
+    """The imports of all modules below folders."""
+    known = modules("agent", "adapters", "testbed")
+    return {name: set(imported(path.read_text(), known)) for name, path in modules(*folders).items()}
+
+
+def part(module: str) -> str:
+    """The edge that a module belongs to."""
+    return ".".join(module.split(".")[:2]) if module.startswith("adapters.") else PARTS.get(module, module)
+
+
+def offence(module: str, target: str) -> str | None:
+    """Why ``module`` must not import ``target``, None if it may."""
+    floor, libraries = PLACES[module]
+    if target.partition(".")[0] not in {"agent", "adapters"}:
+        allowed = {*libraries.split(), *(["anyio"] if floor >= EDGE else [])}
+        return None if target in allowed else "is not its library"
+    if target not in PLACES:
+        return "has no place"
+    below = PLACES[target][0]
+    if module.startswith("agent"):
+        if target.startswith("adapters"):
+            return "is an adapter, loaded by name"
+        if target in BY_NAME and not module.startswith("agent.transports."):
+            return "is a transport, loaded by name"
+    elif target.startswith("agent") and below != WORDS and target not in FOR_ADAPTERS:
+        return "is not for adapters"
+    if below > floor:
+        return "is above it"
+    if floor == POLICY and below == EDGE:
+        return "is an edge, reached through a port"
+    if floor == EDGE == below and part(module) != part(target):
+        return "is another edge"
+    return None
+
+
+def offences(imports: Imports) -> list[str]:
+    """All that breaks a rule, as sentences."""
+    found = []
+    for module, targets in sorted(imports.items()):
+        if module not in PLACES:
+            found.append(f"{module}: state its floor in PLACES")
+            continue
+        found += [
+            f"{module} imports {target}, which {why}" for target in sorted(targets) if (why := offence(module, target))
+        ]
+    return found
+
+
+def closure(module: str, imports: Imports) -> set[str]:
+    """All that comes with a module."""
+    seen, waiting = set[str](), {module}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= imports.get(name, set()) - seen
+    return seen
+
+
+def test_imports_point_down() -> None:
+    found = offences(read("agent", "adapters"))
+    assert not found, "\n".join(found)
+
+
+def test_an_edge_wraps_one_library() -> None:
+    assert [name for name, (floor, libraries) in PLACES.items() if floor >= EDGE and len(libraries.split()) > 1] == []
+
+
+def test_the_verifier_needs_two_libraries_only() -> None:
+    outside = {name for name in closure("agent.verify", read("agent")) if not name.startswith("agent")}
+    assert outside == VERIFIER
+
+
+def test_the_oracle_judges_without_the_code_that_it_judges() -> None:
+    imports = read("testbed", "agent", "adapters")
+    assert "testbed.oracle" in imports
+    ours = {name for name in closure("testbed.oracle", imports) if name.startswith("testbed")}
+    used = {target for name in ours for target in imports[name] if target.startswith(("agent", "adapters"))}
+    allowed = {name for name, (floor, _) in PLACES.items() if floor == WORDS} | {"agent.verify", "agent.report"}
+    assert used <= allowed, f"{used - allowed}: the oracle must not share code with what it judges"
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "why"),
+    [
+        ("agent.model", "anyio", "is not its library"),
+        ("agent.model", "agent.cbor", "is above it"),
+        ("agent.cbor", "agent.outbox", "is above it"),
+        ("agent.cbor", "nats", "is not its library"),
+        ("agent.outbox", "agent.files", None),
+        ("agent.outbox", "agent.signer", "is another edge"),
+        ("agent.outbox", "anyio", None),
+        ("agent.publisher", "agent.outbox", "is an edge, reached through a port"),
+        ("agent.publisher", "agent.daemon", "is above it"),
+        ("agent.daemon", "agent.outbox", None),
+        ("agent.daemon", "adapters.modbus", "is an adapter, loaded by name"),
+        ("agent.daemon", "agent.transports.nats", "is a transport, loaded by name"),
+        ("agent.commands.tail", "agent.transports.nats_consumer", None),
+        ("agent.transports.nats", "agent.transports.nats_config", None),
+        ("agent.transports.nats", "pymodbus", "is not its library"),
+        ("adapters.modbus.client", "agent.errors", None),
+        ("adapters.modbus.point", "agent.units", None),
+        ("adapters.modbus.decode", "agent.record", "is not for adapters"),
+        ("adapters.modbus.device", "adapters.modbus.client", None),
+        ("adapters.modbus.decode", "adapters.modbus.client", "is above it"),
+        ("agent.daemon", "agent.new", "has no place"),
+    ],
+)
+def test_the_rules(module: str, target: str, why: str | None) -> None:
+    assert offence(module, target) == why
+
+
+def test_a_module_without_a_place_is_found() -> None:
+    assert offences({"agent.new": set()}) == ["agent.new: state its floor in PLACES"]
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import os, json", []),
+        ("import nats.errors", ["nats"]),
+        ("from agent import cbor", ["agent.cbor"]),
+        ("from agent.cbor import encode", ["agent.cbor"]),
+        ("def f():\n    import uvloop", ["uvloop"]),
+    ],
+)
+def test_imports_are_read(source: str, names: list[str]) -> None:
+    assert list(imported(source, {"agent.cbor": Path()})) == names
