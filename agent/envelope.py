@@ -7,7 +7,6 @@ signature and who signed. Records are chained and named by the SHA-256 of their 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +25,9 @@ ES256K = -47
 CONTENT_TYPE = "application/vnd.edge-agent.evidence+cbor"
 MAX_ENVELOPE = 256 * 1024
 _START = b"\xd2\x84"  # tag 18, array of 4
+_BYTES, _TEXT, _ARRAY, _MAP, _TAG = 2, 3, 4, 5, 6  # CBOR major types
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 _KID = re.compile(r"(did:ethr:(?:[a-z0-9]+:)*0x([0-9A-Fa-f]{40}))#(controller|owner)")
-
-_STEP_OVER = dict.fromkeys(
-    cbor.BUILT_IN_TAGS, lambda decoder: decoder.decode()
-)  # in the unprotected map, which is ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +75,62 @@ def _unpack_at(data: bytes | mmap, start: int) -> tuple[Envelope, int]:
     """The envelope at ``start`` and where it ends. The unprotected map is stepped over, whatever it holds."""
     if data[start : start + len(_START)] != _START:
         raise EvidenceError("not a COSE_Sign1 message: it must begin with tag 18 and an array of 4")
-    stream = io.BytesIO(data[start + len(_START) : start + MAX_ENVELOPE + 1])
-    reader = cbor2.CBORDecoder(
-        stream,
-        tag_hook=lambda _, tag: tag,
-        semantic_decoders=_STEP_OVER,
-        max_depth=cbor.MAX_DEPTH - 1,
-        allow_indefinite=False,
-        read_size=1,
-    )
-    try:
-        protected, unprotected, payload, signature = (reader.decode() for _ in range(4))
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise EvidenceError(f"envelope cut short or malformed: {error}") from None
-    size = len(_START) + stream.tell()
-    if size > MAX_ENVELOPE:
-        raise EvidenceError(f"envelope larger than {MAX_ENVELOPE} bytes")
-    if type(unprotected) is not dict or not all(type(part) is bytes for part in (protected, payload, signature)):
+    window = data[start : start + MAX_ENVELOPE + 1]
+    protected, at = _bytes_at(window, len(_START))
+    if window[at : at + 1] and window[at] >> 5 != _MAP:
         raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+    payload, at = _bytes_at(window, _end_of(window, at, 2))
+    signature, at = _bytes_at(window, at)
+    if at > MAX_ENVELOPE:
+        raise EvidenceError(f"envelope larger than {MAX_ENVELOPE} bytes")
     if len(signature) != 64:
         raise EvidenceError(f"signature of {len(signature)} bytes, expected 64")
     kid = _kid(protected)
     match = _KID.fullmatch(kid)
     if match is None:
         raise EvidenceError("kid is not <did:ethr DID>#controller")
-    return Envelope(protected, kid, match[1], bytes.fromhex(match[2]), payload, signature), start + size
+    return Envelope(protected, kid, match[1], bytes.fromhex(match[2]), payload, signature), start + at
+
+
+def _head_at(data: bytes, at: int) -> tuple[int, int, int]:
+    """Major type and argument of the item at ``at``, and where its head ends (RFC 8949 section 3)."""
+    if at >= len(data):
+        raise EvidenceError("envelope cut short, or larger than allowed")
+    major, info = data[at] >> 5, data[at] & 31
+    if info < 24:
+        return major, info, at + 1
+    if info > 27:
+        raise EvidenceError("envelope: malformed, or of indefinite length")
+    end = at + 1 + (1 << (info - 24))
+    if end > len(data):
+        raise EvidenceError("envelope cut short, or larger than allowed")
+    return major, int.from_bytes(data[at + 1 : end], "big"), end
+
+
+def _bytes_at(data: bytes, at: int) -> tuple[bytes, int]:
+    major, length, begin = _head_at(data, at)
+    if major != _BYTES:
+        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+    if begin + length > len(data):
+        raise EvidenceError("envelope cut short, or larger than allowed")
+    return data[begin : begin + length], begin + length
+
+
+def _end_of(data: bytes, at: int, depth: int) -> int:
+    """Where the item at ``at`` ends; nothing in it is looked at but its length. ``depth``: of arrays and maps."""
+    major, argument, at = _head_at(data, at)
+    while major == _TAG:
+        major, argument, at = _head_at(data, at)
+    if major in (_BYTES, _TEXT):
+        at += argument
+        if at > len(data):
+            raise EvidenceError("envelope cut short, or larger than allowed")
+    elif major in (_ARRAY, _MAP):
+        if depth > cbor.MAX_DEPTH:
+            raise EvidenceError(f"envelope: nested deeper than {cbor.MAX_DEPTH}")
+        for _ in range(argument * (2 if major == _MAP else 1)):  # each takes a byte at least: the data's end ends it
+            at = _end_of(data, at, depth + 1)
+    return at
 
 
 def _kid(protected: bytes) -> str:

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 from agent import template
-from agent.commands import FINDING, GOOD, say
+from agent.commands import GOOD, say
+from agent.config import load
+from agent.errors import ConfigError, SignerError
 from agent.signer import create_key_file, open_key_file
 
 
@@ -16,19 +18,33 @@ def main(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     key, config = folder / "key", folder / "agent.toml"
+    did = _did_in(config) if config.exists() else None
     if key.exists():
-        signer = open_key_file(key)
+        signer = open_key_file(key, did=did)
         say(f"{key} is there already and stays")
+    elif did is not None:
+        raise SignerError(
+            f"{config} names {did}, and its key {key} is not there",
+            hint="put the key back, or remove identity.did to begin anew with another key",
+        )
     else:
         signer = create_key_file(key, network=options.network)
         say(f"{key} made: keep it, there is no copy")
     if config.exists():
         say(f"{config} is there already and stays")
         print(signer.did)
-        return FINDING
+        return GOOD
     descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     with os.fdopen(descriptor, "w") as file:
         file.write(template.agent_toml(did=signer.did))
     say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
     print(signer.did)
     return GOOD
+
+
+def _did_in(config: Path) -> str | None:
+    """The DID that an existing configuration names; None if it names none or is not good yet."""
+    try:
+        return load(config).identity.did
+    except ConfigError:
+        return None

@@ -12,21 +12,22 @@ from pathlib import Path
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.envelope import envelopes, unpack
 from agent.errors import EvidenceError
-from agent.verify import Judged, Verifier, did_key
+from agent.verify import Judged, Verifier
 
 
 def main(options: argparse.Namespace) -> int:
     """Verify files in the order given; findings and the report are printed."""
     try:
-        dids = options.did or _only_signer(options.files)
-        for did in dids:
-            did_key(did)
+        return _verify(options, options.did or _only_signer(options.files))
     except (OSError, ValueError) as error:
         say(f"edge-agent verify: {error}")
         return USAGE
+
+
+def _verify(options: argparse.Namespace, dids: list[str]) -> int:
+    verifier, damaged = Verifier(dids), 0
     if not options.did:
         say(f"accepting the only signer {dids[0]}: compare it with the agent's DID, or give --did")
-    verifier, damaged = Verifier(dids), 0
     for path in options.files:
         with _bytes_of(path) as data:
             for offset, found in envelopes(data):
