@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent import __version__
-from agent.commands import CONFIGURATION, FINDING, NO_PERMISSION, UNAVAILABLE, say
+from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, say
 from agent.errors import AgentError, ConfigError, SignerError, TransportError
 
-DEFAULT_CONFIG = Path("/etc/edge-agent/agent.toml")
+_CODES = {SignerError: CONFIGURATION, TransportError: UNAVAILABLE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CONFIGURATION
     except AgentError as error:
         say(f"edge-agent: {error}" + (f"; {error.hint}" if error.hint else ""))
-        return (
-            CONFIGURATION
-            if isinstance(error, SignerError)
-            else UNAVAILABLE
-            if isinstance(error, TransportError)
-            else FINDING
-        )
+        return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FINDING)
     except PermissionError as error:
         say(f"edge-agent: {error.filename or ''}: {error.strerror}; run it as the agent's user or as root")
         return NO_PERMISSION

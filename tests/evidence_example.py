@@ -32,13 +32,13 @@ from agent.model import (
     ValueType,
 )
 from agent.record import Body, encode_data, encode_event, encode_plan
-from agent.sealer import Sealer
 from agent.verify import Verifier
-from tests.runs import DID, S, Run
+from tests.runs import DID, Run, S
 
 GOLDEN = Path(__file__).parent / "golden" / "evidence"
-STREAM = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
-FIRST = 1_764_001_000
+STREAM = bytes(range(0xA0, 0xB0))
+PERIOD = S // 5
+FIRST = 1_764_001_000 * S // PERIOD
 DEVICE = DeviceInfo("pv-1", "modbus", serial="SN1")
 POINTS = (Point("W", "W", ValueType.INTEGER), Point("PhVphA", "V", ValueType.INTEGER, -1))
 NAMES = ("plan", "event", "data")
@@ -51,7 +51,7 @@ def records() -> dict[str, bytes]:
     """
     sealer = (run := Run()).sealer
     sealer.stream = STREAM
-    group = GroupPlan("ac", 0, Schedule(S, 0, FIRST, 1000 * S), FIRST, POINTS)
+    group = GroupPlan("ac", 0, Schedule(PERIOD, 0, FIRST, 1000 * S), FIRST, POINTS)
     sealer.begin_term(opened=(run.clock.wall(), run.clock.boot()), devices=[DEVICE], groups=[group])
     assert sealer.coverage is not None
     plan = encode_plan(sealer.coverage.plan)
@@ -60,13 +60,13 @@ def records() -> dict[str, bytes]:
         "plan": sealer.seal(Body(Kind.PLAN, 7, plan))[0],
         "event": sealer.seal(Body(Kind.EVENT, 7, start))[0],
     }
-    run.clock.now += 5 * S
+    run.clock.now += S - S // 10
     frames = [
         Frame(0, FIRST, 1200, 3100, (4200, 2304)),
         Frame(0, FIRST + 1, 800, 2900, (4210, None), ((1, Quality.DEVICE_EXCEPTION),)),
         Frame(0, FIRST + 4, 950, 3000, (4195, 2301)),
     ]
-    gap = Gap(0, FIRST + 2, FIRST + 3, Cause.DEVICE_TIMEOUT, "no answer within 1 s")
+    gap = Gap(0, FIRST + 2, FIRST + 3, Cause.DEVICE_TIMEOUT, "no answer within 0.1 s")
     data = encode_data(Data(1, frames, [gap]), sealer.coverage.plan)
     sealed["data"] = sealer.seal(Body(Kind.DATA, 7, data))[0]
     return sealed
@@ -282,7 +282,7 @@ def main() -> None:
     for path, text in files():
         path.write_text(text)
     for name, envelope in records().items():
-        print(f"### {name}\n```\n{explained(name, envelope)}\n```")  # noqa: T201
+        print(f"### {name}\n```\n{explained(name, envelope)}\n```")
 
 
 if __name__ == "__main__":

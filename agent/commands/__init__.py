@@ -5,6 +5,10 @@ code.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+DEFAULT_CONFIG = Path("/etc/edge-agent/agent.toml")
+DEFAULT_STATE = Path("/var/lib/edge-agent")  # StateDirectory= of systemd/edge-agent.service
 
 GOOD = 0
 FINDING = 1  # verify failed, a device was not read

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from agent import template
-from agent.commands import GOOD, say
+from agent.commands import DEFAULT_CONFIG, DEFAULT_STATE, GOOD, say
 from agent.config import load
 from agent.errors import ConfigError, SignerError
 from agent.signer import create_key_file, open_key_file
@@ -36,7 +36,9 @@ def main(options: argparse.Namespace) -> int:
         return GOOD
     descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     with os.fdopen(descriptor, "w") as file:
-        file.write(template.agent_toml(did=signer.did))
+        # Beside the installed unit /etc is read-only to the agent; anywhere else all is kept in one folder.
+        state = DEFAULT_STATE if folder == DEFAULT_CONFIG.parent else "state"
+        file.write(template.agent_toml(did=signer.did, state=str(state)))
     say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
     print(signer.did)
     return GOOD
