@@ -306,7 +306,7 @@ def between(before: Link | None, after: Link, absent: int, cause: Cause) -> list
 
 
 def dropped(base: tuple[int, Link | None], entries: Iterable[Entry], after: Entry | None) -> list[Withdrawn]:
-    """One range per stream for evidence that is given up whole: ``entries``, and what is missing from ``base`` to ``after``.
+    """One range per stream for evidence that is given up: ``entries``, and what is missing from ``base`` to ``after``.
 
     ``base`` as in ``holes``.
     """

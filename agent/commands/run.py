@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 
 import anyio
 
@@ -28,11 +29,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _backend() -> dict[str, object]:
     """Options of the event loop: uvloop where it is installed, it saves a quarter of the CPU."""
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return {}
-    return {"use_uvloop": True}
+    return {"use_uvloop": True} if importlib.util.find_spec("uvloop") else {}
 
 
 def _first(group: BaseExceptionGroup[AgentError]) -> AgentError:
