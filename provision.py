@@ -179,7 +179,12 @@ def deploy(folder: Path) -> None:
         pip(python, "install", entries={BUILDER: entries[BUILDER]})
         say(f"fetching {len(needed)} packages from requirements.lock")
         pip(python, "wheel", f"--wheel-dir={wheels}", entries=needed)
-        pip(python, "wheel", "--no-index", f"--wheel-dir={wheels}", ROOT)
+        source = Path(scratch, "source")  # setuptools leaves build/ where it works, and would ship it next time
+        for name in ("agent", "adapters"):
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source / name)
+        pip(python, "wheel", "--no-index", f"--wheel-dir={wheels}", source)
         say(f"installing them into {folder}")
         run([BASE_PYTHON, "-m", "venv", "--without-pip", folder])
         target = folder / "bin" / "python"

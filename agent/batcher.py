@@ -3,6 +3,9 @@
 ``put`` accepts, and waits only while a full batch is still on its way to the disk; ``Receipt.durable`` returns once
 the record is on disk. One commit is one write and one fdatasync in a worker thread. Only what is on disk is announced
 to the publisher. A crash loses what was accepted and not yet committed: its cycles are stated by the next run's plan.
+
+Plans are repeated at the head of each segment, hourly, and with the next record after a reconnect if a minute has
+passed since the last one and the broker has that: one that is still to be delivered need not be repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import anyio
 from anyio import to_thread
 
 from agent.errors import OutboxError
-from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType
+from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType, Withdrawn
 from agent.ports import Clock, Store
 from agent.record import Body
 from agent.sealer import Sealer
@@ -24,6 +27,7 @@ S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
 PLAN_EVERY = 3600 * S
 PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
+_NEVER = 1 << 62
 _FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
 log = logging.getLogger(__name__)
@@ -95,36 +99,37 @@ class Batcher:
         self._on_durable = on_durable
         self._batch = Batch()
         self._frame_bounds: list[int] = []
-        self._something = anyio.Event()
-        self._sleep: anyio.CancelScope | None = None
+        self._texts: list[tuple[int, ...]] = []  # by group: points whose values have no greatest length
+        self._sleep = anyio.CancelScope()  # of ``run``; cancelled when it must look again
         self._room = anyio.Event()
         self._commits = anyio.Lock()
         self._planned: int | None = None  # boot time of the last plan
+        self._plan_pos = 0
         self._plan_wanted = False
-        self._stated: tuple[int, object] | None = None  # position of the plan that first stated the withdrawn ranges
+        self._stated: tuple[int, tuple[Withdrawn, ...]] | None = None  # position of the plan that first stated these
 
     # ---- in -------------------------------------------------------------------------------------------------
 
     async def put(self, item: Frame | Gap) -> Receipt:
         """Accept a frame or a gap of the term in force."""
         while self._batch.bound >= _FULL:
-            self._room = anyio.Event()
             await self._room.wait()
         batch = self._batch
         if isinstance(item, Frame):
-            if not batch.frames:
+            if not batch.frames:  # the window of a value is shorter than that of gaps alone
                 batch.opened = self._clock.boot()
-                self._wake()  # the window of a value is shorter than that of gaps alone
+                self._sleep.cancel()
             batch.frames.setdefault(item.group, []).append(item)
-            batch.bound += self._frame_bounds[item.group] + _lengths(item.values)
+            batch.bound += self._frame_bounds[item.group]
+            for point in self._texts[item.group]:
+                batch.bound += 4 * len(item.values[point] or "")  # type: ignore[arg-type]  # text, bytes or None
         else:
             if batch.opened is None:
                 batch.opened = self._clock.boot()
+                self._sleep.cancel()
             batch.add_gap(item)
-        if not self._something.is_set():
-            self._something.set()
         if batch.bound >= _FULL:
-            self._wake()
+            self._sleep.cancel()
         return batch.receipt
 
     async def begin_term(
@@ -135,7 +140,12 @@ class Batcher:
         async with self._commits:
             self._sealer.begin_term(opened=opened, devices=devices, groups=groups)
             self._frame_bounds = [24 + sum(_bound(point.type) for point in group.points) for group in groups]
+            self._texts = [
+                tuple(i for i, point in enumerate(group.points) if point.type in (ValueType.TEXT, ValueType.BYTES))
+                for group in groups
+            ]
             await self._commit([], None, plan=True)
+        self._sleep.cancel()
         log.info("term begun run=%s term=%d groups=%d", self._sealer.stream.hex(), self._sealer.term, len(groups))
 
     async def event(self, code: EventCode, *details: Value) -> None:
@@ -144,7 +154,7 @@ class Batcher:
 
     def restate(self) -> None:
         """The broker is back: repeat the plan with the next record, at most once a minute."""
-        if self._planned is None or self._clock.boot() - self._planned >= PLAN_AT_MOST_EVERY:
+        if self._planned is not None and self._outbox.acked >= self._plan_pos:
             self._plan_wanted = True
 
     # ---- out ------------------------------------------------------------------------------------------------
@@ -152,46 +162,51 @@ class Batcher:
     async def run(self) -> None:
         """Commit each batch when its window ends or it is full. Raises OutboxError, SignerError."""
         while True:
-            await self._something.wait()
-            while (deadline := self._deadline()) > self._clock.boot() and self._batch.bound < _FULL:
-                with anyio.CancelScope() as self._sleep:
-                    await self._clock.sleep_until(deadline)
-            await self.flush()
+            deadline = self._deadline()
+            if deadline <= self._clock.boot():
+                await self.flush()
+                continue
+            with anyio.CancelScope() as self._sleep:
+                await self._clock.sleep_until(deadline)
 
     async def flush(self, event: Event | None = None) -> None:
         """Seal what is there, and the event behind it; returns when it is on disk. Raises OutboxError, SignerError."""
         async with self._commits:
             batch, self._batch = self._batch, Batch()
-            if self._something.is_set():  # else ``run`` still waits for it
-                self._something = anyio.Event()
             self._room.set()
+            self._room = anyio.Event()
             data = batch.data(self._sealer.term) if batch.opened is not None else None
-            if data is not None or event is not None:
+            if data is not None or event is not None or self._plan_due() <= self._clock.boot():
                 await self._commit([self._sealer.event_body(event)] if event else [], data, plan=False)
                 batch.receipt.settle()
 
     def _deadline(self) -> int:
+        """When the batch must be sealed; without one, when the plan must be repeated."""
         batch = self._batch
         if batch.opened is None:
-            return self._clock.boot()
+            return self._plan_due()
+        if batch.bound >= _FULL:
+            return batch.opened
         return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
 
-    def _wake(self) -> None:
-        if self._sleep is not None:
-            self._sleep.cancel()
+    def _plan_due(self) -> int:
+        return _NEVER if self._planned is None else self._planned + PLAN_EVERY
 
     async def _commit(self, bodies: list[Body], data: Data | None, *, plan: bool) -> None:
         """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins."""
         if data is not None:
             bodies.insert(0, self._sealer.data_body(data))
         now = self._clock.boot()
-        plan = plan or self._plan_wanted or (self._planned is not None and now - self._planned >= PLAN_EVERY)
+        wanted = self._plan_wanted and self._planned is not None and now - self._planned >= PLAN_AT_MOST_EVERY
+        plan = plan or wanted or self._plan_due() <= now
         self._forget_withdrawn()
         if plan:
             bodies.insert(0, self._sealer.plan_body())
         new_segment = not self._outbox.fits(self._sealer.bound(bodies), len(bodies))
         if new_segment:
-            self._sealer.withdraw(self._outbox.overwritten())
+            with anyio.CancelScope(shield=True):  # what was taken out of the batch is not dropped
+                gone = await to_thread.run_sync(self._outbox.overwritten)
+            self._sealer.withdraw(gone)
             bodies[: int(plan)] = [self._sealer.plan_body()]
             plan = True
         for body in bodies:
@@ -208,7 +223,7 @@ class Batcher:
         with anyio.CancelScope(shield=True):  # a record that was sealed must reach the disk, or the process must end
             positions = await to_thread.run_sync(lambda: self._outbox.append(records, new_segment=new_segment))
         if plan:
-            self._planned, self._plan_wanted = now, False
+            self._planned, self._plan_pos, self._plan_wanted = now, positions[0], False
             if self._stated is None or self._stated[1] != self._sealer.withdrawn:
                 self._stated = (positions[0], self._sealer.withdrawn)
         self._on_durable()
@@ -226,7 +241,3 @@ class Batcher:
 def _bound(kind: ValueType) -> int:
     """Bytes of one value in a column at most, its quality entry included; texts and bytes without their content."""
     return 10 if kind is ValueType.BOOLEAN else 18
-
-
-def _lengths(values: Sequence[Value]) -> int:
-    return sum(4 * len(value) for value in values if isinstance(value, (str, bytes)))

@@ -19,7 +19,7 @@ _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$"
 
 
 def read(path: Path) -> tuple[dict[str, Any], Findings]:
-    """The parsed file, and where to note what is wrong with it. Raises ConfigError."""
+    """The parsed file, and where to note what is wrong with it. Raises ConfigError, PermissionError."""
     text = _text(path)
     try:
         raw = tomllib.loads(text)
@@ -35,6 +35,8 @@ def read(path: Path) -> tuple[dict[str, Any], Findings]:
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
+    except PermissionError:
+        raise  # not the configuration's fault: another exit code
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise ConfigError([Problem(str(path), 0, "", what, "name a file that the agent's user may read")]) from error

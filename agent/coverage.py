@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from agent.model import Data, Frame, GroupPlan, Plan
-from agent.timetable import due_before
+from agent.timetable import clock_stepped, due_before
 
 GroupKey = tuple[str, str]  # device id, group name
 
@@ -148,9 +148,9 @@ def cycles_between(*, old: Plan, old_next: dict[GroupKey, int], new: Plan) -> di
     """How many cycles of each periodic group of ``old`` fall between its ``next`` and where the group goes on in
     ``new``.
 
-    Within one term the difference of cycle numbers; else what fell due meanwhile, by boot time within one boot and by
-    nominal time across boots (only as good as both clocks). A group that ``new`` does not have ends when ``new`` was
-    opened.
+    On one grid the difference of cycle numbers: within a term, and between terms of one boot unless the clock stepped.
+    Else what fell due meanwhile, by boot time within one boot and by nominal time across boots (only as good as both
+    clocks). A group that ``new`` does not have ends when ``new`` was opened.
     """
     found = {}
     going_on = {group_key(new, group): group for group in new.groups}
@@ -161,10 +161,11 @@ def cycles_between(*, old: Plan, old_next: dict[GroupKey, int], new: Plan) -> di
             continue
         schedule, begin, staying = group.schedule, old_next[key], going_on.get(key)
         if staying is not None and staying.schedule is not None:
-            if staying.schedule == schedule and same_boot:
+            boot, wall = staying.schedule.due(staying.next), staying.schedule.nominal(staying.next)
+            same_grid = (staying.schedule.period, staying.schedule.phase) == (schedule.period, schedule.phase)
+            if same_grid and same_boot and not clock_stepped(schedule, wall=wall, boot=boot):
                 found[key] = max(0, staying.next - begin)
                 continue
-            boot, wall = staying.schedule.due(staying.next), staying.schedule.nominal(staying.next)
         else:
             wall, boot = new.opened
         distance = boot - schedule.due(begin) if same_boot else wall - schedule.nominal(begin)

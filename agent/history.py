@@ -27,7 +27,7 @@ def replay(envelopes: Iterable[bytes]) -> History:
     """Read the records of a segment, oldest first; the first is a plan. Records that cannot be read are passed over."""
     coverage: Coverage | None = None
     withdrawn: tuple[Withdrawn, ...] = ()
-    clean, stream = False, b""
+    clean = False
     for envelope in envelopes:
         try:
             head = decode_head(unpack(envelope).payload)
@@ -36,10 +36,7 @@ def replay(envelopes: Iterable[bytes]) -> History:
             continue
         clean = isinstance(body, Event) and body.code == EventCode.STOP
         if isinstance(body, Plan):
-            withdrawn = body.withdrawn
-            if coverage is None or head.link.stream != stream or body.term != coverage.plan.term:
-                coverage = Coverage(body)
-            stream = head.link.stream
+            withdrawn, coverage = body.withdrawn, Coverage(body)  # its ``next`` holds behind unreadable records too
         elif isinstance(body, Data) and coverage is not None and body.term == coverage.plan.term:
             coverage.add(body)
     if coverage is None:

@@ -1,27 +1,27 @@
 """The publisher: delivers what the outbox holds, in order, until the broker has acknowledged it.
 
-At least once: up to ``WINDOW`` records are in flight; on a time-out it goes back to the oldest that is not
-acknowledged, on a lost connection it connects again with back-off and first settles against the last record that the
-broker holds. It never touches a record's bytes. A crash loses nothing: what was not known to be acknowledged is sent
-again under the same id.
+At least once: nothing is sent further than ``WINDOW`` records ahead of the oldest that is not acknowledged, so that a
+consumer never sees them further out of order. On a time-out it goes back to that one; on a lost connection it connects
+again with back-off and first settles against the last record that the broker holds. It never touches a record's bytes.
+A crash loses nothing: what was not known to be acknowledged is sent again under the same id.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 
 import anyio
 from anyio import to_thread
 
-from agent.envelope import message_id, unpack
+from agent.envelope import Keys, message_id, unpack
 from agent.errors import EvidenceError, TransportError, Verdict
+from agent.model import Link
 from agent.ports import Clock, Message, Store, Transport, TransportSession
 from agent.record import link_of
 
-WINDOW = 64  # records in flight
+WINDOW = 64  # records from the oldest unacknowledged one on
 ACK_WITHIN = 5_000_000_000  # ns
 _READ = 256 * 1024  # bytes read from the outbox at a time
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
@@ -47,7 +47,9 @@ class Publisher:
         self.on_connected: Callable[[], None] = lambda: None
         self._news = anyio.Event()
         self._idle = anyio.Event()
+        self._keys = Keys()
         self._read_back_refused = False
+        self._doubted = 0  # position that the broker may lack although it holds a later one
         self.connected = False
         self.acknowledged = 0  # records since start
 
@@ -58,7 +60,6 @@ class Publisher:
     async def drained(self) -> None:
         """Return once everything in the outbox is acknowledged."""
         while self._store.pending.records:
-            self._idle = anyio.Event()
             await self._idle.wait()
 
     async def run(self) -> None:
@@ -93,6 +94,8 @@ class Publisher:
                     await self._send(session, flight)
             finally:
                 self.connected = False
+                if flight.answered:
+                    self._doubted = max(self._doubted, flight.oldest)
 
     async def _settle(self, session: TransportSession) -> None:
         """Hold the outbox against the broker's last record of ours (docs/outbox.md, rule 5)."""
@@ -108,68 +111,91 @@ class Publisher:
         if last is None:
             return
         try:
-            signer, link = unpack(last).did, link_of(last)
+            opened, link = unpack(last), link_of(last)
+            self._keys.check(opened)
         except EvidenceError as error:
             log.error("last message on our subject is no evidence error=%s", error)
             return
-        if signer != self._did:
-            log.error("last message on our subject is of another signer signer=%s", signer)
+        if opened.did != self._did:
+            log.error("last message on our subject is of another signer signer=%s", opened.did)
             return
-        position = await to_thread.run_sync(self._store.find, link.stream, link.seq)
+        position = await to_thread.run_sync(self._position_of, link)
+        acked = self._store.acked
         if position is None:
             log.error(
                 "broker holds a record that this outbox does not: it was overwritten here, the outbox was rolled back, "
                 "or the key has two users record=%s",
                 message_id(link),
             )
-        elif position != self._store.acked:
-            if position < self._store.acked:
-                log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
-            self._store.settle(position)
+        elif position < acked:
+            log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
+            self._acknowledged_up_to(position)
+        elif position > acked >= self._doubted:
+            self._acknowledged_up_to(position)
+
+    def _position_of(self, link: Link) -> int | None:
+        """Where the outbox holds this very record; None: nowhere, or another one with its number."""
+        position = self._store.find(link.stream, link.seq)
+        if position is None:
+            return None
+        held = self._store.read(position - 1, max_bytes=1)
+        return position if held and held[0].link.digest == link.digest else None
 
     async def _send(self, session: TransportSession, flight: _Flight) -> None:
         while True:
-            news = self._news = anyio.Event()
+            news, turn = anyio.Event(), flight.turn
+            self._news = news
             stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
             if not stored:
                 await news.wait()
                 continue
-            turn = flight.turn
             for record in stored:
-                while len(flight.deadlines) >= WINDOW:
+                while flight.full and flight.turn == turn:
                     flight.moved = anyio.Event()
                     await flight.moved.wait()
                 if flight.turn != turn:
                     break  # went back meanwhile: what was read is not what comes next
-                flight.cursor = record.pos
-                if record.pos not in flight.ahead:
-                    flight.deadlines[record.pos] = self._clock.boot() + ACK_WITHIN
+                if flight.take(record.pos, overdue=self._clock.boot() + ACK_WITHIN):
                     await session.send(Message(record.pos, message_id(record.link), record.envelope))
+                else:
+                    self._advance(flight)
 
     async def _receive(self, session: TransportSession, flight: _Flight) -> None:
         async for ack in session.acks():
             if ack.error is not None:
+                self._doubted = max(self._doubted, ack.token)
                 raise ack.error
-            contiguous = flight.acknowledge(ack.token)
-            if contiguous is not None:
-                self.acknowledged += 1
-                self._store.settle(contiguous)
-                if not self._store.pending.records:
-                    self._idle.set()
+            flight.answer(ack.token)
+            self._advance(flight)
+        raise TransportError("the connection ended")
+
+    def _advance(self, flight: _Flight) -> None:
+        """Settle what is acknowledged without a hole."""
+        if count := flight.advance():
+            self.acknowledged += count
+            self._acknowledged_up_to(flight.acked)
+
+    def _acknowledged_up_to(self, position: int) -> None:
+        self._store.settle(position)
+        if not self._store.pending.records:
+            self._idle.set()
+            self._idle = anyio.Event()
 
     async def _watch(self, flight: _Flight) -> None:
-        """Go back to the oldest record whose answer is overdue; twice in a row, and the connection is given up."""
-        missed = 0
+        """Go back to the oldest record whose answer is overdue; twice without any answer, and the connection is given
+        up.
+        """
+        missed = answers = 0
         while True:
-            oldest = next(iter(flight.deadlines.items()), None)
-            await self._clock.sleep_until(oldest[1] if oldest else self._clock.boot() + ACK_WITHIN)
-            if oldest is None or oldest[0] not in flight.deadlines or flight.deadlines[oldest[0]] > self._clock.boot():
-                missed = 0
+            await self._clock.sleep_until(flight.overdue or self._clock.boot() + ACK_WITHIN)
+            if flight.answers != answers:
+                missed, answers = 0, flight.answers
+            if flight.overdue is None or flight.overdue > self._clock.boot():
                 continue
             missed += 1
             if missed > 1:
                 raise TransportError("the server does not acknowledge")
-            log.warning("acknowledgement overdue, going back records=%d", len(flight.deadlines))
+            log.warning("acknowledgement overdue, going back records=%d", flight.waiting)
             flight.go_back()
             self._news.set()
 
@@ -186,33 +212,69 @@ def _transport_error(raised: BaseException) -> TransportError:
 
 
 class _Flight:
-    """What is in flight: positions sent and not answered, and answers ahead of the oldest of them."""
+    """What is on its way in one session: positions behind the acknowledged one in the order in which they were read.
+
+    Positions are not consecutive: marks lie between them, and what is overwritten is skipped.
+    """
 
     def __init__(self, acked: int) -> None:
         self.acked = acked
-        self.cursor = acked  # last position sent
+        self.cursor = acked  # last position taken up
         self.turn = 0
-        self.deadlines: OrderedDict[int, int] = OrderedDict()
-        self.ahead: set[int] = set()
+        self.answers = 0
+        self.answered: set[int] = set()  # ahead of the oldest that is not
         self.moved = anyio.Event()
+        self._latest = acked  # position ever taken up
+        self._order: dict[int, int] = {}  # boot time when the answer is overdue
 
-    def acknowledge(self, position: int) -> int | None:
-        """Note an answer; returns the highest position up to which all are answered, if that moved."""
-        if self.deadlines.pop(position, None) is None:
-            return None
-        self.moved.set()
-        self.ahead.add(position)
-        floor = next(iter(self.deadlines), None)
-        done = [p for p in self.ahead if floor is None or p < floor]
-        if not done:
-            return None
-        self.acked = max(done)
-        self.ahead.difference_update(done)
-        return self.acked
+    @property
+    def full(self) -> bool:
+        """Whether the next record would be too far ahead of the oldest."""
+        return len(self._order) >= WINDOW
+
+    @property
+    def waiting(self) -> int:
+        """Records without an answer."""
+        return sum(1 for position in self._order if position not in self.answered)
+
+    @property
+    def oldest(self) -> int:
+        """The position to be acknowledged next, as far as is known."""
+        return next(iter(self._order), self.acked + 1)
+
+    @property
+    def overdue(self) -> int | None:
+        """When the oldest answer is overdue; the oldest position never has one."""
+        return next(iter(self._order.values()), None)
+
+    def take(self, position: int, *, overdue: int) -> bool:
+        """Take up the next record; returns whether it must be sent, or was answered before going back."""
+        self.cursor = position
+        self._latest = max(self._latest, position)
+        self._order[position] = overdue
+        return position not in self.answered
+
+    def answer(self, position: int) -> None:
+        """The broker has it; also one that came too late, or a second time."""
+        if self.acked < position <= self._latest and position not in self.answered:
+            self.answered.add(position)
+            self.answers += 1
+
+    def advance(self) -> int:
+        """Move ``acked`` over all that follows it and is answered; returns how many records that were."""
+        count = 0
+        while (position := next(iter(self._order), 0)) in self.answered:
+            del self._order[position]
+            self.acked = position
+            count += 1
+        if count:
+            self.answered = {position for position in self.answered if position > self.acked}
+            self.moved.set()
+        return count
 
     def go_back(self) -> None:
-        """Send again all that is not answered."""
+        """Take up again all that is not acknowledged."""
         self.cursor = self.acked
         self.turn += 1
-        self.deadlines.clear()
+        self._order.clear()
         self.moved.set()

@@ -37,7 +37,7 @@ from agent.model import (
     ValueType,
     Withdrawn,
 )
-from agent.shape import array, digest, integer, known_keys, maybe, text, uint
+from agent.shape import array, digest, integer, known_keys, maybe, positive, text, uint
 
 VERSION = 1
 MAX_BODY = 4 * 1024 * 1024
@@ -134,9 +134,7 @@ def decode_head(payload: bytes) -> Head:
     fields = cbor.decode(payload)
     if type(fields) is not dict:
         raise EvidenceError("a record is a map")
-    version, seq = uint(fields.get(1), "version"), uint(fields.get(3), "seq")
-    if seq < 1:
-        raise EvidenceError("seq is less than 1")
+    version, seq = uint(fields.get(1), "version"), positive(fields.get(3), "seq")
     stream, prev = digest(fields.get(2), 16, "stream"), digest(fields.get(4), 32, "prev")
     return Head(Link(stream, seq, prev, hashlib.sha256(payload).digest()), version, fields)
 
@@ -217,11 +215,8 @@ def _plan(body: Any, unknown: list[str]) -> Plan:
         raise EvidenceError("follows and resumes go together")
     if type(body.get(13)) is not bool:
         raise EvidenceError("volatile is not a boolean")
-    term = uint(body.get(1), "term")
-    if term < 1:
-        raise EvidenceError("term is less than 1")
     return Plan(
-        term=term,
+        term=positive(body.get(1), "term"),
         opened=(uint(opened[0], "opened"), uint(opened[1], "opened")),
         boot_id=digest(body.get(3), 16, "boot id"),
         version=text(body.get(4), "version"),
@@ -288,14 +283,14 @@ def _point(item: Any) -> Point:
 
 def _follows(item: Any) -> tuple[bytes, int]:
     stream, seq = array(item, "follows", 2)
-    return digest(stream, 16, "follows"), uint(seq, "follows")
+    return digest(stream, 16, "follows"), positive(seq, "follows")
 
 
 def _resumes(item: Any, unknown: list[str]) -> tuple[int, tuple[Resume, ...]]:
     cause, resumes = array(item, "resumes", 2)
     entries = (array(each, "resume", 4) for each in array(resumes, "resumes"))
     return _cause(cause, unknown), tuple(
-        Resume(text(device, "resume"), text(group, "resume"), uint(term, "resume"), uint(cycle, "resume"))
+        Resume(text(device, "resume"), text(group, "resume"), positive(term, "resume"), uint(cycle, "resume"))
         for device, group, term, cycle in entries
     )
 
@@ -321,9 +316,7 @@ def _withdrawn(item: Any, unknown: list[str]) -> tuple[Withdrawn, ...]:
 
 
 def _cause(item: Any, unknown: list[str]) -> int:
-    cause = uint(item, "cause")
-    if cause < 1:
-        raise EvidenceError("cause is less than 1")
+    cause = positive(item, "cause")
     if cause > max(Cause):
         unknown.append(f"cause {cause}")
     return cause
@@ -331,13 +324,13 @@ def _cause(item: Any, unknown: list[str]) -> int:
 
 def _data(body: Any, plan: Plan | None, unknown: list[str]) -> Data:
     term, blocks, gaps = array(body, "data", 3)
-    if plan is not None and plan.term != uint(term, "term"):
+    if plan is not None and plan.term != positive(term, "term"):
         plan = None  # continuity and completeness say what this means
     frames = []
     for block in array(blocks, "blocks"):
         frames += decode_block(block, plan, unknown)
     _once(block[1] for block in blocks)
-    return Data(uint(term, "term"), tuple(frames), tuple(_gap(gap, plan, unknown) for gap in array(gaps, "gaps")))
+    return Data(positive(term, "term"), tuple(frames), tuple(_gap(gap, plan, unknown) for gap in array(gaps, "gaps")))
 
 
 def _once(indices: Iterable[int]) -> None:
@@ -368,8 +361,6 @@ def _gap(item: Any, plan: Plan | None, unknown: list[str]) -> Gap:
 
 def _event(body: Any, unknown: list[str]) -> Event:
     number, boot, details = array(body, "event", 3)
-    if uint(number, "event") < 1:
-        raise EvidenceError("event: number is less than 1")
-    if number > max(EventCode):
+    if positive(number, "event") > max(EventCode):
         unknown.append(f"event {number}")
     return Event(number, uint(boot, "event: boot"), tuple(array(details, "event: details")))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from agent.coverage import Coverage
 from agent.envelope import protected_header, seal
-from agent.errors import AgentError
 from agent.history import History
 from agent.model import Cause, Data, DeviceInfo, Event, GroupPlan, Kind, Link, Plan, Sealed, Withdrawn
 from agent.ports import Clock, Signer
@@ -133,7 +132,3 @@ class Sealer:
         link = Link(self.stream, self._seq + 1, self._digest, hashlib.sha256(payload).digest())
         self._seq, self._digest = link.seq, link.digest
         return envelope, link
-
-
-class TooLargeError(AgentError):
-    """A record would be larger than the outbox takes: the plan of too many points, or a frame of too long texts."""

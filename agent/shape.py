@@ -28,6 +28,13 @@ def uint(item: Any, place: str) -> int:
     return item
 
 
+def positive(item: Any, place: str) -> int:
+    """An integer from 1."""
+    if type(item) is not int or item < 1:
+        raise EvidenceError(f"{place}: expected an integer from 1")
+    return item
+
+
 def text(item: Any, place: str) -> str:
     """Text."""
     if type(item) is not str:

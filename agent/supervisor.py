@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
@@ -17,10 +17,9 @@ import anyio
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Schedule, Value
 from agent.ports import Clock, PolledDevice
-from agent.timetable import anchor, clock_stepped, due_before, latest_due
+from agent.timetable import anchor, clock_stepped, due_before, following, latest_due
 
 PREPARE_WITHIN = 3.0  # s: how long the first term waits for devices to say what they are
-_SAME_GRID = 1_000_000  # ns: anchors this close are one grid; the two clocks cannot be read at one instant
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +56,14 @@ class _Term:
     schedules: list[Schedule]
     revisions: dict[str, int]
     next: list[int]
-    ended_by: Cause | None = None
+    over: bool = False
     sleepers: set[anyio.CancelScope] = field(default_factory=set)
 
-    def end(self, cause: Cause) -> None:
+    def end(self) -> None:
         """Have all pollers stop once their acquisition under way is over."""
-        if self.ended_by is None:
-            self.ended_by = cause
-            for sleeper in self.sleepers:
-                sleeper.cancel()
+        self.over = True
+        for sleeper in self.sleepers:
+            sleeper.cancel()
 
 
 class Supervisor:
@@ -78,7 +76,7 @@ class Supervisor:
         self._sink = sink
         self._clock = clock
         self._started = started
-        self._failing: dict[str, Cause] = {}
+        self._failing: dict[tuple[str, str], Cause] = {}  # by device and group
 
     async def run(self) -> None:
         """Prepare the devices, then acquire until cancelled."""
@@ -93,14 +91,16 @@ class Supervisor:
 
     def failing_devices(self) -> str:
         """How many of all, for people."""
-        return f"{len(self._failing)} of {len(self._devices)}"
+        return f"{len({device for device, _ in self._failing})} of {len(self._devices)}"
 
     async def _prepare(self) -> None:
         async def prepare(device: PolledDevice) -> None:
             try:
                 await device.prepare()
             except AcquisitionError as error:
-                self._note(device, error)
+                for group in self._groups:
+                    if group.device is device:
+                        self._note(device, group.name, error)
 
         with anyio.move_on_after(PREPARE_WITHIN):
             async with anyio.create_task_group() as devices:
@@ -110,84 +110,94 @@ class Supervisor:
     async def _begin(self, old: _Term | None) -> _Term:
         """Close the old term, if there is one, and begin the next with new anchors for all groups."""
         wall, boot = self._clock.wall(), self._clock.boot()
+        schedules, gaps = [], []
+        if old is None:
+            schedules = [anchor(period=g.period, phase=g.phase, wall=wall, boot=boot) for g in self._groups]
+        else:
+            stepped = any(clock_stepped(schedule, wall=wall, boot=boot) for schedule in old.schedules)
+            for index, (schedule, covered) in enumerate(zip(old.schedules, old.next, strict=True)):
+                new = following(schedule, covered=covered, stepped=stepped, wall=wall, boot=boot)
+                closed = due_before(schedule, new.anchor)
+                if closed > covered:  # due while other groups' acquisitions under way were waited for, or stepped over
+                    cause = Cause.CLOCK_STEP if stepped else Cause.OVERRUN
+                    gaps.append(Gap(index, covered, closed - 1, cause))
+                schedules.append(new)
+        # What the plan says of the devices is read in one go: nothing may change between its parts.
         infos = [device.info for device in self._devices.values()]
         places = {info.id: i for i, info in enumerate(infos)}
-        schedules = []
-        for index, group in enumerate(self._groups):
-            schedule = anchor(period=group.period, phase=group.phase, wall=wall, boot=boot)
-            if old is not None:
-                schedule = _kept(old.schedules[index], schedule)
-                closes = due_before(old.schedules[index], schedule.anchor)
-                if closes > old.next[index]:
-                    await self._sink.put(Gap(index, old.next[index], closes - 1, old.ended_by or Cause.CLOCK_STEP))
-            schedules.append(schedule)
-        revisions = {name: device.revision for name, device in self._devices.items()}
+        term = _Term(
+            schedules,
+            {name: device.revision for name, device in self._devices.items()},
+            [schedule.first for schedule in schedules],
+        )
         plans = [
             GroupPlan(
                 group.name, places[group.device.info.id], schedule, schedule.first, group.device.points(group.name)
             )
             for group, schedule in zip(self._groups, schedules, strict=True)
         ]
+        for gap in gaps:
+            await self._sink.put(gap)
         await self._sink.begin_term(opened=(wall, boot), devices=infos, groups=plans)
-        return _Term(schedules, revisions, [schedule.first for schedule in schedules])
+        return term
 
     async def _poll(self, term: _Term, index: int, group: PolledGroup) -> None:
-        """Acquire one group at each of its due times until the term ends."""
+        """Acquire one group at each of its due times until the term ends.
+
+        Nothing is awaited between waking and acquiring, nor between acquiring and ending a term whose plan changed: a
+        sample belongs to the points as they were when its acquisition began, and these are the term's.
+        """
         schedule, device = term.schedules[index], group.device
         name = device.info.id
         while await self._sleep_until(term, schedule.due(term.next[index])):
-            cycle, boot = term.next[index], self._clock.boot()
-            if clock_stepped(schedule, cycle=cycle, wall=self._clock.wall(), boot=boot):
+            wall, boot = self._clock.wall(), self._clock.boot()
+            if clock_stepped(schedule, wall=wall, boot=boot):
                 log.warning("clock stepped group=%s/%s", name, group.name)
-                term.end(Cause.CLOCK_STEP)
+                term.end()
                 return
-            latest = latest_due(schedule, boot)
-            if latest > cycle:  # the acquisition before took longer than the period
-                await self._sink.put(Gap(index, cycle, latest - 1, Cause.OVERRUN))
-                cycle = latest
+            if device.revision != term.revisions[name]:
+                term.end()
+                return
+            missed, cycle = term.next[index], latest_due(schedule, boot)
+            item: Frame | Gap
             try:
                 sample = await device.acquire(group.name)
             except AcquisitionError as error:
-                self._note(device, error)
-                await self._sink.put(Gap(index, cycle, cycle, error.cause, error.detail))
+                self._note(device, group.name, error)
+                item = Gap(index, cycle, cycle, error.cause, error.detail)
             else:
-                if name in self._failing:
-                    self._note(device, None)
+                if self._failing:
+                    self._note(device, group.name, None)
                 late = max(0, sample.started - schedule.due(cycle)) // 1000
                 took = (sample.ended - sample.started) // 1000
-                await self._sink.put(Frame(index, cycle, late, took, sample.values, sample.quality))
-            term.next[index] = cycle + 1
+                item = Frame(index, cycle, late, took, sample.values, sample.quality)
             if device.revision != term.revisions[name]:
                 log.info("plan changed device=%s", name)
-                term.end(Cause.OVERRUN)
+                term.end()
+            if missed < cycle:  # the acquisition before took longer than the period
+                await self._sink.put(Gap(index, missed, cycle - 1, Cause.OVERRUN))
+            await self._sink.put(item)
+            term.next[index] = cycle + 1
 
     async def _sleep_until(self, term: _Term, boot: int) -> bool:
         """Sleep; False if the term ended meanwhile."""
-        if term.ended_by is None:
+        if not term.over:
             with anyio.CancelScope() as sleeper:
                 term.sleepers.add(sleeper)
                 try:
                     await self._clock.sleep_until(boot)
                 finally:
                     term.sleepers.discard(sleeper)
-        return term.ended_by is None
+        return not term.over
 
-    def _note(self, device: PolledDevice, error: AcquisitionError | None) -> None:
-        """One log line per change of a device's state."""
+    def _note(self, device: PolledDevice, group: str, error: AcquisitionError | None) -> None:
+        """One log line per change of a group's state."""
         name = device.info.id
-        if error is None:
-            del self._failing[name]
-            log.info("device answers again device=%s", name)
-        elif self._failing.get(name) != error.cause:
-            self._failing[name] = error.cause
-            log.warning("device fails device=%s cause=%s detail=%s", name, error.cause.name.lower(), error.detail)
-
-
-def _kept(old: Schedule, new: Schedule) -> Schedule:
-    """The new schedule on the old grid if the wall clock did not step: else reading jitter would make or lose a
-    cycle.
-    """
-    due = old.due(new.first)
-    if (old.period, old.phase) == (new.period, new.phase) and abs(due - new.anchor) < _SAME_GRID:
-        return replace(new, anchor=due)
-    return new
+        before = self._failing.get((name, group))
+        if error is None and before is not None:
+            del self._failing[name, group]
+            log.info("device answers again group=%s/%s", name, group)
+        elif error is not None and before != error.cause:
+            self._failing[name, group] = error.cause
+            cause = error.cause.name.lower()
+            log.warning("device fails group=%s/%s cause=%s detail=%s", name, group, cause, error.detail)

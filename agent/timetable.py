@@ -4,6 +4,8 @@ ns.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.model import Schedule
 
 
@@ -28,10 +30,30 @@ def latest_due(schedule: Schedule, boot: int) -> int:
     return schedule.first + (boot - schedule.anchor) // schedule.period
 
 
-def clock_stepped(schedule: Schedule, *, cycle: int, wall: int, boot: int) -> bool:
+def clock_stepped(schedule: Schedule, *, wall: int, boot: int) -> bool:
     """Whether the wall clock has left the term: off by more than a twentieth of the period, held between 5 ms and 1
     s.
     """
     tolerance = min(max(schedule.period // 20, 5_000_000), 1_000_000_000)
-    lateness = boot - schedule.due(cycle)
-    return abs(wall - (schedule.nominal(cycle) + lateness)) > tolerance
+    return abs(wall - boot - offset(schedule)) > tolerance
+
+
+def offset(schedule: Schedule) -> int:
+    """Wall minus boot time as the schedule's anchor has it."""
+    return schedule.nominal(schedule.first) - schedule.anchor
+
+
+def following(old: Schedule, *, covered: int, stepped: bool, wall: int, boot: int) -> Schedule:
+    """The schedule of a group in the term after ``old``, which covers all cycles below ``covered``.
+
+    As long as the wall clock did not step the grid goes on: anchors read anew would differ by how far the clocks
+    drifted and by how long it takes to read both, and make or lose a cycle. The new anchor is never so early that a
+    cycle which ``old`` has already covered falls due at it (a mark read at this very instant).
+    """
+    if not stepped:
+        first = max(covered, due_before(old, boot))
+        return replace(old, first=first, anchor=old.due(first))
+    new = anchor(period=old.period, phase=old.phase, wall=wall, boot=boot)
+    if due_before(old, new.anchor) < covered:
+        new = replace(new, first=new.first + 1, anchor=new.anchor + new.period)
+    return new

@@ -15,11 +15,15 @@ def merged(entries: Iterable[Withdrawn]) -> tuple[Withdrawn, ...]:
     """Neighbours and overlaps of one stream and cause made one; past 16 the two nearest of one stream are joined over
     what lies between.
 
-    That joins what was not lost into a range of what may be: it is only a permission. Where no two entries are of one
-    stream the oldest entries go: nothing joins them.
+    That joins what was not lost into a range of what may be: it is only a permission. Streams keep the order in which
+    they came; where no two entries are of one stream the oldest go, nothing joins them.
     """
     found: list[Withdrawn] = []
-    for entry in sorted(entries, key=lambda e: (e.stream, e.first)):
+    given = list(entries)
+    places: dict[bytes, int] = {}
+    for entry in given:
+        places.setdefault(entry.stream, len(places))
+    for entry in sorted(given, key=lambda e: (places[e.stream], e.first)):
         last = found[-1] if found else None
         if (
             last is not None

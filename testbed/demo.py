@@ -3,35 +3,43 @@ verdict.
 
 Half-way the NATS server is killed with SIGKILL and started again. At the end the oracle holds what the consumer
 verified against what the device served. The exit code is 0 only if nothing failed, every cycle is present or in a
-stated gap, and every value is right.
+stated gap, and every value is right. Ctrl-C ends it with the verdict, a second one at once and without.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
-import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from testbed.account import Account
 from testbed.broker import create_stream
 from testbed.child import ROOT, Process, ProcessError, wait_for
-from testbed.oracle import Account, Journal, Oracle
+from testbed.oracle import Oracle
 from testbed.processes import Agent, NatsServer, Site, Tail, edge_agent
+from testbed.served import Journal, Json
 
 SITE, CHANNEL, STREAM = "demo-park", "dso", "TELEMETRY"
 SUBJECT = f"dx.{SITE}.{CHANNEL}"
 UNITS = {"pv-1": 1, "grid-meter": 2}
-_FIRST_OUTAGE, _OUTAGE_EVERY, _OUTAGE = 10.0, 60.0, 5.0  # s, when the demo runs without end
+# Seconds. An agent that lost the broker tries at growing distances: after 3 s it is back within 3 s more.
+_OUTAGE, _FIRST_OUTAGE, _OUTAGE_EVERY = 3.0, 10.0, 60.0
+_RECORD_EVERY = 10.0
+_CONCLUDING = 1.0  # what stopping and judging takes
+_DRAIN_WITHIN = 15.0
+_SHORTEST = 5.0
+P = TypeVar("P", bound=Process)
 
 _CONFIG = """\
 version = 1
@@ -76,180 +84,230 @@ state = "state"
 """
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: finish in order."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. A KeyboardInterrupt, so that an event loop lets it through."""
 
 
 def main() -> int:
     """Run the demo; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="./demo", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="./demo", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "--for", dest="seconds", type=float, metavar="S", help="end after S seconds (without: at Ctrl-C)"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object on the last line")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs, journal, outbox and evidence")
     options = parser.parse_args()
-    if options.seconds is not None and options.seconds < 5:
-        parser.error("--for needs at least 5 seconds: there is an outage to show")
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    if options.seconds is not None and options.seconds < _SHORTEST:
+        parser.error(f"--for needs at least {_SHORTEST:g} seconds: there is an outage to show")
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    folder = ROOT / ".demo" / str(os.getpid())
-    folder.mkdir(parents=True)
+        signal.signal(number, _interrupt)
+    (ROOT / ".demo").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=ROOT / ".demo", prefix=time.strftime("%H%M%S-")))
+    demo = _Demo(folder, seconds=options.seconds)
+    code, keep = 130, options.keep
     try:
-        return _Demo(folder, options).run()
-    except ProcessError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+        account, report = demo.run()
+        code = 0 if account.good else 1
+        keep = keep or bool(code)
+        _print_summary(account, report)
+        if options.json:
+            print(json.dumps({**asdict(account), "good": account.good, "levels": report["levels"]}), flush=True)
     except Interrupted:
-        return 130
+        print("demo: ended before there was a verdict", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001  # whatever it is: say it, and where to look
+        code, keep = 1, True
+        print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
-        if not options.keep:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # what is left takes no time
+        for process in demo.processes:
+            process.kill()
+        if keep:
+            print(f"demo: logs, journal and evidence are in {folder}", file=sys.stderr)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted
 
 
 class _Demo:
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        self.folder = folder
-        self.options = options
-        self.began = time.monotonic()
-        self.shown = 0
+    def __init__(self, folder: Path, *, seconds: float | None) -> None:
+        self.processes: list[Process] = []
+        self._folder = folder
+        self._seconds = seconds
+        self._began = time.monotonic()
 
-    def say(self, text: str) -> None:
-        print(f"{time.monotonic() - self.began:6.1f} s  {text}", flush=True)
+    def run(self) -> tuple[Account, Json]:
+        """Set up, watch, conclude: the oracle's account, and the report of the verifier. Raises Interrupted if that
+        comes to nothing.
+        """
+        self._say("setting up")
+        site = self._start(Site(self._folder))
+        self._say(f"device   Modbus TCP on port {site.port}: unit 1 PV inverter (SunSpec 103), unit 2 grid meter (203)")
+        broker = self._start(NatsServer(self._folder))
+        asyncio.run(create_stream(broker.url, STREAM, ["dx.>"]))
+        self._say(f"broker   nats-server with JetStream on port {broker.port}, stream {STREAM}")
+        config, did = self._configure(site, broker)
+        agent = self._start(Agent(self._folder, config))
+        agent.wait_ready()
+        self._say(f"agent    edge-agent run, signs as {did}")
+        source = [f"{broker.url}/{STREAM}?subject={SUBJECT}", "--did", did]
+        tail = self._start(Tail(self._folder, *source))
+        watched = self._start(Process([*edge_agent(), "tail", *source], name="watched", folder=self._folder))
+        self._say("consumer edge-agent tail: verifies every record with nothing but that DID\n")
+        self._began = time.monotonic()
+        try:
+            self._watch(_Screen(self._began, agent=agent, tail=tail, watched=watched), broker)
+        except Interrupted:
+            self._say("stopping; Ctrl-C again ends at once")
+        if not broker.alive:
+            broker.start()
+        return self._conclude(site, agent, tail)
 
-    def run(self) -> int:
-        with ExitStack() as stack:
-            site = stack.enter_context(Site(self.folder))
-            self.say(
-                f"device   Modbus TCP on port {site.port}: unit 1 PV inverter (SunSpec 103), unit 2 grid meter (203)"
-            )
-            broker = stack.enter_context(NatsServer(self.folder))
-            asyncio.run(create_stream(broker.url, STREAM, ["dx.>"]))
-            self.say(f"broker   nats-server with JetStream on port {broker.port}, stream {STREAM}")
-            config, did = self._configure(site, broker)
-            agent = stack.enter_context(Agent(self.folder, config))
-            agent.wait_ready()
-            self.say(f"agent    edge-agent run, signs as {did}")
-            source = f"{broker.url}/{STREAM}?subject={SUBJECT}"
-            tail = stack.enter_context(Tail(self.folder, source, "--did", did))
-            watched = stack.enter_context(
-                Process([*edge_agent(), "tail", source, "--did", did], name="watched", folder=self.folder)
-            )
-            try:
-                self._watch(broker, agent, watched)
-            except Interrupted:
-                self.say("stopping")
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # the end is near and bounded
-            return self._conclude(site, agent, tail)
+    def _start(self, process: P) -> P:
+        self.processes.append(process)
+        process.start()
+        return process
+
+    def _say(self, text: str) -> None:
+        say(self._began, text)
 
     def _configure(self, site: Site, broker: NatsServer) -> tuple[Path, str]:
         """As an operator would: init for the key, then the configuration, then check."""
-        config = self.folder / "agent.toml"
-        init = [*edge_agent(), "init", str(self.folder), "--network", "volta"]
-        did = subprocess.run(init, capture_output=True, text=True, check=True).stdout.strip()
+        config = self._folder / "agent.toml"
+        did = self._command("init", str(self._folder), "--network", "volta").strip()
         config.write_text(_CONFIG.format(site=SITE, channel=CHANNEL, did=did, port=site.port, url=broker.url))
-        subprocess.run([*edge_agent(), "check", str(config)], check=True, stdout=subprocess.DEVNULL)
+        self._command("check", str(config))
         return config, did
 
-    def _watch(self, broker: NatsServer, agent: Agent, watched: Process) -> None:
-        """Show what the consumer prints, a record a second, and the outbox's state; kill the broker when it is time."""
-        seconds = self.options.seconds
-        length = min(_OUTAGE, seconds / 4) if seconds else _OUTAGE
-        outage = seconds / 2 - length / 2 if seconds else _FIRST_OUTAGE
-        ends = self.began + seconds if seconds else None
-        blocks = _blocks(watched)
-        tick = time.monotonic()
-        start, back = self.began + outage, None
-        while ends is None or tick < ends:
-            wait_for(lambda due=tick: time.monotonic() >= due or None, timeout=60, what="the next second")  # type: ignore[misc]
-            now = time.monotonic()
-            if back is None and now >= start:
-                broker.kill()
-                back, start = now + length, start + _OUTAGE_EVERY
-                self.say("broker   KILLED (SIGKILL)")
-            elif back is not None and now >= back:
-                broker.start()
-                back = None
-                self.say("broker   started again")
-                if ends is not None:
-                    start = ends
-            for line in next(blocks):
-                self.say(f"consumer {line}")
-            self.say(f"agent    {agent.status}")
-            tick += 1
+    @staticmethod
+    def _command(*arguments: str) -> str:
+        done = subprocess.run([*edge_agent(), *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ProcessError(f"edge-agent {arguments[0]} ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
 
-    def _conclude(self, site: Site, agent: Agent, tail: Tail) -> int:
+    def _watch(self, screen: _Screen, broker: NatsServer) -> None:
+        """Show what happens, and kill the broker when it is time. Ends when the time is up and the outbox drained."""
+        length, start, ends = _OUTAGE, self._began + _FIRST_OUTAGE, float("inf")
+        if self._seconds is not None:
+            length = min(_OUTAGE, self._seconds / 5)
+            start, ends = self._began + self._seconds / 2 - length, self._began + self._seconds - _CONCLUDING
+        back = float("inf")
+        for tick in itertools.count():
+            due = self._began + tick
+            wait_for(lambda due=due: time.monotonic() >= due, timeout=60, what="the next second")  # type: ignore[misc]
+            now = time.monotonic()
+            if now >= back:
+                broker.start()
+                self._say("broker   started again on the same port")
+                back = float("inf")
+                screen.show_next_record()
+            elif now >= start:
+                self._say("broker   KILLED (SIGKILL); the agent goes on and keeps what it seals in its outbox")
+                broker.kill()
+                back = now + length
+                start = now + _OUTAGE_EVERY if self._seconds is None else float("inf")
+            drained = screen.tick(now)
+            if now >= ends and back == float("inf") and (drained or now >= ends + _DRAIN_WITHIN):
+                return
+
+    def _conclude(self, site: Site, agent: Agent, tail: Tail) -> tuple[Account, Json]:
         """Stop the agent in order, let the consumer have all, and ask the oracle."""
         code = agent.stop()
-        if code:
-            self.say(f"agent    ended with {code}")
 
         def complete() -> bool:
             return any(line.get("event", {}).get("code") == "stop" for line in tail.lines())
 
         wait_for(complete, timeout=20, what="the consumer to have the agent's last record")
         tail.stop()
-        account = Oracle(Journal.read([site.journal]), units=UNITS).judge(tail.lines())
-        report = next(line["report"] for line in reversed(tail.lines()) if "report" in line)
-        good = account.good and not code and _agree(account, report)
-        self._summary(account, report)
-        for problem in account.problems[:20]:
-            self.say(f"PROBLEM  {problem}")
-        if self.options.json:
-            print(json.dumps({**asdict(account), "good": good, "levels": report["levels"]}))
-        return 0 if good else 1
-
-    def _summary(self, account: Account, report: dict[str, Any]) -> None:
-        print()
-        for group in report["groups"]:
-            causes = ", ".join(f"{n} {cause}" for cause, n in group["gaps"].items()) or "no gaps"
-            print(f"{group['device']}/{group['group']}: {group['present']} of {group['expected']} cycles, {causes}")
-        print(
-            f"device's journal: {account.values_checked} values held against what was served, "
-            f"{account.values_wrong} wrong, {account.reads_lost} reads lost"
-        )
-        levels = ", ".join(f"{name} {report['levels'][name]}" for name in ("signature", "continuity", "completeness"))
-        print(
-            f"verified {account.records} records, {account.frames} frames, {account.failed} failed: {levels} "
-            f"({account.cycles_present} of {account.cycles_expected} cycles, {account.cycles_in_gaps} in gaps)",
-            flush=True,
-        )
+        report: Json = next(line["report"] for line in reversed(tail.lines()) if "report" in line)
+        journal = Journal.read(site.journal)
+        account = Oracle({device: journal.units[unit] for device, unit in UNITS.items()}).judge(tail.lines())
+        account.compare(report)
+        for level, outcome in report["levels"].items():
+            if outcome != "ok":
+                account.problem(f"the verifier says {level} {outcome}")
+        if code:
+            account.problem(f"the agent ended with {code}")
+        return account, report
 
 
-def _agree(account: Account, report: dict[str, Any]) -> bool:
-    """Whether the verifier and the oracle, who count apart, came to the same."""
-    mine = (account.records, account.frames, account.cycles_expected, account.cycles_present, account.cycles_in_gaps)
-    theirs = tuple(
-        report[name] for name in ("records", "frames", "cycles_expected", "cycles_present", "cycles_in_gaps")
-    )
-    if mine != theirs:
-        account.problem(f"the verifier counts {theirs}, the oracle {mine}")
-    return mine == theirs and all(level == "ok" for level in report["levels"].values())
+class _Screen:
+    """What a person sees: a line a second, and now and then the consumer's newest record with all its values."""
 
+    def __init__(self, began: float, *, agent: Agent, tail: Tail, watched: Process) -> None:
+        self._began = began
+        self._agent = agent
+        self._tail = tail
+        self._watched = watched
+        self._position = 0
+        self._record_due = 0.0
 
-def _blocks(watched: Process) -> Iterator[list[str]]:
-    """Each time: the newest record with data that the consumer printed since, with all its lines; empty if there is
-    none.
-    """
-    position = 0
-    while True:
-        with open(watched.log_path, "rb") as log:
-            log.seek(position)
-            text = log.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        position += len(whole)
-        records: list[list[str]] = []
-        for line in whole.decode().splitlines():
-            if line.startswith(" ") and records:
+    def show_next_record(self) -> None:
+        """The next record that comes in is shown whole."""
+        self._record_due = 0.0
+
+    def tick(self, now: float) -> bool:
+        """Show the state; returns whether the outbox is empty and the broker there."""
+        block = self._newest_record()
+        if block and now >= self._record_due:
+            self._record_due = now + _RECORD_EVERY
+            for line in block:
+                say(self._began, f"         {line}")
+        for process in (self._agent, self._tail, self._watched):
+            if not process.alive:
+                raise ProcessError(f"{process.name} ended:\n{process.log()[-2000:]}")
+        verdicts = [line["verdict"] for line in self._tail.lines() if "verdict" in line]
+        good = verdicts.count("ok")
+        failed = len(verdicts) - good - verdicts.count("repeat")
+        found = re.search(r"(\d+) waiting, broker (\w+)", self._agent.status)
+        waiting, state = (found[1], found[2]) if found else ("?", "?")
+        text = f"outbox {waiting:>3} waiting   broker {state:9}   consumer {good:>4} records ok"
+        say(self._began, text if not failed else f"{text}, {failed} FAILED")
+        return (waiting, state) == ("0", "connected")
+
+    def _newest_record(self) -> list[str]:
+        """The record with most lines that the consumer printed since it was last asked."""
+        with open(self._watched.log_path, "rb") as log:
+            log.seek(self._position)
+            whole, newline, _ = log.read().rpartition(b"\n")
+        self._position += len(whole) + len(newline)
+        records: list[list[str]] = [[]]
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if line.startswith(" "):
                 records[-1].append(line)
             else:
                 records.append([line])
-        yield max(records, key=len, default=[])
+        return max(records, key=len) if any(len(record) > 1 for record in records) else []
+
+
+def say(began: float, text: str) -> None:
+    """A line with the seconds since ``began``."""
+    print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
+
+
+def _print_summary(account: Account, report: Json) -> None:
+    print()
+    for problem in account.problems:
+        print(f"PROBLEM {problem}")
+    for group in report["groups"]:
+        causes = ", ".join(f"{n} {cause}" for cause, n in group["gaps"].items()) or "no gaps"
+        print(f"{group['device']}/{group['group']}: {group['present']} of {group['expected']} cycles, {causes}")
+    print(
+        f"device's journal: {account.values_checked} values held against what was served, "
+        f"{account.values_wrong} wrong, {account.reads_lost} reads lost"
+    )
+    levels = ", ".join(f"{name} {report['levels'][name]}" for name in ("signature", "continuity", "completeness"))
+    print(
+        f"verified {account.records} records, {account.frames} frames, {account.failed} failed: {levels} "
+        f"({account.cycles_present} of {account.cycles_expected} cycles, {account.cycles_in_gaps} in gaps)",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

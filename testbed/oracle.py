@@ -1,168 +1,47 @@
 """The oracle: what the simulators served, what the consumer verified, what gaps state; and whether the three agree.
 
-It is told nothing by the agent: it reads the site's journal (what was served, and when), the JSON Lines of
-``edge-agent tail`` (what a consumer got), decodes registers on its own, and counts cycles on its own. It finds
+It is told nothing by the agent: it reads the sites' journals (what was served, and when) and the JSON Lines of
+``edge-agent tail`` (what a consumer got), decodes registers on its own and counts cycles on its own. It finds
 
-- a value that differs from the registers served while it was acquired,
-- a cycle that is neither present nor in a stated gap, or is there twice,
-- a read that the site answered and that no frame, gap or statement of a new run accounts for,
-- a record number that is missing without being withdrawn, and any record that failed verification.
+- a value that differs from the registers served during its acquisition (also one from another poll),
+- a cycle that is neither present nor in a stated gap, or is there twice; a run or term that does not join the one
+  before,
+- a request that a site answered for a group and that no frame, gap or statement of a later run accounts for,
+- a record number that is missing and not withdrawn, and every record that failed verification.
+
+Frames of a killed run that were served and not yet sealed are accounted for by the ``resumes`` of the run that
+follows. What a device is asked before it is polled (SunSpec discovery) belongs to no group and is not judged. Evidence
+ends where the last run's does; if that run was stopped in order, at most one acquisition per group was under way.
+
+It judges polled groups within one boot of the machine; a site must have no other reader than the agent.
 """
 
 from __future__ import annotations
 
-import bisect
-import json
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+
+from testbed.account import Account
+from testbed.served import Footprint, Json, Unit
+from testbed.timeline import Timeline
 
 GroupKey = tuple[str, str]  # device id, group name
-Json = dict[str, Any]
-
-_FORMATS = {"int16": ">h", "uint16": ">H", "int32": ">i", "uint32": ">I", "int64": ">q", "uint64": ">Q"}
-_FORMATS |= {"float32": ">f", "float64": ">d", "enum16": ">H", "bitfield16": ">H", "bitfield32": ">I"}
-_FORMATS |= {"acc16": ">H", "acc32": ">I", "acc64": ">Q", "enum32": ">I"}
-_NOTHING = {"int16": -0x8000, "uint16": 0xFFFF, "int32": -0x80000000, "uint32": 0xFFFFFFFF, "enum16": 0xFFFF}
-_NOTHING |= {"bitfield16": 0xFFFF, "bitfield32": 0xFFFFFFFF, "acc16": 0, "acc32": 0, "acc64": 0, "enum32": 0xFFFFFFFF}
-_NOTHING |= {"int64": -0x8000000000000000, "uint64": 0xFFFFFFFFFFFFFFFF}
-
-
-# ---- what was served --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One answered read: registers from ``address`` on, made at ``boot`` (ns of CLOCK_BOOTTIME)."""
-
-    boot: int
-    unit: int
-    address: int
-    registers: bytes
-
-    def bytes_at(self, address: int, size: int) -> bytes | None:
-        """``size`` registers from a protocol address; None if the read did not span them."""
-        start = 2 * (address - self.address)
-        return self.registers[start : start + 2 * size] if 0 <= start <= len(self.registers) - 2 * size else None
-
-
-@dataclass(slots=True)
-class Journal:
-    """A site's journal: its register map and all reads that it answered, in order of time."""
-
-    points: dict[tuple[int, str], Json] = field(default_factory=dict)  # by unit and name
-    served: list[Served] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, paths: Iterable[Path]) -> Journal:
-        """Read journals; a line cut short by a kill is passed over."""
-        journal = cls()
-        for path in paths:
-            for line in json_lines(path):
-                if "map" in line:
-                    for point in line["map"]["points"]:
-                        journal.points[line["map"]["unit"], point["name"]] = point
-                elif "registers" in line:
-                    journal.served.append(
-                        Served(line["t_boot"], line["unit"], line["address"], bytes.fromhex(line["registers"]))
-                    )
-        journal.served.sort(key=lambda read: read.boot)
-        return journal
-
-    def between(self, unit: int, first: int, last: int) -> Iterator[Served]:
-        """The reads of a unit answered from ``first`` to ``last`` (boot time)."""
-        start = bisect.bisect_left(self.served, first, key=lambda read: read.boot)
-        for read in self.served[start:]:
-            if read.boot > last:
-                return
-            if read.unit == unit:
-                yield read
-
-
-def json_lines(path: Path) -> list[Json]:
-    """The JSON objects of a file, one a line; a last line without its end is not there yet."""
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line.startswith(b"{")]
-
-
-def value_in(read: Served, point: Json) -> Decimal | str | None:
-    """A point's value in a read: exact, None for not implemented, "absent" if the read did not span it."""
-    raw = read.bytes_at(point["address"], point["size"])
-    if raw is None:
-        return "absent"
-    (number,) = struct.unpack(_FORMATS[point["type"]], raw)
-    if number != number or (point["model"] is not None and number == _NOTHING.get(point["type"])):
-        return None  # plain registers have no value that means "not implemented"
-    scale = 0
-    if point["sf_address"] is not None:
-        sf = read.bytes_at(point["sf_address"], 1)
-        if sf is None:
-            return "absent"
-        (scale,) = struct.unpack(">h", sf)
-        if scale == -0x8000:
-            return None
-    return Decimal(number).scaleb(scale)
-
-
-# ---- the account ------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Account:
-    """What came of it. Good if there is no problem and something was checked."""
-
-    records: int = 0
-    frames: int = 0
-    failed: int = 0
-    repeats: int = 0
-    runs: int = 0
-    cycles_expected: int = 0
-    cycles_present: int = 0
-    cycles_in_gaps: int = 0
-    values_checked: int = 0
-    values_wrong: int = 0
-    reads_lost: int = 0  # answered by the site, accounted for by nothing
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def good(self) -> bool:
-        """Nothing failed, nothing missing, nothing wrong, and something was there."""
-        return not self.problems and not self.failed and self.values_checked > 0 and not self.values_wrong
-
-    def problem(self, text: str) -> None:
-        """Note what is wrong."""
-        self.problems.append(text)
-
-
-@dataclass(slots=True)
-class _Group:
-    """Where a group of a stream stands: schedule of the term in force, next cycle to be accounted for."""
-
-    period: int
-    first: int
-    anchor: int
-    next: int
-
-    def due(self, cycle: int) -> int:
-        return self.anchor + (cycle - self.first) * self.period
+_JITTER = 1_000_000  # ns: a term that goes on with the grid before it may begin this much before it was opened
 
 
 class Oracle:
-    """Holds a consumer's records against a site's journal. ``units``: Modbus unit of each device id."""
+    """Holds a consumer's records against what was served; ``devices``: what stands behind each device id."""
 
-    def __init__(self, journal: Journal, *, units: Mapping[str, int]) -> None:
-        self._journal = journal
-        self._units = units
-        self._accounted: dict[GroupKey, list[tuple[int, int]]] = {}  # spans of boot time
-        self._withdrawn: list[tuple[str, int, int]] = []
-        self._ended: dict[str, dict[GroupKey, _Group]] = {}  # streams and where they ended
-        self.account = Account()
+    def __init__(self, devices: Mapping[str, Unit]) -> None:
+        self._devices = devices
 
-    def judge(self, lines: Sequence[Json]) -> Account:
-        """``lines``: what ``tail --jsonl`` wrote, in any order, repeats included; of one boot of the machine."""
-        account = self.account
+    def judge(self, lines: Iterable[Json], *, ended: bool = True) -> Account:
+        """``lines``: what ``tail --jsonl`` printed, of one or several channels. ``ended``: the last run was stopped in
+        order.
+
+        Raises ValueError for what it cannot judge.
+        """
+        account = Account()
         streams: dict[str, dict[int, Json]] = {}
         for line in lines:
             if "verdict" not in line:
@@ -174,150 +53,290 @@ class Oracle:
             if line["verdict"] != "ok" or "kind" not in line:
                 account.failed += 1
                 account.problem(f"{line.get('id', 'a record')}: {line['verdict']}: {'; '.join(line['findings'])}")
-                continue
-            if streams.setdefault(line["stream"], {}).setdefault(line["seq"], line) is not line:
+            elif streams.setdefault(line["stream"], {}).setdefault(line["seq"], line) is not line:
                 account.problem(f"{line['id']}: handed over twice")
-            if line["kind"] == "plan":
-                self._withdrawn += [(stream, first, last) for stream, first, last, _ in line["plan"]["withdrawn"]]
-        for stream, records in _in_order(streams):
-            account.runs += 1
-            self._stream(stream, [records[seq] for seq in sorted(records)])
-        self._reads()
-        account.cycles_expected = account.cycles_present + account.cycles_in_gaps + account.cycles_expected
+        plans = [line["plan"] for records in streams.values() for line in records.values() if line["kind"] == "plan"]
+        if len({plan["boot_id"] for plan in plans}) > 1:
+            raise ValueError("the runs are of several boots of the machine; judge them boot by boot")
+        if any(group["schedule"] is None for plan in plans for group in plan["groups"]):
+            raise ValueError("event-driven groups cannot be judged yet")
+        channels = [
+            _Channel(runs, account=account, devices=self._devices) for runs in _by_channel(streams, account).values()
+        ]
+        for channel in channels:
+            channel.judge(ended=ended)
+        for channel in channels:
+            for lost in channel.lost(channels):
+                account.reads_lost += 1
+                account.problem(lost, count=account.reads_lost)
+        account.cycles_expected = account.cycles_present + account.cycles_in_gaps + account.cycles_missing
         return account
 
-    # ---- cycles ---------------------------------------------------------------------------------------------
 
-    def _stream(self, stream: str, records: list[Json]) -> None:
-        groups: dict[GroupKey, _Group] = {}
-        expected, skipped = 1, False
-        for record in records:
+def _by_channel(streams: Mapping[str, dict[int, Json]], account: Account) -> dict[str, list[list[Json]]]:
+    """The runs of each channel in order of time, each with its records in order."""
+    channels: dict[str, list[list[Json]]] = {}
+    for stream, records in streams.items():
+        channel = next((line["plan"]["channel"] for line in records.values() if line["kind"] == "plan"), None)
+        if channel is None:
+            account.problem(f"run {stream[:8]}: no plan of it is at hand")
+        else:
+            channels.setdefault(channel, []).append([records[seq] for seq in sorted(records)])
+    for runs in channels.values():
+        runs.sort(key=lambda run: run[0]["sealed"]["boot"])
+    return channels
+
+
+@dataclass(slots=True)
+class _Group:
+    """A group in the term in force: cycle n is due at ``anchor`` + (n - ``first``) x ``period``. ``next``: the first
+    that is not accounted for.
+    """
+
+    period: int
+    first: int
+    anchor: int
+    next: int
+    exponents: Mapping[str, int]
+
+    @classmethod
+    def of(cls, group: Json) -> _Group:
+        """As a plan describes it."""
+        s = group["schedule"]
+        return cls(
+            s["period"], s["first"], s["anchor"], group["next"], {p["name"]: p["exponent"] for p in group["points"]}
+        )
+
+    def due(self, cycle: int) -> int:
+        return self.anchor + (cycle - self.first) * self.period
+
+    def due_before(self, boot: int) -> int:
+        """How many grid numbers from ``first`` on are due before ``boot``, as the first that is not."""
+        return self.first + max(0, -(-(boot - self.anchor) // self.period))
+
+
+class _Channel:
+    """The runs of one channel."""
+
+    def __init__(self, runs: Sequence[Sequence[Json]], *, account: Account, devices: Mapping[str, Unit]) -> None:
+        self._runs = runs
+        self._account = account
+        self._devices = devices
+        self._withdrawn: dict[str, list[tuple[int, int, str]]] = {}
+        for line in (line for run in runs for line in run if line["kind"] == "plan"):
+            for stream, first, last, cause in line["plan"]["withdrawn"]:
+                self._withdrawn.setdefault(stream, []).append((first, last, cause))
+        self._groups: dict[GroupKey, _Group] = {}
+        self._term = 0
+        self._timelines: dict[GroupKey, Timeline] = {}
+        self._footprints: dict[GroupKey, Footprint] = {}  # of all points that a group ever had
+        self._ended = False
+
+    def judge(self, *, ended: bool) -> None:
+        """Account for all cycles and values."""
+        before, hole = None, False
+        for run in self._runs:
+            self._account.runs += 1
+            hole = self._run(run, before)
+            before = run[-1]
+        stopped = before is not None and before.get("event", {}).get("code") == "stop"
+        if ended and before is not None and not stopped:
+            self._account.problem(f"{before['id']}: the last run's last record does not say that it stopped")
+        self._ended = stopped and not hole
+        for key, group in self._groups.items():
+            self._timelines[key].until = group.due(group.next)
+
+    # ---- runs and terms -------------------------------------------------------------------------------------
+
+    def _run(self, run: Sequence[Json], before: Json | None) -> bool:
+        """One run; returns whether it ends behind a hole, so that nobody knows where."""
+        begun, hole, cause, expected = False, False, "", 1
+        for record in run:
             if record["seq"] != expected:
-                skipped = True
-                self._missing(stream, expected, record["seq"] - 1)
+                hole, cause = True, self._missing(record["stream"], expected, record["seq"] - 1)
             expected = record["seq"] + 1
             if record["kind"] == "plan":
-                groups = self._plan(record, groups, skipped=skipped)
-                skipped = False
-            elif record["kind"] == "data" and not skipped:
-                self._data(record, groups)
-        self._ended[stream] = groups
+                if not begun:
+                    self._join(record, before, hole=hole)
+                elif hole:
+                    self._skip(record, cause)
+                else:
+                    self._plan(record)
+                begun, hole = True, False
+            elif record["kind"] == "data" and not begun and not hole:
+                self._account.problem(f"{record['id']}: data before the run's plan")
+            elif record["kind"] == "data" and not hole:
+                self._data(record)
+        return hole
 
-    def _missing(self, stream: str, first: int, last: int) -> None:
+    def _missing(self, stream: str, first: int, last: int) -> str:
+        """Note records that are not there; returns the cause that was stated."""
+        entries = [entry for entry in self._withdrawn.get(stream, []) if entry[0] <= last and entry[1] >= first]
         lost = set(range(first, last + 1))
-        for name, low, high in self._withdrawn:
-            if name == stream:
-                lost.difference_update(range(low, high + 1))
+        for low, high, _ in entries:
+            lost.difference_update(range(low, high + 1))
+        self._account.records_withdrawn += last - first + 1 - len(lost)
         if lost:
-            self.account.problem(f"records {min(lost)} to {max(lost)} of {stream[:8]} are missing and not withdrawn")
+            text = f"records {min(lost)} to {max(lost)} of run {stream[:8]} are missing and not withdrawn"
+            self._account.problem(text)
+            return "lost"
+        return entries[0][2]
 
-    def _plan(self, record: Json, old: dict[GroupKey, _Group], *, skipped: bool) -> dict[GroupKey, _Group]:
-        plan, new = record["plan"], {}
-        for group in plan["groups"]:
-            s = group["schedule"]
-            new[group["device"], group["group"]] = _Group(s["period"], s["first"], s["anchor"], group["next"])
-        if record["seq"] == 1 and plan["follows"] is not None:
-            ended = self._ended.get(plan["follows"][0])
-            if ended is None:
-                self.account.problem(f"{record['id']} follows a run that is not at hand")
-            for key, group in (ended or {}).items():
-                self._nothing(key, group, until=new[key].due(new[key].next) if key in new else plan["opened"][1])
-        elif skipped:
-            for key, group in old.items():
-                if key in new:
-                    self._nothing(key, group, until=new[key].due(new[key].next))
-        else:
-            for key, group in old.items():
-                same = key in new and (new[key].first, new[key].anchor) == (group.first, group.anchor)
-                if same and new[key].next != group.next:
-                    self.account.problem(f"{record['id']}: {key} goes on at {new[key].next}, was at {group.next}")
-                if not same and group.due(group.next) < (new[key].anchor if key in new else plan["opened"][1]):
-                    self.account.problem(f"{record['id']}: {key} was not closed: cycle {group.next} is unaccounted for")
-        return new
+    def _join(self, record: Json, before: Json | None, *, hole: bool) -> None:
+        """The first plan of a run at hand: from where the run before ended to its beginning nothing was stored."""
+        account, plan, place = self._account, record["plan"], record["id"]
+        follows, cause = plan["follows"], plan["resumes"]["cause"] if plan["resumes"] else ""
+        behind = hole
+        if follows is None:
+            if before is not None:
+                account.problem(f"{place}: begins a new outbox; how the run before it ended is stated nowhere")
+        elif before is None or follows[0] != before["stream"]:
+            self._missing(follows[0], 1, follows[1])
+            behind = True
+        elif follows[1] < before["seq"]:
+            account.problem(f"{place}: follows record {follows[1]} of a run that went on to {before['seq']}")
+        elif follows[1] > before["seq"]:
+            self._missing(follows[0], before["seq"] + 1, follows[1])
+            behind = True
+        stated = {(d, g): (term, cycle) for d, g, term, cycle in (plan["resumes"] or {"groups": ()})["groups"]}
+        for key, group in self._groups.items():
+            if follows is not None and not behind and stated.get(key) != (self._term, group.next):
+                said = "cycle {1} of term {0}".format(*stated[key]) if key in stated else "nothing"
+                account.problem(
+                    f"{place}: {_name(key)} ended at {group.next} of term {self._term}, resumes says {said}"
+                )
+        if record["seq"] == 1:
+            self._opens(record)
+        self._skip(record, cause or "lost", count=follows is not None)
 
-    def _nothing(self, key: GroupKey, group: _Group, *, until: int) -> None:
-        """A stretch that was stated as missing: its cycles are in gaps."""
-        begin = group.due(group.next)
-        if until > begin:
-            self.account.cycles_in_gaps += -(-(until - begin) // group.period)
-        self._accounted.setdefault(key, []).append((begin - group.period, until))
+    def _skip(self, record: Json, cause: str, *, count: bool = True) -> None:
+        """Go on at a plan; what lies between is not stored and stated so."""
+        new = _groups(record["plan"])
+        for key, group in self._groups.items():
+            until = new[key].due(new[key].next) if key in new else record["plan"]["opened"][1]
+            begin = group.due(group.next)
+            if until > begin and count:
+                self._account.gap(cause, -(-(until - begin) // group.period))
+                self._timelines[key].gap(begin, until)
+        self._adopt(record["plan"], new)
 
-    def _data(self, record: Json, groups: dict[GroupKey, _Group]) -> None:
-        spans = [((f["device"], f["group"]), f["cycle"], f["cycle"], f) for f in record["frames"]]
-        spans += [
-            ((g["device"], g["group"]), g["from"], g["to"], None) for g in record["gaps"] if g["from"] is not None
-        ]
-        for key, first, last, frame in sorted(spans, key=lambda span: (span[0], span[1])):
-            group = groups[key]
-            if first != group.next:
-                self.account.problem(f"{record['id']}: {key} cycle {first} where {group.next} was due")
-                self.account.cycles_expected += max(0, first - group.next)
-            group.next = last + 1
-            if frame is not None:
-                self.account.frames += 1
-                self.account.cycles_present += 1
-                self._frame(record, key, frame)
+    def _plan(self, record: Json) -> None:
+        """A repeat of the plan in force, or the first of the next term, which closes the old one."""
+        plan, new = record["plan"], _groups(record["plan"])
+        if plan["term"] == self._term:
+            for key in sorted(key for key in new | self._groups if new.get(key) != self._groups.get(key)):
+                was, said = self._groups.get(key), new.get(key)
+                self._account.problem(f"{record['id']}: {_name(key)} stands at {was}, the repeated plan says {said}")
+            self._adopt(plan, new)
+            return
+        for key, group in self._groups.items():
+            closes = group.due_before(new[key].anchor if key in new else plan["opened"][1])
+            if group.next < closes:
+                self._account.cycles_missing += closes - group.next
+            if group.next != closes:
+                text = f"{record['id']}: {_name(key)} was closed at cycle {group.next} and not at {closes}"
+                self._account.problem(text)
+        if plan["term"] != self._term + 1:
+            self._account.problem(f"{record['id']}: term {plan['term']} comes after term {self._term}")
+        self._opens(record)
+        self._adopt(plan, new)
+
+    def _opens(self, record: Json) -> None:
+        """The first plan of a term: every group begins with its first grid number, and that is the next one due."""
+        opened = record["plan"]["opened"][1]
+        for key, group in _groups(record["plan"]).items():
+            late = group.anchor - opened
+            if group.next != group.first or not -_JITTER <= late < group.period + _JITTER:
+                text = f"begins at cycle {group.next} of {group.first}, {late} ns after the term was opened"
+                self._account.problem(f"{record['id']}: {_name(key)} {text}")
+
+    def _adopt(self, plan: Json, new: dict[GroupKey, _Group]) -> None:
+        for key in self._groups.keys() - new.keys():
+            self._timelines[key].until = plan["opened"][1]
+        for key, group in new.items():
+            begins = group.due(group.next)
+            timeline = self._timelines.setdefault(key, Timeline(begins))
+            if key not in self._groups and timeline.until < begins:  # it had gone: nothing was asked meanwhile
+                timeline.gap(timeline.until, begins)
+            footprint = self._devices[key[0]].footprint(group.exponents)
+            self._footprints[key] = footprint | self._footprints.get(key, footprint)
+        self._groups, self._term = new, plan["term"]
+
+    # ---- frames and gaps ------------------------------------------------------------------------------------
+
+    def _data(self, record: Json) -> None:
+        account = self._account
+        if record["term"] != self._term:
+            account.problem(f"{record['id']}: data of term {record['term']} in term {self._term}")
+            return
+        items = [(_key(f), f["cycle"], f["cycle"], f) for f in record["frames"]]
+        items += [(_key(g), g["from"], g["to"], g) for g in record["gaps"]]
+        for key, first, last, item in sorted(items, key=lambda each: each[:3]):
+            group = self._groups[key]
+            if first > group.next:
+                account.cycles_missing += first - group.next
+                account.problem(f"{record['id']}: {_name(key)} cycles {group.next} to {first - 1} are not there")
+            elif first < group.next:
+                account.problem(f"{record['id']}: {_name(key)} cycle {first} is there twice")
+            new = last + 1 - max(first, group.next)
+            group.next = max(group.next, last + 1)
+            if "cause" in item:
+                account.gap(item["cause"], new)
+                self._timelines[key].gap(group.due(first), group.due(last + 1))
             else:
-                self.account.cycles_in_gaps += last - first + 1
-                self._accounted.setdefault(key, []).append((group.due(first), group.due(last + 1)))
-
-    # ---- values ---------------------------------------------------------------------------------------------
+                account.frames += 1
+                account.cycles_present += max(0, new)
+                self._frame(record, key, item)
 
     def _frame(self, record: Json, key: GroupKey, frame: Json) -> None:
         begin = frame["started_boot"]
-        end = begin + (frame["took_us"] + 1) * 1000  # times in records are whole microseconds, rounded down
-        self._accounted.setdefault(key, []).append((begin, end))
-        unit = self._units[key[0]]
-        reads = list(self._journal.between(unit, begin, end))
-        for name, value in frame["values"].items():
-            self.account.values_checked += 1
-            point = self._journal.points[unit, name]
-            served = [value_in(read, point) for read in reads]
-            mine = None if value is None else Decimal(str(value))
-            if not any(seen == mine and not isinstance(seen, str) for seen in served):
-                self.account.values_wrong += 1
-                text = f"{record['id']}: {key} cycle {frame['cycle']} {name} is {value}, served was {served}"
-                if self.account.values_wrong <= 10:
-                    self.account.problem(text)
+        end = begin + (frame["took_us"] + 2) * 1000  # both times are whole microseconds, rounded down
+        self._timelines[key].frame(begin, end)
+        account, unit, exponents = self._account, self._devices[key[0]], self._groups[key].exponents
+        reads = [read for read in unit.between(begin, end) if self._footprints[key].fits(read)]
+        quality = frame.get("quality", {})
+        for name in exponents:
+            account.values_checked += 1
+            value = frame["values"][name]
+            wrong = unit.judge(name, value, quality=quality.get(name), exponent=exponents[name], reads=reads)
+            if wrong:
+                account.values_wrong += 1
+                place = f"{record['id']}: {_name(key)} cycle {frame['cycle']}"
+                account.problem(
+                    f"{place}: {name} is {value} {quality.get(name, '')}: {wrong}", count=account.values_wrong
+                )
 
-    def _reads(self) -> None:
-        """Every answered read of a polled group must be accounted for, up to where the last run's evidence ends."""
-        groups = {
-            key: group for ended in self._ended.values() for key, group in ended.items()
-        }  # the last run's prevail
-        for key, group in groups.items():
-            spans = sorted(self._accounted.get(key, []))
-            until = group.due(group.next)
-            since = spans[0][0] if spans else until
-            starts = [begin for begin, _ in spans]
-            furthest: list[int] = []
-            for _, end in spans:
-                furthest.append(max(end, furthest[-1]) if furthest else end)
-            for read in self._journal.served:
-                if read.unit != self._units[key[0]] or not since <= read.boot < until:
+    # ---- what was answered ----------------------------------------------------------------------------------
+
+    def lost(self, channels: Iterable[_Channel]) -> Iterator[str]:
+        """The requests for this channel's groups that nothing accounts for. One that fits another group, too, may be
+        that one's, also on another channel.
+        """
+        others = [(k, c._footprints[k], timeline) for c in channels for k, timeline in c._timelines.items()]
+        for key, timeline in self._timelines.items():
+            footprint, under_way = self._footprints[key], set[tuple[int, int]]()
+            for read in self._devices[key[0]].reads:
+                if read.boot < timeline.since or timeline.holds(read.boot) or not footprint.fits(read):
                     continue
-                at = bisect.bisect_right(starts, read.boot) - 1
-                if (at < 0 or furthest[at] < read.boot) and not self._other(key, read.boot):
-                    self.account.reads_lost += 1
-                    self.account.problem(f"{key}: a read answered at {read.boot} is in no frame and no gap")
+                if read.boot >= timeline.until:
+                    asked = (read.address, read.end)
+                    if not self._ended or asked not in under_way:  # what was under way at the end: each asked once
+                        under_way.add(asked)
+                        continue
+                if not any(
+                    other != key and other[0] == key[0] and shape.fits(read) and times.holds(read.boot)
+                    for other, shape, times in others
+                ):
+                    yield f"{_name(key)}: a request answered at {read.boot} is in no frame and no gap"
 
-    def _other(self, key: GroupKey, boot: int) -> bool:
-        """Whether the read belongs to another group of the same device."""
-        return any(
-            other != key and other[0] == key[0] and any(begin <= boot <= end for begin, end in spans)
-            for other, spans in self._accounted.items()
-        )
+
+def _groups(plan: Json) -> dict[GroupKey, _Group]:
+    return {_key(group): _Group.of(group) for group in plan["groups"]}
 
 
-def _in_order(streams: dict[str, dict[int, Json]]) -> Iterator[tuple[str, dict[int, Json]]]:
-    """Streams, each behind the one that it follows."""
-    follows = {}
-    for stream, records in streams.items():
-        plan = records.get(1, {}).get("plan")
-        follows[stream] = plan["follows"][0] if plan and plan["follows"] else None
-    done: set[str | None] = set()
-    while len(done) < len(streams):
-        ready = [s for s in streams if s not in done and (follows[s] in done or follows[s] not in streams)]
-        for stream in ready:
-            done.add(stream)
-            yield stream, streams[stream]
+def _key(item: Json) -> GroupKey:
+    return item["device"], item["group"]
+
+
+def _name(key: GroupKey) -> str:
+    return "/".join(key)

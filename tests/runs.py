@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import anyio
+
 from agent.envelope import Link
 from agent.history import History, replay
 from agent.model import Data, DeviceInfo, Event, Frame, Gap, GroupPlan, Point, Schedule, ValueType, Withdrawn
@@ -54,8 +56,9 @@ class FakeClock:
         return self.now
 
     async def sleep_until(self, boot: int) -> None:
-        """Time passes at once."""
-        self.now = max(self.now, boot)
+        """Sleep on the event loop, which moves ``now`` if it is a ``tests.fakes.VirtualLoop``."""
+        while (left := boot - self.now) > 0:
+            await anyio.sleep(left / 1e9)
 
 
 def group(first: int, *, name: str = "ac", period: int = S, anchor: int = 1000 * S, device: int = 0) -> GroupPlan:

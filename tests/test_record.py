@@ -83,8 +83,8 @@ def plans(draw: st.DrawFn) -> Plan:
         points = draw(st.lists(int_points | other_points, min_size=1, max_size=4, unique_by=lambda p: p.name))
         device = draw(st.integers(0, len(devices) - 1))
         groups.append(GroupPlan(name, device, draw(st.none() | schedules), draw(uints), tuple(points)))
-    follows = draw(st.none() | st.tuples(st.binary(min_size=16, max_size=16), uints))
-    resumes = (9, tuple(draw(st.lists(st.builds(Resume, names, names, uints, uints), max_size=2)))) if follows else None
+    follows = draw(st.none() | st.tuples(st.binary(min_size=16, max_size=16), st.integers(1, 2**63)))
+    resumes = (9, tuple(draw(st.lists(st.builds(Resume, names, names, st.integers(1, 9), uints), max_size=2)))) if follows else None
     withdrawn = draw(st.lists(st.builds(Withdrawn, st.just(STREAM), st.integers(1, 5), st.integers(5, 9), st.just(11))))
     labels = draw(st.dictionaries(names, names, max_size=3))
     return Plan(
@@ -232,6 +232,7 @@ BAD_RECORDS: dict[str, dict[int, Any]] = {
     "packed: more behind it": {**{k: v for k, v in RECORD.items() if k != 7}, 8: zlib.compress(b"\x80") + b"\0"},
     "packed: not finished": {**{k: v for k, v in RECORD.items() if k != 7}, 8: zlib.compress(b"\x80" * 99)[:-1]},
     "packed: too large": {**{k: v for k, v in RECORD.items() if k != 7}, 8: zlib.compress(bytes(MAX_BODY + 1))},
+    "data: term 0": {**RECORD, 6: 2, 7: [0, [], []]},
     "data: short": {**RECORD, 6: 2, 7: [1, []]},
     "data: gap backwards": {**RECORD, 6: 2, 7: [1, [], [[0, 5, 4, 1, None, None, None]]]},
     "data: gap with both": {**RECORD, 6: 2, 7: [1, [], [[0, 4, 5, 1, None, 1, 2]]]},

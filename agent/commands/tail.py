@@ -1,13 +1,15 @@
 """``edge-agent tail``: consume a channel from the broker, verify every record, print it, and account for all at the
-end.
+end (docs/consuming.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import signal
 from collections.abc import Iterable
+from contextlib import aclosing
 
 import anyio
 
@@ -19,12 +21,15 @@ from agent.signer import open_key_file
 from agent.transports.nats_consumer import Consumer, Source
 from agent.verify import Judged, Verifier
 
-_SETTLED = 3  # times in a row that nothing more was stored: nothing earlier is on its way
+_SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
 _PAUSE = 1.0  # s between tries to connect
 
 
 def main(options: argparse.Namespace) -> int:
-    """Ends on SIGTERM or SIGINT, with the report on stderr (text) or as last line (JSON Lines). Raises ConfigError."""
+    """Ends on SIGTERM or SIGINT, with the report on stderr (text) or as last line (JSON Lines).
+
+    Raises ConfigError, SignerError, and with ``--until-idle`` TransportError.
+    """
     try:
         source, dids = _source(options)
         verifier = Verifier(dids)
@@ -36,30 +41,24 @@ def main(options: argparse.Namespace) -> int:
 
 def _source(options: argparse.Namespace) -> tuple[Source, list[str]]:
     if options.source is not None:
+        source = Source.parse(options.source)
         if not options.did:
             raise ValueError("say whose records are to be accepted: --did did:ethr:...")
-        return Source.parse(options.source), options.did
+        return source, options.did
     config = load(options.config)
     settings = config.channel.settings
     dids = options.did or [config.identity.did or open_key_file(config.identity.key).did]
-    return Source(settings.servers[0], settings.stream, config.channel.topic), dids
+    return Source(settings.servers, settings.stream, config.channel.topic), dids
 
 
 async def _tail(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:
-    ended = False
-    async with anyio.create_task_group() as tasks:
-
-        async def stop() -> None:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for _ in signals:
-                    tasks.cancel_scope.cancel()
-                    return
-
-        tasks.start_soon(stop)
+    complete = False
+    with anyio.CancelScope() as reading:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
         await _consume(source, verifier, options)
-        ended = True
-        tasks.cancel_scope.cancel()
-    _print(verifier.finish(complete=ended), as_json=options.jsonl)
+        complete = True
+    _print(verifier.finish(complete=complete), as_json=options.jsonl)
     report = verifier.report
     if options.jsonl:
         print(json.dumps({"report": report.as_json()}), flush=True)
@@ -69,26 +68,28 @@ async def _tail(source: Source, verifier: Verifier, options: argparse.Namespace)
 
 
 async def _consume(source: Source, verifier: Verifier, options: argparse.Namespace) -> None:
-    """Read until cancelled; with ``until_idle`` until nothing more is stored."""
+    """Read until cancelled; with ``until_idle`` until nothing more is stored, and only if a broker lets us begin."""
     consumer, failed = Consumer(source, only_new=options.new), ""
+    settle_at = anyio.current_time() + _SETTLE_EVERY
     while True:
-        idle = 0
+        attached = False
         try:
-            async for message in consumer.messages():
-                failed = ""
-                if message is not None:
-                    idle = 0
-                    _print(verifier.feed(message), as_json=options.jsonl)
-                    continue
-                idle += 1
-                if idle == _SETTLED:
-                    _print(verifier.settle(), as_json=options.jsonl)
-                    if options.until_idle:
+            async with aclosing(consumer.messages()) as messages:
+                async for message in messages:
+                    attached, failed = True, ""
+                    if message is not None:
+                        _print(verifier.feed(message), as_json=options.jsonl)
+                    elif options.until_idle:
                         return
+                    elif anyio.current_time() >= settle_at:
+                        _print(verifier.settle(), as_json=options.jsonl)
+                        settle_at = anyio.current_time() + _SETTLE_EVERY
         except TransportError as error:
+            if options.until_idle and not attached:
+                raise
             if str(error) != failed:
                 failed = str(error)
-                say(f"{error}; trying again")
+                say(f"{error}; trying again" + (f"; {error.hint}" if error.hint else ""))
         await anyio.sleep(_PAUSE)
 
 

@@ -1,46 +1,87 @@
 """Reading records back from JetStream, for ``edge-agent tail``: in order, from any start, across restarts of the
 server.
 
-A consumer on the server is made per connection and forgotten with it; where to go on is known by the stream's own
-sequence numbers.
+A pull consumer is made on the server for each connection; the server forgets it ``_FORGOTTEN`` seconds after the last
+request. Where to go on is known here, by the stream's own sequence numbers and times, and lost with the process.
+nats-py's ``fetch`` is not used: it waits for full batches and starts a task for every message.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import datetime
+import json
+import math
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import nats.errors
 import nats.js.errors
+from anyio.streams.memory import MemoryObjectReceiveStream
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from agent.errors import TransportError
-from agent.transports.nats import connect, describe
+from agent.transports.nats import Connection, Timeouts, connected, describe
 
-_FETCH = 256  # messages
-_WAIT = 1.0  # s
+_BATCH = 128  # messages asked for at a time, and held in memory
+_WAIT = 1.0  # s that a request for more stays open
+_FORGOTTEN = 60  # s
+_SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")  # wildcards are welcome
+_STREAM = re.compile(r"[^\s.*>/\\]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A subject of a stream on a server."""
+    """A subject of a stream on servers of which any may answer."""
 
-    server: str
+    servers: tuple[str, ...]
     stream: str | None  # None: whichever stream takes the subject
     subject: str
 
     @classmethod
     def parse(cls, url: str) -> Source:
-        """``nats://host:4222/STREAM?subject=...``. Raises ValueError."""
-        parts = urlsplit(url)
-        subjects = parse_qs(parts.query).get("subject", [])
-        stream = parts.path.strip("/") or None
-        if parts.scheme != "nats" or not parts.hostname or len(subjects) != 1:
-            raise ValueError(f"not a source: {url!r}; expected nats://host:4222/STREAM?subject=...")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return cls(f"nats://{host}:{parts.port or 4222}", stream, subjects[0])
+        """``nats://host:4222/STREAM?subject=...``. Raises ValueError, which does not repeat a password."""
+        example = "expected nats://host:4222/STREAM?subject=..."
+        scheme, _, rest = url.partition("://")
+        if scheme in {"tls", "ws", "wss"}:
+            raise ValueError(f"{scheme}:// is not supported yet by this version; {example}")
+        if "@" in rest.partition("?")[0]:
+            raise ValueError(f"a user or password in the URL is not supported yet by this version; {example}")
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 4222
+            query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=True)
+        except ValueError:
+            raise ValueError(f"not a source: {url:.200}; {example}") from None
+        stream = parts.path.removeprefix("/") or None
+        subject = query.get("subject", [])
+        if parts.scheme != "nats" or not host or parts.fragment or set(query) != {"subject"} or len(subject) != 1:
+            raise ValueError(f"not a source: {url:.200}; {example}")
+        if not _SUBJECT.fullmatch(subject[0]) or not (stream is None or _STREAM.fullmatch(stream)):
+            raise ValueError(f"not the name of a stream and a subject: {url:.200}; {example}")
+        return cls((f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}",), stream, subject[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a message stands in its stream."""
+
+    seq: int
+    time: int  # ns, by the server's clock
+    pending: int  # messages of the subject behind it
+
+    @classmethod
+    def of(cls, message: Msg) -> _Place:
+        """From the reply subject: ``$JS.ACK.[domain.account.]stream.consumer.tries.seq.seq.time.pending[.token]``."""
+        words = message.reply.split(".")
+        seq, _, time, pending = words[5:9] if len(words) == 9 else words[7:11]
+        return cls(int(seq), int(time), int(pending))
 
 
 class Consumer:
@@ -48,48 +89,150 @@ class Consumer:
     error.
     """
 
-    def __init__(self, source: Source, *, only_new: bool = False) -> None:
+    def __init__(self, source: Source, *, only_new: bool = False, timeouts: Timeouts | None = None) -> None:
         self._source = source
-        self._next: int | None = None
+        self._servers = deque(source.servers)
+        self._timeouts = timeouts or Timeouts()
         self._only_new = only_new
+        self._first: int | None = None  # with ``only_new``: where that begins, once a server said so
+        self._last: _Place | None = None  # of the last message yielded
 
-    async def messages(self) -> AsyncIterator[bytes | None]:
-        """The messages; None each time that nothing more is stored at the moment. Raises TransportError when the
-        connection fails.
+    async def messages(self) -> AsyncGenerator[bytes | None]:
+        """The messages; None whenever nothing more is stored at the moment, at least about once a second.
+
+        Raises TransportError when the connection cannot be made or is lost. Close it (``aclosing``).
         """
-        source = self._source
-        client = await connect(source.server, on_closed=lambda: None)
-        try:
-            jetstream = client.jetstream(timeout=5)
-            stream = source.stream or await jetstream.find_stream_name_by_subject(source.subject)
-            subscription = await jetstream.pull_subscribe(source.subject, stream=stream, config=self._start())
-            while True:
+        server = self._servers[0]
+        self._servers.rotate(-1)
+        arrived, incoming = anyio.create_memory_object_stream[Msg](math.inf)  # never more than was asked for
+        with arrived, incoming:
+            async with connected(server, timeouts=self._timeouts) as connection:
+                refused: list[str] = []
+                connection.on_closed = arrived.close
+                connection.on_refused = refused.append
+
+                async def arrive(message: Msg) -> None:
+                    with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                        arrived.send_nowait(message)
+
                 try:
-                    batch = await subscription.fetch(_FETCH, timeout=_WAIT)
-                except nats.errors.TimeoutError:
-                    if client.is_closed:
-                        raise TransportError("connection lost") from None
+                    inbox = connection.client.new_inbox()
+                    await connection.client.subscribe(inbox, cb=arrive, pending_bytes_limit=0)
+                    async with aclosing(self._read(connection, _Pull(connection, inbox, incoming))) as found:
+                        async for data in found:
+                            yield data
+                except nats.js.errors.NotFoundError as error:
+                    raise TransportError(
+                        f"no stream for {self._source.subject} on {server}", hint="create it, or correct the names"
+                    ) from error
+                except (nats.errors.Error, OSError) as error:
+                    raise TransportError(f"{server}: {refused[-1] if refused else describe(error)}") from error
+
+    async def _read(self, connection: Connection, pull: _Pull) -> AsyncGenerator[bytes | None]:
+        jetstream = connection.client.jetstream(timeout=self._timeouts.answer)
+        stream = self._source.stream or await jetstream.find_stream_name_by_subject(self._source.subject)
+
+        async def attach(config: ConsumerConfig) -> int:
+            info = await jetstream.add_consumer(stream, config)
+            pull.attach(stream, info.name)
+            if self._first is None and self._only_new and info.delivered is not None:
+                self._first = info.delivered.stream_seq + 1
+            return info.num_pending or 0
+
+        pending = await attach(self._start())
+        last = self._last
+        if last is not None:
+            # The last message that we saw must be the first that comes. If it is not, it was deleted, or the stream was
+            # made anew or lost its end in a crash, and its numbers mean something else: then time tells what is new.
+            again = await pull.one() if pending else None
+            if again is None or (again.seq, again.time) != (last.seq, last.time):
+                pending = await attach(self._since(last.time))
+            else:
+                pending = again.pending
+        if not pending:
+            yield None
+        while True:
+            await pull.ask(_BATCH, _WAIT)
+            for _ in range(_BATCH):
+                message = await pull.receive()
+                if message is None:
                     yield None
-                    continue
-                for message in batch:
-                    self._next = message.metadata.sequence.stream + 1
+                    break
+                place = _Place.of(message)
+                if last is None or place.time > last.time or place.seq > last.seq:
+                    self._last = place
                     yield message.data
-                if message.metadata.num_pending == 0:
+                if not place.pending:
                     yield None
-        except nats.js.errors.NotFoundError as error:
-            raise TransportError(
-                f"no stream for {source.subject} on {source.server}", hint="is the stream made, and the name right?"
-            ) from error
-        except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
-            raise TransportError(f"{source.server}: {describe(error)}") from error
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await client.close()
 
     def _start(self) -> ConsumerConfig:
-        policy = DeliverPolicy.NEW if self._only_new else DeliverPolicy.ALL
-        if self._next is not None:
-            policy = DeliverPolicy.BY_START_SEQUENCE
+        if self._last is not None:
+            return self._config(DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._last.seq)
+        if self._first is not None:
+            return self._config(DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._first)
+        return self._config(DeliverPolicy.NEW if self._only_new else DeliverPolicy.ALL)
+
+    def _since(self, time: int) -> ConsumerConfig:
+        moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=time // 1000)
+        return self._config(DeliverPolicy.BY_START_TIME, opt_start_time=moment)
+
+    def _config(
+        self,
+        policy: DeliverPolicy,
+        *,
+        opt_start_seq: int | None = None,
+        opt_start_time: datetime.datetime | None = None,
+    ) -> ConsumerConfig:
         return ConsumerConfig(
-            ack_policy=AckPolicy.NONE, deliver_policy=policy, opt_start_seq=self._next, inactive_threshold=30
+            name=f"tail-{secrets.token_hex(8)}",
+            deliver_policy=policy,
+            opt_start_seq=opt_start_seq,
+            opt_start_time=opt_start_time,
+            filter_subject=self._source.subject,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=_FORGOTTEN,
+            mem_storage=True,  # nothing of it is worth a write on the server's disk
         )
+
+
+class _Pull:
+    """Requests for more, and what comes back (NATS ADR-13)."""
+
+    def __init__(self, connection: Connection, inbox: str, incoming: MemoryObjectReceiveStream[Msg]) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._incoming = incoming
+        self._subject = ""
+
+    def attach(self, stream: str, consumer: str) -> None:
+        """Ask this consumer from now on."""
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+    async def ask(self, batch: int, seconds: float) -> None:
+        """Ask for messages: those stored, then those that come within the time."""
+        request = {"batch": batch, "expires": int(seconds * 1e9)}
+        await self._connection.client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
+
+    async def one(self) -> _Place | None:
+        """Where the next message stands, which is passed over; None if none came."""
+        await self.ask(1, _WAIT)
+        message = await self.receive()
+        return None if message is None else _Place.of(message)
+
+    async def receive(self) -> Msg | None:
+        """The next message; None once the time of the request is over. Raises TransportError."""
+        try:
+            with anyio.fail_after(_WAIT + self._connection.timeouts.answer):
+                message = await self._incoming.receive()
+        except TimeoutError:
+            raise TransportError("the server does not answer") from None
+        except anyio.EndOfStream:
+            raise TransportError(f"connection lost: {describe(self._connection.client.last_error)}") from None
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is None or message.reply:
+            return message
+        if status in ("404", "408"):  # nothing more, time over
+            return None
+        words = headers.get("Description") or ("the consumer is gone" if status == "503" else f"status {status}")
+        raise TransportError(f"the server ended the consumer: {words}")

@@ -1,0 +1,433 @@
+"""The batcher: what was put is sealed within the window, in order, once, and settles when it is on disk (docs/outbox.md
+rules 1, 2 and 6; docs/evidence.md section 4).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.batcher import GAPS_WAIT, Batcher, Receipt
+from agent.envelope import unpack
+from agent.errors import OutboxError
+from agent.history import History
+from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Point, Record, ValueType, Withdrawn
+from agent.record import decode_head, decode_record
+from agent.sealer import Sealer
+from agent.signer import KeySigner
+from agent.verify import Verifier
+from tests.fakes import BACKEND, MS, FakeStore, S, virtual_clock
+from tests.runs import DEVICE, DID, FACTS, SECRET, frame, group
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+def bodies(store: FakeStore) -> list[Record]:
+    """All that was written, decoded."""
+    plan, found = None, []
+    for held in store.written:
+        record = decode_record(decode_head(unpack(held.envelope).payload), plan)
+        plan = record.body if isinstance(record.body, Plan) else plan
+        found.append(record)
+    return found
+
+
+def kinds(store: FakeStore) -> str:
+    """A letter for each record: p, d or e."""
+    return "".join({Plan: "p", Data: "d", Event: "e"}[type(record.body)] for record in bodies(store))
+
+
+class Bench:
+    """A batcher over a fake outbox, with a term of one group in force."""
+
+    def __init__(self, store: FakeStore | None = None, *, history: History | None = None) -> None:
+        self.clock = virtual_clock()
+        self.store = store or FakeStore()
+        self.sealer = Sealer(
+            FACTS,
+            signer=KeySigner(SECRET, did=DID),
+            clock=self.clock,
+            last=self.store.last,
+            history=history or History(),
+        )
+        self.announced: list[int] = []
+        self.batcher = Batcher(
+            outbox=self.store,
+            sealer=self.sealer,
+            clock=self.clock,
+            window=S,
+            on_durable=lambda: self.announced.append(len(self.store.written)),
+        )
+        self.cycle = 100
+
+    async def begin(self, *points: Point, groups: int = 1) -> None:
+        plans = [group(self.cycle, name=f"group-{i}", anchor=self.clock.now) for i in range(groups)]
+        if points:
+            plans = [replace(plan, points=points) for plan in plans]
+        await self.batcher.begin_term(opened=(self.clock.wall(), self.clock.now), devices=[DEVICE], groups=plans)
+
+    async def put(self, *values: Any) -> Receipt:
+        """The next cycle's frame."""
+        item = frame(self.cycle)
+        self.cycle += 1
+        return await self.batcher.put(replace(item, values=values) if values else item)
+
+    async def gap(self, cause: Cause = Cause.DEVICE_TIMEOUT, cycles: int = 1) -> Receipt:
+        first, self.cycle = self.cycle, self.cycle + cycles
+        return await self.batcher.put(Gap(0, first, self.cycle - 1, cause))
+
+    def verified(self) -> Verifier:
+        verifier = Verifier([DID])
+        for held in self.store.written:
+            for judged in verifier.feed(held.envelope):
+                assert judged.findings == ()
+        verifier.finish(complete=True)
+        assert verifier.report.good
+        return verifier
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    await bench.begin()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.batcher.run)
+        yield bench
+        tasks.cancel_scope.cancel()
+
+
+# ---- when -------------------------------------------------------------------------------------------------------
+
+
+async def test_values_are_on_disk_within_the_window_of_the_first() -> None:
+    async with running(Bench()) as bench:
+        begun = bench.clock.now
+        for _ in range(5):
+            receipt = await bench.put()
+            await bench.clock.sleep_until(bench.clock.now + 150 * MS)
+        await receipt.durable()
+        assert begun + 800 * MS <= bench.clock.now <= begun + S
+        await bench.clock.sleep_until(bench.clock.now + 2 * S)
+        assert kinds(bench.store) == "pd"
+        await bench.put()
+        await bench.clock.sleep_until(bench.clock.now + S)
+        assert kinds(bench.store) == "pdd"
+    assert bench.verified().report.cycles() == (6, 6, 0)
+    assert bench.announced == [1, 2, 3]
+
+
+async def test_gaps_alone_wait_longer_and_join() -> None:
+    async with running(Bench()) as bench:
+        begun = bench.clock.now
+        for _ in range(9):
+            receipt = await bench.gap()
+            await bench.clock.sleep_until(bench.clock.now + S)
+        await receipt.durable()
+        assert bench.clock.now == begun + GAPS_WAIT
+        await bench.gap(Cause.DEVICE_TIMEOUT)
+        await bench.gap(Cause.LINK_DOWN)
+        await bench.batcher.flush()
+    spans = [[(g.first, g.last, g.cause) for g in r.body.gaps] for r in bodies(bench.store) if isinstance(r.body, Data)]
+    assert spans == [
+        [(100, 108, Cause.DEVICE_TIMEOUT)],
+        [(109, 109, Cause.DEVICE_TIMEOUT), (110, 110, Cause.LINK_DOWN)],
+    ]
+    bench.verified()
+
+
+async def test_a_value_that_joins_gaps_is_not_kept_waiting_with_them() -> None:
+    async with running(Bench()) as bench:
+        await bench.gap()
+        await bench.clock.sleep_until(bench.clock.now + 2 * S)
+        put = bench.clock.now
+        await (await bench.put()).durable()
+        assert bench.clock.now <= put + S
+    bench.verified()
+
+
+async def test_after_a_flush_by_an_event_the_window_begins_anew() -> None:
+    async with running(Bench()) as bench:
+        await bench.put()
+        await bench.clock.sleep_until(bench.clock.now + 500 * MS)
+        await bench.batcher.event(EventCode.STOP, "SIGTERM")
+        assert kinds(bench.store) == "pde"
+        put = bench.clock.now
+        await (await bench.put()).durable()
+        assert bench.clock.now == put + 900 * MS
+    bench.verified()
+
+
+# ---- full -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_batch_goes_at_once_and_holds_all_putters_back_until_then() -> None:
+    bench, door = Bench(), threading.Event()
+    await bench.begin(Point("text", None, ValueType.TEXT), groups=5)
+    bench.store.before_append = lambda: bool(door.wait(10))
+    accepted: list[int] = []
+
+    async def put(index: int) -> None:
+        for cycle in range(100, 103):
+            await bench.batcher.put(Frame(index, cycle, 0, 0, ("x" * 15_000,)))
+            accepted.append(bench.clock.now)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.batcher.run)
+        async with anyio.create_task_group() as putters:
+            for index in range(5):
+                putters.start_soon(put, index)
+            while len(accepted) < 6:  # three fill a batch: one is on its way to the disk, one waits, nothing more
+                await anyio.sleep(0)
+            for _ in range(20):
+                await anyio.sleep(0)
+            assert len(accepted) == 6
+            door.set()
+        await bench.batcher.flush()
+        tasks.cancel_scope.cancel()
+    assert len(accepted) == 15
+    assert accepted[-1] == accepted[0], "no time passed: it was not the window that made room"
+    assert bench.verified().report.cycles() == (15, 15, 0)
+
+
+async def test_a_record_larger_than_the_outbox_takes_ends_it() -> None:
+    bench = Bench(FakeStore(segment_size=8192))
+    await bench.begin(Point("text", None, ValueType.TEXT))
+    await bench.put(random.Random(1).randbytes(4000).hex())
+    with pytest.raises(OutboxError, match="larger than the outbox takes") as raised:
+        await bench.batcher.flush()
+    assert "seal_within" in raised.value.hint
+    assert kinds(bench.store) == "p", "it was not sealed"
+
+
+# ---- segments ---------------------------------------------------------------------------------------------------
+
+
+async def test_each_segment_begins_with_a_plan_and_nothing_is_sealed_twice() -> None:
+    async with running(Bench(FakeStore(segment_size=4096, segments=100))) as bench:
+        for _ in range(40):
+            await bench.put()
+            await bench.batcher.flush()
+    assert all(held.records[0].link.seq for held in bench.store.segments)
+    assert len(bench.store.segments) > 4
+    assert [held.link.seq for held in bench.store.written] == list(range(1, len(bench.store.written) + 1))
+    plans = [record.body for record in bodies(bench.store) if isinstance(record.body, Plan)]
+    assert len(plans) == len(bench.store.segments)
+    assert bench.verified().report.cycles() == (40, 40, 0)
+
+
+async def test_what_a_new_segment_overwrites_is_stated_in_its_plan_until_that_is_acknowledged() -> None:
+    store = FakeStore(segment_size=4096, segments=4)
+    async with running(Bench(store)) as bench:
+        while len(store.commits) == len(store.written) or store.written[0] in store.held():
+            await bench.put()
+            await bench.batcher.flush()
+        kept = store.held()[0]
+        stated = Withdrawn(bench.sealer.stream, 1, kept.link.seq - 1, Cause.OVERFLOW)
+        plan = store.segments[-1].records[0]
+        assert _withdrawn(store, plan.pos) == (stated,)
+
+        store.settle(plan.pos)  # the plan itself: not yet
+        await _repeat(bench)
+        assert _withdrawn(store) == (stated,)
+        data = next(held for held in store.written if held.pos > plan.pos)
+        store.settle(data.pos)  # a record sealed after it
+        await _repeat(bench)
+        assert _withdrawn(store) == ()
+    verifier = Verifier([DID])
+    for held in store.held():
+        verifier.feed(held.envelope)
+    verifier.finish(complete=True)
+    assert verifier.report.good
+
+
+async def test_ranges_carried_over_from_the_last_run_are_stated_until_acknowledged() -> None:
+    store, lost = FakeStore(), Withdrawn(bytes(16), 5, 9, Cause.OVERFLOW)
+    first = Bench(store)
+    await first.begin()
+    await first.put()
+    await first.batcher.flush()
+    store.settle(store.written[-1].pos)
+    bench = Bench(store, history=History(withdrawn=(lost,)))
+    await bench.begin()
+    assert _withdrawn(store) == (lost,)
+    await _repeat(bench)
+    assert _withdrawn(store) == (lost,), "what was acknowledged was sealed before the plan that stated it here"
+    store.settle(store.written[-1].pos)
+    await _repeat(bench)
+    assert _withdrawn(store) == ()
+
+
+async def test_a_range_added_meanwhile_starts_the_waiting_anew() -> None:
+    bench = Bench(FakeStore(), history=History(withdrawn=(Withdrawn(bytes(16), 5, 9, Cause.OVERFLOW),)))
+    await bench.begin()
+    await bench.put()
+    await bench.batcher.flush()
+    bench.store.settle(2)
+    more = Withdrawn(bytes(16), 10, 12, Cause.OVERFLOW)
+    bench.sealer.withdraw([more])
+    await _repeat(bench)
+    assert _withdrawn(bench.store) == (Withdrawn(bytes(16), 5, 12, Cause.OVERFLOW),)
+
+
+async def _repeat(bench: Bench) -> None:
+    """Have the plan repeated."""
+    bench.clock.now += 3600 * S
+    await bench.put()
+    await bench.batcher.flush()
+
+
+def _withdrawn(store: FakeStore, pos: int | None = None) -> tuple[Withdrawn, ...]:
+    """What the plan at a position states, or the last one."""
+    plans = [
+        record.body
+        for record, held in zip(bodies(store), store.written, strict=True)
+        if isinstance(record.body, Plan) and pos in (None, held.pos)
+    ]
+    return plans[-1].withdrawn
+
+
+# ---- plans ------------------------------------------------------------------------------------------------------
+
+
+async def test_plans_are_repeated_hourly_also_when_nothing_is_measured() -> None:
+    async with running(Bench()) as bench:
+        begun = bench.clock.now
+        await bench.clock.sleep_until(begun + 3 * 3600 * S + 1)
+        assert [record.sealed.boot - begun for record in bodies(bench.store)] == [n * 3600 * S for n in range(4)]
+        assert kinds(bench.store) == "pppp"
+    bench.verified()
+
+
+async def test_a_repeated_plan_goes_before_the_data() -> None:
+    async with running(Bench()) as bench:
+        await bench.clock.sleep_until(bench.clock.now + 3599 * S + 500 * MS)
+        await (await bench.put()).durable()
+        assert kinds(bench.store) == "ppd"
+    bench.verified()
+
+
+async def test_after_a_reconnect_the_plan_is_repeated_at_most_once_a_minute() -> None:
+    async with running(Bench()) as bench:
+        begun = bench.clock.now
+        for _ in range(5 * 60):
+            await bench.put()
+            await bench.clock.sleep_until(bench.clock.now + S)
+            bench.store.settle(bench.store.written[-1].pos)
+            bench.batcher.restate()  # a link that flaps every second
+        sealed = [record.sealed.boot - begun for record in bodies(bench.store) if isinstance(record.body, Plan)]
+    assert len(sealed) == 5
+    assert all(60 * S <= after - before <= 62 * S for before, after in zip(sealed, sealed[1:], strict=False))
+    bench.verified()
+
+
+async def test_a_plan_that_is_still_to_be_delivered_is_not_repeated() -> None:
+    async with running(Bench()) as bench:
+        bench.batcher.restate()
+        for _ in range(100):
+            await bench.put()
+            await bench.clock.sleep_until(bench.clock.now + S)
+        assert kinds(bench.store).count("p") == 1
+
+
+# ---- terms and events -------------------------------------------------------------------------------------------
+
+
+async def test_a_term_ends_with_its_data_before_the_next_ones_plan() -> None:
+    async with running(Bench()) as bench:
+        await bench.put()
+        bench.clock.now += 500 * MS
+        await bench.begin()
+        await bench.put()
+        await bench.batcher.event(EventCode.STOP, "SIGTERM")
+    assert kinds(bench.store) == "pdpde"
+    assert [r.body.term for r in bodies(bench.store) if isinstance(r.body, (Plan, Data))] == [1, 1, 2, 2]
+
+
+# ---- the disk ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_receipt_settles_only_when_the_record_is_on_disk() -> None:
+    bench, door = Bench(), threading.Event()
+    await bench.begin()
+    bench.store.before_append = lambda: bool(door.wait(10))
+    settled: list[int] = []
+
+    async def wait(receipt: Receipt) -> None:
+        await receipt.durable()
+        settled.append(len(bench.store.written))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, await bench.put())
+        tasks.start_soon(bench.batcher.flush)
+        for _ in range(20):
+            await anyio.sleep(0)
+        assert settled == []
+        door.set()
+    assert settled == [2]
+    assert bench.announced == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["failed", "applied"])
+async def test_an_append_that_fails_ends_it_and_settles_nothing(how: str) -> None:
+    bench = Bench()
+    await bench.begin()
+    bench.store.failures.append(how)
+    receipt = await bench.put()
+    with pytest.raises(OutboxError, match="the disk failed"):
+        await bench.batcher.run()
+    with anyio.move_on_after(60) as waited:
+        await receipt.durable()
+    assert waited.cancelled_caught
+    assert bench.announced == [1], "nothing of it was announced"
+    written = len(bench.store.written)
+    await bench.put()
+    with pytest.raises(OutboxError, match="cannot be used"):
+        await bench.batcher.flush()
+    assert len(bench.store.written) == written
+
+
+async def test_a_commit_under_way_is_finished_when_it_is_cancelled() -> None:
+    bench, door, inside = Bench(FakeStore(segment_size=4096)), threading.Event(), threading.Event()
+    await bench.begin()
+    bench.store.before_append = lambda: (inside.set(), door.wait(10)) and None  # type: ignore[func-returns-value]
+    receipt = await bench.put()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.batcher.flush)
+        while not inside.is_set():
+            await anyio.sleep(0)
+        tasks.cancel_scope.cancel()
+        door.set()
+    with anyio.fail_after(1):
+        await receipt.durable()
+    bench.store.before_append = lambda: None
+    await bench.batcher.event(EventCode.STOP, "SIGTERM")
+    assert kinds(bench.store) == "pde"
+    bench.verified()
+
+
+async def test_frames_count_by_their_greatest_size() -> None:
+    """A batch never grows beyond what one record may hold, whatever is put."""
+    bench = Bench(FakeStore(segment_size=1 << 20))
+    points = [Point(f"p{i}", None, ValueType.INTEGER) for i in range(120)]
+    await bench.begin(*points)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.batcher.run)
+        for n in range(600):
+            values = tuple((n * 7919 * (i + 1) << 40) % (1 << 62) * (-1) ** n for i in range(120))
+            await bench.put(*values)
+        tasks.cancel_scope.cancel()
+    await bench.batcher.flush()
+    assert max(len(held.envelope) for held in bench.store.written) <= 256 * 1024
+    assert bench.verified().report.frames == 600
+

@@ -1,0 +1,336 @@
+"""The whole way, with real processes: what is killed, silenced or filled up loses nothing that is not stated.
+
+Random moments come from a seed that is printed; EDGE_AGENT_SEED=N runs them again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.child import ROOT
+from testbed.processes import Process, Site, wait_for
+from testbed.rig import Rig, command
+
+Json = dict[str, Any]
+OK = {"structure": "ok", "signature": "ok", "identity": "ok", "continuity": "ok", "completeness": "ok"}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with Rig(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = int(os.environ.get("EDGE_AGENT_SEED") or time.time_ns() % 1_000_000)
+    print(f"EDGE_AGENT_SEED={seed}")
+    return random.Random(seed)
+
+
+def pause(seconds: float) -> None:
+    """Let the agent work: what it does in that time is what the test is about."""
+    time.sleep(seconds)
+
+
+def report_of(lines: list[Json]) -> Json:
+    report: Json = lines[-1]["report"]
+    return report
+
+
+def conclude(rig: Rig, *, until_idle: bool = False) -> list[Json]:
+    """Have all delivered, stop the agent in order, and see that nothing is wrong; returns what the consumer printed."""
+    if not rig.broker.alive:
+        rig.broker.start()
+    rig.wait_for_state(timeout=40)
+    rig.stop()
+    lines = rig.consumed(until_idle=until_idle)
+    account = rig.judge(lines)
+    assert account.problems == []
+    assert account.good
+    assert report_of(lines)["levels"] == OK
+    print({name: getattr(account, name) for name in ("records", "runs", "cycles_present", "gaps", "values_checked")})
+    return lines
+
+
+def events(lines: list[Json], code: str) -> list[list[Any]]:
+    return [line["event"]["details"] for line in lines if line.get("event", {}).get("code") == code]
+
+
+def frames(lines: list[Json], device: str) -> list[Json]:
+    return [frame for line in lines for frame in line.get("frames", []) if frame["device"] == device]
+
+
+def causes(lines: list[Json], device: str) -> set[str]:
+    return {gap["cause"] for line in lines for gap in line.get("gaps", []) if gap["device"] == device}
+
+
+# ---- what comes and goes ------------------------------------------------------------------------------------------
+
+
+def test_starts_without_broker_and_device_and_survives_both(rig: Rig) -> None:
+    rig.site.kill()
+    rig.broker.kill()
+    began = time.monotonic()
+    rig.agent.start().wait_ready(timeout=10)
+    assert time.monotonic() - began < 2
+    pause(0.5)
+    rig.site.start()
+    wait_for(lambda: rig.state()[2] == 0, timeout=10, what="the devices to answer")
+    rig.broker.start()
+    rig.wait_for_state()
+    rig.site.kill()
+    wait_for(lambda: rig.state()[2] == 2, timeout=10, what="the agent to notice")
+    rig.site.start()
+    lines = conclude(rig)
+    assert causes(lines, "pv-1") == {"link_down"}
+    assert len(frames(lines, "pv-1")) > 10
+
+
+def test_a_silent_device_does_not_disturb_the_other(rig: Rig) -> None:
+    rig.agent.start().wait_ready()
+    rig.wait_for_state()
+    rig.site.command("silence 2")
+    wait_for(lambda: rig.state()[2] == 1, timeout=10, what="the agent to notice")
+    pause(1.0)
+    rig.site.command("resume 2")
+    rig.wait_for_state()
+    rig.site.command("exception 2 4")
+    wait_for(lambda: rig.state()[2] == 1, timeout=10, what="the agent to notice")
+    rig.site.command("resume 2")
+    lines = conclude(rig)
+    assert {"device_timeout", "device_exception"} <= causes(lines, "grid-meter") <= {
+        "device_timeout", "device_exception", "overrun",
+    }  # fmt: skip
+    assert causes(lines, "pv-1") == set()
+    late = sorted(frame["late_us"] for frame in frames(lines, "pv-1"))
+    assert late[len(late) * 9 // 10] < 20_000
+    assert late[-1] < 100_000  # no cycle waits for the other device, whose time-out is 250 ms
+
+
+def test_the_broker_is_killed_with_records_in_flight(tmp_path: Path, chance: random.Random) -> None:
+    with Rig(tmp_path, seal_within="100ms") as rig:
+        rig.agent.start().wait_ready()
+        for _ in range(6):
+            pause(chance.uniform(0.1, 0.9))
+            rig.broker.kill()
+            rig.broker.start()
+        lines = conclude(rig)
+    assert len(events(lines, "start")) == 1
+    assert causes(lines, "pv-1") | causes(lines, "grid-meter") <= {"overrun"}
+
+
+# ---- kill -9, and stops in order ------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_is_killed_loses_nothing_unstated(rig: Rig, chance: random.Random) -> None:
+    for _ in range(5):
+        rig.agent.start()
+        pause(chance.uniform(0.4, 1.8))
+        rig.agent.kill()
+    rig.agent.start().wait_ready()
+    lines = conclude(rig)
+    starts = events(lines, "start")
+    assert [clean for _, clean in starts] == [False] * len(starts)
+    assert [run["joins"] for run in report_of(lines)["runs"]][1:] == ["continuous"] * (
+        len(report_of(lines)["runs"]) - 1
+    )
+
+
+def test_stops_in_order_while_the_broker_is_away_and_goes_on_where_it_was(rig: Rig) -> None:
+    rig.agent.start().wait_ready()
+    rig.wait_for_state()
+    rig.broker.kill()
+    pause(0.8)
+    exported = rig.folder / "running.evidence"
+    command("outbox", "export", exported, "--config", rig.config)
+    assert json.loads(command("verify", exported, "--did", rig.did, "--json"))["levels"] == OK
+    began = time.monotonic()
+    rig.stop(timeout=10)
+    assert time.monotonic() - began < 10
+
+    exported = rig.folder / "stopped.evidence"
+    command("outbox", "export", exported, "--config", rig.config)
+    report = json.loads(command("verify", exported, "--did", rig.did, "--json"))
+    assert report["levels"] == OK
+
+    rig.agent.start().wait_ready()
+    lines = conclude(rig)
+    assert [clean for _, clean in events(lines, "start")] == [False, True]  # the first start follows nothing
+    assert [run["joins"] for run in report_of(lines)["runs"]] == ["first", "continuous"]
+    before = [line for line in lines if line.get("stream") == report_of(lines)["runs"][0]["stream"]]
+    assert len(before) == report["records"]
+    assert before[-1]["event"]["code"] == "stop"
+
+
+# ---- a full outbox ------------------------------------------------------------------------------------------------
+
+_LOAD_UNITS = range(10, 18)
+_LOAD_POINTS = [
+    {"model": None, "name": f"Q{i}", "address": i, "type": "uint64", "size": 4, "sf_address": None} for i in range(117)
+]
+
+
+def test_an_outbox_that_laps_states_what_it_dropped(tmp_path: Path) -> None:
+    """Many numbers of 64 bits, which overlap in the 120 registers of a request, so that it is full soon."""
+    points = ", ".join(f'{{ name = "Q{i}", at = "holding:{i}", type = "uint64" }}' for i in range(len(_LOAD_POINTS)))
+    devices = "".join(
+        f'[[device]]\nid = "load-{unit}"\nconnection = "{"plant" if unit % 2 else "other"}"\nunit = {unit}\n'
+        f'groups = {{ all = {{ every = "10ms", points = [{points}] }} }}\n'
+        for unit in _LOAD_UNITS
+    )
+    units = {f"load-{unit}": unit for unit in _LOAD_UNITS}
+    site = Site(tmp_path, plain=len(_LOAD_UNITS), plain_registers=120)
+    options: Json = {"devices": devices, "units": units, "site": site, "seal_within": "100ms", "outbox": "5MiB"}
+    with Rig(tmp_path, **options) as rig:
+        rig.agent.start().wait_ready()
+        rig.wait_for_state()
+        rig.broker.kill()
+        before, waiting = 0, rig.state()[0]
+        deadline = time.monotonic() + 60
+        while waiting >= before and time.monotonic() < deadline:  # until a segment is given up
+            before = waiting
+            pause(0.2)
+            waiting = rig.state()[0]
+        rig.broker.start()
+        rig.wait_for_state(timeout=40)
+        rig.stop()
+        lines = rig.consumed(until_idle=True)
+        account = rig.judge(lines, points={str(point["name"]): point for point in _LOAD_POINTS})
+    print(account.records, account.records_withdrawn, account.gaps, account.cycles_present)
+    assert account.problems == []
+    assert account.records_withdrawn > 0
+    assert account.gaps["overflow"] > 0
+    assert {hole["state"] for hole in report_of(lines)["holes"]} == {"accounted"}
+    assert report_of(lines)["failed"] == 0
+
+
+# ---- the demo -------------------------------------------------------------------------------------------------------
+
+
+class Demo:
+    """A demo under way; everything that it starts carries its mark."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.mark = f"DEMO_MARK={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        command_line = [sys.executable, "-m", "testbed.demo", *arguments]
+        self.output, self.words = folder / f"{value}.out", folder / f"{value}.err"
+        with self.output.open("wb") as out, self.words.open("wb") as err:
+            environment = {**os.environ, name: value}
+            self.process = subprocess.Popen(command_line, cwd=ROOT, stdout=out, stderr=err, env=environment)
+
+    def wait_for(self, pattern: str, timeout: float = 40) -> None:
+        """Return once it printed this."""
+        wait_for(
+            lambda: bool(re.search(pattern, self.output.read_text())) or self.process.poll() is not None,
+            timeout=timeout,
+            what=f"{pattern!r} in {self.output.read_text()}",
+        )
+
+    def wait(self, timeout: float = 40) -> int:
+        """Its exit code; then nothing that it started is there any more."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        assert self.left() == {}
+        return code
+
+    def left(self) -> dict[int, str]:
+        """What runs with its mark: command lines by process id."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if line:  # not one that ended and is not reaped
+                        found[int(folder.name)] = line
+        return found
+
+    def __str__(self) -> str:
+        return self.output.read_text() + self.words.read_text()
+
+
+def test_two_demos_at_once(tmp_path: Path) -> None:
+    demos = [Demo(tmp_path, "--for", "8", "--json") for _ in range(2)]
+    began = time.monotonic()
+    for demo in demos:
+        assert demo.wait() == 0, str(demo)
+        *_, verdict, summary = demo.output.read_text().splitlines()
+        found = json.loads(summary)
+        assert found["failed"] == found["values_wrong"] == 0
+        assert found["cycles_expected"] == found["cycles_present"] + found["cycles_in_gaps"] > 50
+        assert found["values_checked"] > 200
+        pattern = (
+            f"verified {found['records']} records, {found['frames']} frames, 0 failed: signature ok, continuity ok, "
+            f"completeness ok ({found['cycles_present']} of {found['cycles_expected']} cycles, "
+            f"{found['cycles_in_gaps']} in gaps)"
+        )
+        assert verdict == pattern
+        assert re.search(r"KILLED(.|\n)*outbox +[1-9]\d* waiting   broker away(.|\n)*outbox   0 waiting", str(demo))
+        assert demo.words.read_text() == ""
+    assert time.monotonic() - began < 30
+
+
+def test_a_demo_that_ends_early_leaves_nothing_behind(tmp_path: Path) -> None:
+    interrupted, hurried, early, broken = demos = [Demo(tmp_path) for _ in range(4)]
+    early.wait_for("setting up")
+    early.process.send_signal(signal.SIGTERM)
+    for demo in (interrupted, hurried, broken):
+        demo.wait_for(r"consumer +[3-9] records ok")
+
+    interrupted.process.send_signal(signal.SIGTERM)
+    hurried.process.send_signal(signal.SIGINT)
+    hurried.wait_for("Ctrl-C again")
+    hurried.process.send_signal(signal.SIGINT)
+    agent = next(pid for pid, line in broken.left().items() if " run --config " in line)
+    os.kill(agent, signal.SIGKILL)
+
+    assert early.wait() == 130, str(early)
+    assert hurried.wait() == 130, str(hurried)
+    assert interrupted.wait() == 0, str(interrupted)
+    assert "0 failed: signature ok, continuity ok, completeness ok" in interrupted.output.read_text().splitlines()[-1]
+    assert broken.wait() == 1, str(broken)
+    kept = re.search(r"logs, journal and evidence are in (.+)", broken.words.read_text())
+    assert kept is not None
+    assert (Path(kept[1]) / "agent.log").exists()
+    shutil.rmtree(kept[1])
+    assert not any("are in" in demo.words.read_text() for demo in demos if demo is not broken)
+
+
+# ---- the long campaign ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_hundred_kills(rig: Rig, chance: random.Random) -> None:
+    """Agent, broker and site are killed at random moments, for 4 minutes at most; nothing is lost unstated."""
+    victims: list[Process] = [rig.agent, rig.broker, rig.site]
+    rig.agent.start()
+    deadline, kills = time.monotonic() + 200, 0
+    while kills < 100 and time.monotonic() < deadline:
+        pause(chance.choice((chance.uniform(0.0, 0.3), chance.uniform(0.3, 2.5))))
+        victim = chance.choice(victims)
+        victim.kill()
+        kills += 1
+        pause(chance.choice((0.0, chance.uniform(0.0, 0.8))))
+        victim.start()
+    lines = conclude(rig, until_idle=True)
+    print(f"{kills} kills, {len(report_of(lines)['runs'])} runs")
+    assert kills == 100

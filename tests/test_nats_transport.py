@@ -1,0 +1,713 @@
+"""The NATS edge against a real nats-server, and against servers that are none: every end of a connection is an error
+with a verdict, in time, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import nats
+import pytest
+from anyio.abc import SocketStream
+from nats.aio.client import Client
+from nats.js.api import DiscardPolicy, StorageType, StreamConfig
+
+from agent.envelope import CONTENT_TYPE
+from agent.errors import TransportError, Verdict
+from agent.ports import Ack, Message
+from agent.transports.nats import NatsSession, NatsTransport, Timeouts
+from agent.transports.nats_config import NatsConfig
+from agent.transports.nats_consumer import _BATCH, Consumer, Source
+from testbed.broker import create_stream
+from testbed.processes import NatsServer, free_port
+
+pytestmark = pytest.mark.anyio
+
+SHORT = Timeouts(connect=0.3, answer=1.0, ping=0.1)
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that the test may freeze and kill."""
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+        server.signal(signal.SIGCONT)
+
+
+@asynccontextmanager
+async def stream(url: str, **settings: Any) -> AsyncIterator[tuple[Client, str]]:
+    """A client, and the subject of a stream of its own with these settings."""
+    name = f"S{next(numbers)}"
+    async with await nats.connect(url, allow_reconnect=False) as client:
+        await client.jetstream().add_stream(
+            StreamConfig(name=name, subjects=[f"{name}.>"], storage=StorageType.MEMORY, **settings)
+        )
+        yield client, f"{name}.a"
+
+
+def transport(*urls: str, subject: str, name: str | None = None, timeouts: Timeouts | None = None) -> NatsTransport:
+    return NatsTransport(NatsConfig(servers=urls, stream=name), subject=subject, timeouts=timeouts or SHORT)
+
+
+def message(number: int, content: bytes = b"content") -> Message:
+    return Message(number, f"id-{number}", content)
+
+
+async def answers(session: NatsSession, count: int) -> list[Ack]:
+    found = []
+    with anyio.fail_after(5):
+        async with aclosing(session.acks()) as acks:  # type: ignore[type-var]
+            async for ack in acks:
+                found.append(ack)
+                if len(found) == count:
+                    break
+    return found
+
+
+async def loss(session: NatsSession, *, within: float = 2.0) -> TransportError:
+    """What ``acks`` raises when the connection is lost."""
+    with anyio.fail_after(within), pytest.raises(TransportError) as raised:
+        async for _ in session.acks():
+            pass
+    return raised.value
+
+
+@asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """No task, no open file, no unraisable exception and no complaint of the event loop stays behind."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    tasks, files = asyncio.all_tasks(), len(os.listdir("/proc/self/fd"))
+    yield
+    with anyio.move_on_after(0.5):  # sockets close in the loop's next turns; a fake server notices that later
+        while asyncio.all_tasks() - tasks or len(os.listdir("/proc/self/fd")) != files:  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0)
+    assert asyncio.all_tasks() - tasks == set()
+    assert len(os.listdir("/proc/self/fd")) == files
+    gc.collect()
+    assert complaints == []
+    loop.set_exception_handler(None)
+
+
+@asynccontextmanager
+async def fake_server(*greeting: bytes) -> AsyncIterator[str]:
+    """Accepts, says this and no more; an empty word closes the connection."""
+
+    async def serve(connection: SocketStream) -> None:
+        async with connection:
+            for words in greeting:
+                if not words:
+                    return
+                await connection.send(words)
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await connection.receive()
+
+    async with anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        tasks.start_soon(listener.serve, serve)
+        await anyio.wait_all_tasks_blocked()
+        yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
+    await listener.aclose()
+
+
+# ---- connecting -------------------------------------------------------------------------------------------------
+
+
+async def refused(url: str) -> TransportError:
+    async with nothing_left():
+        with anyio.fail_after(2), pytest.raises(TransportError) as raised:
+            async with transport(url, subject="a").session():
+                pytest.fail("connected")
+    assert raised.value.verdict is Verdict.RETRY
+    assert str(raised.value).startswith(f"cannot connect to {url}: ")
+    return raised.value
+
+
+async def test_nobody_listens() -> None:
+    assert "Connect call failed" in str(await refused(f"nats://127.0.0.1:{free_port()}"))
+
+
+async def test_no_such_host() -> None:
+    await refused("nats://no-such-host.invalid:4222")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [
+        ([], "no answer in time"),
+        ([b'INFO {"max_payl'], "no answer in time"),
+        ([b'INFO {"max_payload": 1048576}\r\n'], "no answer in time"),
+        ([b""], "empty response"),
+        ([b'INFO {"max_payload": 1048576}\r\n', b""], ""),
+        ([b"SSH-2.0-OpenSSH_9.2p1\r\n"], "empty response"),
+        ([b"INFO\r\n"], ""),
+        ([b"INFO []\r\n"], ""),
+        ([b"INFO {{{\r\n"], "json"),
+        ([b"x" * 100_000], ""),
+        ([b"INFO {}\r\n-ERR 'Authorization Violation'\r\n"], "Authorization Violation"),
+    ],
+)
+async def test_a_server_that_is_none_or_silent(greeting: list[bytes], reason: str) -> None:
+    async with fake_server(*greeting) as url:
+        assert reason in str(await refused(url))
+
+
+def test_a_silent_server_is_given_up_within_ten_seconds() -> None:
+    times = Timeouts()
+    assert 2 * times.connect <= 10
+    assert 3 * times.ping + 1 <= 10  # the third unanswered ping; the first may be a full interval away, that is counted
+
+
+async def test_servers_take_turns(server: NatsServer) -> None:
+    away = f"nats://127.0.0.1:{free_port()}"
+    both = transport(away, server.url, subject="a")
+    with pytest.raises(TransportError, match=away):
+        async with both.session():
+            pass
+    async with nothing_left(), both.session():
+        pass
+    with pytest.raises(TransportError, match=away):
+        async with both.session():
+            pass
+
+
+async def test_the_servers_limit_is_known_once_connected(own_server: NatsServer) -> None:
+    own_server.kill()
+    own_server.settings = "max_payload: 65536"
+    own_server.start()
+    small = transport(own_server.url, subject="a")
+    assert small.max_envelope is None
+    async with small.session():
+        assert small.max_envelope == 65536 - 512
+
+
+async def test_errors_of_who_uses_the_session_stay_what_they_are(server: NatsServer) -> None:
+    async with nothing_left():
+        with pytest.raises(OSError, match="disk"):
+            async with transport(server.url, subject="a").session():
+                raise OSError("disk")
+
+
+# ---- publishing -------------------------------------------------------------------------------------------------
+
+
+async def test_every_message_is_acknowledged_and_stored_with_its_headers(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject), nothing_left():
+        async with transport(server.url, subject=subject).session() as session:
+            for number in range(1, 65):
+                await session.send(message(number, b"%d" % number))
+            assert await answers(session, 64) == [Ack(number) for number in range(1, 65)]
+        stored = await client.jetstream().get_msg(subject.partition(".")[0], 64)
+        assert (stored.subject, stored.data) == (subject, b"64")
+        assert stored.headers == {"Nats-Msg-Id": "id-64", "Content-Type": CONTENT_TYPE}
+
+
+async def test_a_duplicate_is_acknowledged_and_stored_once(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject):
+        async with transport(server.url, subject=subject).session() as session:
+            await session.send(message(1))
+            await session.send(message(1))
+            assert await answers(session, 2) == [Ack(1), Ack(1)]
+        assert (await client.jetstream().stream_info(subject.partition(".")[0])).state.messages == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "verdict", "hint"),
+    [
+        ({"max_msgs": 1, "discard": DiscardPolicy.NEW}, "maximum messages exceeded", Verdict.RETRY, "limits"),
+        ({"max_bytes": 200, "discard": DiscardPolicy.NEW}, "maximum bytes exceeded", Verdict.RETRY, "limits"),
+        ({"max_msg_size": 200}, "message size exceeds maximum allowed", Verdict.REJECT, "max_msg_size"),
+    ],
+)
+async def test_what_the_stream_refuses_comes_back_in_the_servers_words(
+    server: NatsServer, settings: dict[str, Any], words: str, verdict: Verdict, hint: str
+) -> None:
+    async with (
+        stream(server.url, **settings) as (_, subject),
+        transport(server.url, subject=subject).session() as session,
+    ):
+        await session.send(message(1))
+        await session.send(message(2, bytes(200)))
+        good, bad = await answers(session, 2)
+    assert good == Ack(1)
+    assert isinstance(bad.error, TransportError)
+    assert (bad.token, bad.error.verdict) == (2, verdict)
+    assert words in str(bad.error)
+    assert hint in bad.error.hint
+
+
+async def test_no_stream(server: NatsServer) -> None:
+    async with transport(server.url, subject="nowhere.a").session() as session:
+        with pytest.raises(TransportError, match=r"no JetStream stream takes nowhere\.a") as raised:
+            await session.last()
+        assert raised.value.verdict is Verdict.RETRY
+        assert "create the stream" in raised.value.hint
+        await session.send(message(1))
+        [ack] = await answers(session, 1)
+        assert isinstance(ack.error, TransportError)
+        assert "create the stream" in ack.error.hint
+
+
+async def test_a_stream_that_does_not_take_the_subject_stores_nothing(server: NatsServer) -> None:
+    async with stream(server.url) as (_, other), stream(server.url) as (client, subject):
+        name = other.partition(".")[0]
+        async with transport(server.url, subject=subject, name=name).session() as session:
+            assert await session.last() is None
+            await session.send(message(1))
+            [ack] = await answers(session, 1)
+        assert isinstance(ack.error, TransportError)
+        assert "does not take" in ack.error.hint
+        assert (await client.jetstream().stream_info(subject.partition(".")[0])).state.messages == 0
+
+
+async def test_a_record_too_large_is_rejected_and_the_largest_is_not(server: NatsServer) -> None:
+    async with stream(server.url) as (_, subject):
+        sender = transport(server.url, subject=subject, name=subject.partition(".")[0])
+        async with sender.session() as session:
+            assert sender.max_envelope is not None
+            with pytest.raises(TransportError, match="larger than the server takes") as raised:
+                await session.send(message(1, bytes(sender.max_envelope + 1)))
+            assert raised.value.verdict is Verdict.REJECT
+            await session.send(Message(2**63, f"{'f' * 32}-{2**63}-{'f' * 8}", bytes(sender.max_envelope)))
+            assert await answers(session, 1) == [Ack(2**63)]
+
+
+async def test_junk_on_the_reply_subject_is_ignored(server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    junk = (b"", b"+ACK", b"[]", b"null", b'{"seq": "1"}', b'{"seq": 1}', b'{"error": 3}', b"[" * 5000, b"\xff")
+    async with stream(server.url) as (client, subject):
+        overheard = await client.subscribe(subject)
+        async with transport(server.url, subject=subject).session() as session:
+            await session.send(message(1))
+            reply = (await overheard.next_msg()).reply
+            for words in junk:
+                await client.publish(reply, words)
+            await client.publish(reply.rpartition(".")[0] + ".one", b'{"stream": "S", "seq": 1}')
+            await client.flush()
+            await session.send(message(2))
+            assert await answers(session, 2) == [Ack(1), Ack(2)]
+            assert session.junk == len(junk) + 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"junk on the reply subject, ignored subject={subject}"
+    ]
+
+
+# ---- reading back -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_last_message(server: NatsServer, named: bool) -> None:
+    async with stream(server.url) as (client, subject):
+        sender = transport(server.url, subject=subject, name=subject.partition(".")[0] if named else None)
+        async with nothing_left(), sender.session() as session:
+            assert await session.last() is None
+            await client.jetstream().publish(subject, b"first")
+            await client.jetstream().publish(subject + ".b", b"another subject")
+            assert await session.last() == b"first"
+            await client.jetstream().publish(subject, b"")
+            assert await session.last() == b""
+
+
+async def test_a_stream_named_wrongly(server: NatsServer) -> None:
+    async with transport(server.url, subject="a", name="NONE").session() as session:
+        with pytest.raises(TransportError, match="there is no stream NONE") as raised:
+            await session.last()
+    assert raised.value.verdict is Verdict.RETRY
+
+
+@asynccontextmanager
+async def rights(own_server: NatsServer, permissions: str) -> AsyncIterator[NatsTransport]:
+    """A transport without credentials, which has these permissions only; stream S takes the subject S.a."""
+    own_server.kill()
+    own_server.settings = f"""
+        authorization {{ users = [
+            {{ user: admin, password: admin }}
+            {{ user: agent, password: agent, permissions: {{ {permissions} }} }}
+        ] }}
+        no_auth_user: agent
+    """
+    own_server.start()
+    await create_stream(own_server.url.replace("://", "://admin:admin@"), "S", ["S.>"])
+    async with nothing_left():
+        yield transport(own_server.url, subject="S.a", timeouts=Timeouts(answer=30))
+
+
+@pytest.mark.parametrize("also", [[], ["$JS.API.STREAM.NAMES"]])
+async def test_not_permitted_to_read_back(own_server: NatsServer, also: list[str]) -> None:
+    async with rights(own_server, f"publish: {['S.>', *also]}") as sender, sender.session() as session:
+        with anyio.fail_after(2), pytest.raises(TransportError, match="not permitted to read back") as raised:
+            await session.last()
+        assert raised.value.verdict is Verdict.REJECT
+        assert "$JS.API.STREAM.MSG.GET" in raised.value.hint
+        await session.send(message(1))  # which needs no right to read
+        assert await answers(session, 1) == [Ack(1)]
+
+
+async def test_not_permitted_to_publish(own_server: NatsServer) -> None:
+    async with rights(own_server, 'publish: ["$JS.>"]') as sender, sender.session() as session:
+        assert await session.last() is None
+        await session.send(message(1))
+        error = await loss(session)
+        assert error.verdict is Verdict.RETRY
+        assert "publish to S.a" in error.hint
+        assert "not permitted" in str(error)
+
+
+async def test_not_permitted_to_hear_answers(own_server: NatsServer) -> None:
+    async with rights(own_server, 'subscribe: ["S.>"]') as sender, sender.session() as session:
+        with anyio.fail_after(2), pytest.raises(TransportError, match="not permitted") as raised:
+            await session.last()
+        assert raised.value.verdict is Verdict.RETRY
+        assert "_INBOX" in raised.value.hint
+        assert (await loss(session)).hint == raised.value.hint
+
+
+async def test_an_account_without_jetstream(own_server: NatsServer) -> None:
+    own_server.kill()
+    own_server.settings = "accounts { A: { users: [ { user: agent, password: agent } ] } }\nno_auth_user: agent"
+    own_server.start()
+    async with nothing_left(), transport(own_server.url, subject="S.a").session() as session:
+        with pytest.raises(TransportError, match="no JetStream here") as raised:
+            await session.last()
+        assert raised.value.verdict is Verdict.RETRY
+
+
+# ---- losing the server ------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_server_and_the_one_after_it(own_server: NatsServer) -> None:
+    await create_stream(own_server.url, "S", ["S.>"])
+    sender = transport(own_server.url, subject="S.a")
+    async with nothing_left(), sender.session() as session:
+        await session.send(message(1))
+        assert await answers(session, 1) == [Ack(1)]
+        own_server.signal(signal.SIGSTOP)
+        for number in range(2, 66):
+            await session.send(message(number, bytes(100_000)))
+        own_server.kill()
+        assert str(await loss(session)).startswith("connection lost: ")
+        with pytest.raises(TransportError, match="connection lost"):
+            await session.send(message(66))
+        with pytest.raises(TransportError, match="connection lost"):
+            await session.last()
+    own_server.start()
+    async with nothing_left(), sender.session() as session:
+        assert await session.last() == b"content"
+        await session.send(message(2))
+        assert await answers(session, 1) == [Ack(2)]
+
+
+async def test_a_server_that_stops_in_order(own_server: NatsServer) -> None:
+    async with nothing_left(), transport(own_server.url, subject="S.a").session() as session:
+        own_server.signal(signal.SIGTERM)
+        assert str(await loss(session, within=5)).startswith("connection lost: ")
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 64])
+async def test_a_frozen_server_is_noticed_with_messages_in_flight(own_server: NatsServer, waiting: int) -> None:
+    async with nothing_left(), transport(own_server.url, subject="S.a").session() as session:
+        own_server.signal(signal.SIGSTOP)
+        with anyio.fail_after(1):
+            for number in range(1, waiting + 1):  # 64 of them are far more than the sockets' buffers hold
+                await session.send(message(number, bytes(250_000)))
+        assert str(await loss(session)) == "connection lost: stale connection"
+
+
+async def test_leaving_a_session_does_not_wait_for_a_frozen_server(own_server: NatsServer) -> None:
+    async with nothing_left():
+        with anyio.fail_after(1):
+            async with transport(own_server.url, subject="S.a", timeouts=Timeouts()).session() as session:
+                own_server.signal(signal.SIGSTOP)
+                for number in range(1, 65):
+                    await session.send(message(number, bytes(250_000)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_the_server_goes_while_the_last_message_is_asked_for(
+    own_server: NatsServer, number: signal.Signals
+) -> None:
+    await create_stream(own_server.url, "S", ["S.>"])
+    times = Timeouts(answer=30, ping=0.1 if number is signal.SIGSTOP else 30)
+    async with nothing_left(), transport(own_server.url, subject="S.a", timeouts=times).session() as session:
+        own_server.signal(signal.SIGSTOP)
+
+        async def go() -> None:
+            await anyio.wait_all_tasks_blocked()
+            own_server.signal(number)
+
+        with anyio.fail_after(2):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(go)
+                with pytest.raises(TransportError, match="connection lost") as raised:
+                    await session.last()
+        assert raised.value.verdict is Verdict.RETRY
+
+
+# ---- cancellation -----------------------------------------------------------------------------------------------
+
+
+@types.coroutine
+def cancelled_at(number: int, scope: anyio.CancelScope, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, bool]:
+    """Run ``work`` and cancel ``scope`` where it waits for the ``number``th time; False if it does not come to that."""
+    step: Callable[[], Any] = lambda: work.send(None)  # noqa: E731
+    for count in itertools.count():
+        try:
+            waits_for = step()
+        except StopIteration:
+            return count > number
+        if count == number:
+            scope.cancel()
+        try:
+            sent = yield waits_for
+            step = lambda value=sent: work.send(value)  # type: ignore[misc]  # noqa: E731
+        except BaseException as error:  # noqa: BLE001  # passed on
+            step = lambda value=error: work.throw(value)  # type: ignore[misc]  # noqa: E731
+    raise AssertionError
+
+
+async def everywhere(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Cancel ``work`` at each place where it waits; nothing may stay behind. Returns the number of places."""
+    for number in itertools.count():
+        async with nothing_left():
+            with anyio.CancelScope() as scope:
+                if not await cancelled_at(number, scope, work()):
+                    return number
+    raise AssertionError
+
+
+async def test_cancelled_at_every_wait(server: NatsServer) -> None:
+    async with stream(server.url) as (_, subject):
+
+        async def work() -> None:
+            async with transport(server.url, subject=subject).session() as session:
+                await session.last()
+                await session.send(message(1))
+                await answers(session, 1)
+
+        assert await everywhere(work) > 8
+
+
+async def test_connecting_cancelled_at_every_wait() -> None:
+    async with fake_server(b'INFO {"max_payload": 1048576}\r\n') as url:
+
+        async def work() -> None:
+            with pytest.raises(TransportError):
+                async with transport(url, subject="a", timeouts=Timeouts(connect=0.05)).session():
+                    pass
+
+        assert await everywhere(work) > 3
+
+
+async def test_reading_cancelled_at_every_wait(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject):
+        await client.jetstream().publish(subject, b"1")
+
+        async def work() -> None:
+            assert [found async for found in upto(consumer(server, subject), 1)] == [b"1"]
+
+        assert await everywhere(work) > 8
+
+
+# ---- the consumer -----------------------------------------------------------------------------------------------
+
+
+def consumer(server: NatsServer, subject: str, *, only_new: bool = False) -> Consumer:
+    return Consumer(Source((server.url,), None, subject), only_new=only_new, timeouts=SHORT)
+
+
+async def upto(reader: Consumer, count: int) -> AsyncIterator[bytes]:
+    """The next ``count`` messages."""
+    with anyio.fail_after(10):
+        async with aclosing(reader.messages()) as messages:
+            async for found in messages:
+                if found is not None:
+                    yield found
+                    count -= 1
+                if not count:
+                    return
+
+
+async def until_idle(reader: Consumer) -> list[bytes]:
+    """What is stored."""
+    found = []
+    with anyio.fail_after(10):
+        async with aclosing(reader.messages()) as messages:
+            async for each in messages:
+                if each is None:
+                    break
+                found.append(each)
+    return found
+
+
+async def publish(client: Client, subject: str, *numbers: int) -> None:
+    for number in numbers:
+        await client.jetstream().publish(subject, b"%d" % number)
+
+
+def texts(*numbers: int) -> list[bytes]:
+    return [b"%d" % number for number in numbers]
+
+
+async def test_what_is_stored_comes_in_order_and_then_what_comes(server: NatsServer) -> None:
+    count = 3 * _BATCH
+    async with stream(server.url) as (client, subject), nothing_left():
+        await publish(client, subject, *range(count))
+        await publish(client, subject + ".b", 4711)
+        async with aclosing(consumer(server, subject).messages()) as messages:
+            with anyio.fail_after(5):
+                assert [await anext(messages) for _ in range(count)] == texts(*range(count))
+                assert await anext(messages) is None
+            await publish(client, subject, 1)
+            with anyio.fail_after(0.5):  # not a second later, with the batch
+                while (found := await anext(messages)) is None:
+                    pass
+            assert found == b"1"
+
+
+async def test_an_empty_stream_is_idle_at_once(server: NatsServer) -> None:
+    async with stream(server.url) as (_, subject):
+        with anyio.fail_after(0.5):
+            assert await until_idle(consumer(server, subject)) == []
+
+
+async def test_reading_goes_on_behind_a_restart(own_server: NatsServer) -> None:
+    await create_stream(own_server.url, "S", ["S.>"])
+    reader = consumer(own_server, "S.>")
+    async with nothing_left():
+        async with await nats.connect(own_server.url) as client:
+            await publish(client, "S.a", *range(10))
+        assert [found async for found in upto(reader, 5)] == texts(*range(5))
+        async with aclosing(reader.messages()) as messages:
+            assert await anext(messages) == b"5"
+            own_server.kill()
+            with anyio.fail_after(2), pytest.raises(TransportError):
+                async for _ in messages:
+                    pass
+        with pytest.raises(TransportError, match="cannot connect"):
+            await until_idle(reader)
+        own_server.start()
+        async with await nats.connect(own_server.url) as client:
+            await publish(client, "S.a", *range(10, 15))
+        rest = await until_idle(reader)
+    assert rest == texts(*range(10 if rest[0] == b"10" else 6, 15))
+
+
+async def no_change(client: Client, name: str) -> None:
+    pass
+
+
+async def purge(client: Client, name: str) -> None:
+    await client.jetstream().purge_stream(name)
+
+
+async def delete_last(client: Client, name: str) -> None:
+    await client.jetstream().delete_msg(name, 5)
+
+
+async def delete_read(client: Client, name: str) -> None:
+    for number in range(1, 6):
+        await client.jetstream().delete_msg(name, number)
+
+
+async def make_anew(client: Client, name: str) -> None:
+    await client.jetstream().delete_stream(name)
+    await client.jetstream().add_stream(StreamConfig(name=name, subjects=[f"{name}.>"]))
+
+
+@pytest.mark.parametrize("change", [no_change, purge, delete_last, delete_read, make_anew])
+@pytest.mark.parametrize("later", [0, 1, 10])
+async def test_reading_goes_on_without_loss_or_repeat(
+    server: NatsServer, change: Callable[[Client, str], Awaitable[None]], later: int
+) -> None:
+    async with stream(server.url) as (client, subject), nothing_left():
+        reader = consumer(server, subject)
+        await publish(client, subject, *range(5))
+        assert await until_idle(reader) == texts(*range(5))
+        await change(client, subject.partition(".")[0])
+        await publish(client, subject, *range(5, 5 + later))
+        assert await until_idle(reader) == texts(*range(5, 5 + later))
+        await publish(client, subject, 100)
+        assert await until_idle(reader) == texts(100)
+
+
+async def test_only_new_messages_and_none_lost_before_the_first(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject):
+        await publish(client, subject, *range(5))
+        reader = consumer(server, subject, only_new=True)
+        assert await until_idle(reader) == []  # then the connection is away
+        await publish(client, subject, 5, 6)
+        assert await until_idle(reader) == texts(5, 6)
+
+
+async def test_a_slow_reader_holds_one_batch(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject):
+        await publish(client, subject, *range(4 * _BATCH))
+        async with aclosing(consumer(server, subject).messages()) as messages:
+            assert await anext(messages) == b"0"
+            await anyio.wait_all_tasks_blocked()
+            waiting = [task for task in asyncio.all_tasks() if "_read_loop" in repr(task)]
+            assert len(waiting) == 2  # ours and the test's client
+            info = await client.jetstream().consumers_info(subject.partition(".")[0])
+            assert info[0].delivered is not None
+            assert info[0].delivered.stream_seq == _BATCH
+
+
+async def test_a_consumer_that_the_server_forgot(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject), nothing_left():
+        name = subject.partition(".")[0]
+        reader = consumer(server, subject)
+        await publish(client, subject, 0)
+        async with aclosing(reader.messages()) as messages:
+            assert await anext(messages) == b"0"
+            [info] = await client.jetstream().consumers_info(name)
+            await client.jetstream().delete_consumer(name, info.name)
+            with anyio.fail_after(3), pytest.raises(TransportError, match="the server ended the consumer"):
+                async for _ in messages:
+                    pass
+        await publish(client, subject, 1)
+        assert await until_idle(reader) == texts(1)
+
+
+async def test_a_consumer_of_nothing(server: NatsServer) -> None:
+    for name in (None, "NONE"):
+        reader = Consumer(Source((server.url,), name, "nowhere.a"), timeouts=SHORT)
+        with pytest.raises(TransportError, match=r"no stream for nowhere\.a"):
+            await until_idle(reader)
+
+
+async def test_a_consumer_without_rights(own_server: NatsServer) -> None:
+    async with rights(own_server, 'publish: ["S.>"]'):
+        reader = consumer(own_server, "S.a")
+        with pytest.raises(TransportError, match="permissions violation"):
+            await until_idle(reader)
+
+
+# ---- imports ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported() -> None:
+
+    code = (
+        "import sys, agent.transports.nats; print([m for m in ('aiohttp', 'nkeys', 'nats.micro') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

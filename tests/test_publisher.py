@@ -1,0 +1,494 @@
+"""The publisher: everything in the outbox reaches the broker, in order, at least once, through whatever the way there
+does (docs/evidence.md section 7, docs/outbox.md rule 5).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio import from_thread
+
+from agent.envelope import Link
+from agent.errors import OutboxError, TransportError, Verdict
+from agent.model import Withdrawn
+from agent.ports import Message
+from agent.publisher import ACK_WITHIN, WINDOW, Publisher
+from tests.fakes import BACKEND, MS, Fate, FakeBroker, FakeStore, Held, S, until, virtual_clock
+from tests.runs import DID, OTHER_SECRET, Run, frame, group
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+class Bench:
+    """A publisher between a fake outbox and a fake broker."""
+
+    def __init__(self, records: int = 0, *, fate: Callable[[Message], Fate] = lambda message: Fate()) -> None:
+        self.clock = virtual_clock()
+        self.store = FakeStore(segment_size=4096, segments=64)
+        self.broker = FakeBroker(self.clock, fate)
+        self.run = Run()
+        self.run.begin([group(100)])
+        self.publisher = Publisher(store=self.store, transport=self.broker, did=DID, clock=self.clock)
+        self._appended = 0
+        self._cycle = 100
+        self.add(records)
+
+    def add(self, records: int) -> None:
+        """Put more records into the outbox."""
+        while len(self.run.sent) < self._appended + records:
+            if self._appended + records - len(self.run.sent) and len(self.run.sent) % 7 == 0:
+                self.run.plan()  # so that a segment can begin here
+            else:
+                self.run.data([frame(self._cycle)])
+                self._cycle += 1
+        for number in range(self._appended, self._appended + records):
+            envelope, link = self.run.sent[number], self.run.links[number]
+            is_plan = number % 7 == 0
+            full = not self.store.fits(8 * 700, 8)
+            self.store.append([(envelope, link)], new_segment=number == 0 or (is_plan and full))
+        self._appended += records
+        self.publisher.notify()
+
+    def numbers(self, messages: list[bytes]) -> list[int]:
+        """Sequence numbers of envelopes."""
+        return [self.run.sent.index(envelope) + 1 for envelope in messages]
+
+    def sent(self, connection: int = -1) -> list[int]:
+        """Sequence numbers in the order in which they were sent on a connection."""
+        return self.numbers([message.envelope for message in self.broker.sent[connection]])
+
+
+def by_number(fates: dict[int, list[Fate]]) -> Callable[[Message], Fate]:
+    """Fates of records by their number, one for each time they are sent; good ones after that."""
+    left: dict[int, Iterator[Fate]] = {number: iter(each) for number, each in fates.items()}
+
+    def fate(message: Message) -> Fate:
+        return next(left.get(int(message.id.split("-")[1]), iter(())), Fate())
+
+    return fate
+
+
+SILENT = Fate(stored=False, answers=())
+UNANSWERED = Fate(answers=())
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.publisher.run)
+        yield bench
+        tasks.cancel_scope.cancel()
+
+
+async def drained(bench: Bench, *, within: float = 120) -> None:
+    with anyio.fail_after(within):
+        await bench.publisher.drained()
+
+
+# ---- the good case ----------------------------------------------------------------------------------------------
+
+
+async def test_all_goes_out_in_order_and_once() -> None:
+    async with running(Bench(200)) as bench:
+        await drained(bench)
+        bench.add(10)
+        await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+    assert bench.sent() == list(range(1, 211))
+    assert bench.publisher.acknowledged == 210
+    assert bench.store.acked == 210
+    assert all(message.id.split("-")[1] == str(message.token) for message in bench.broker.sent[0])
+
+
+async def test_nothing_is_sent_further_ahead_than_the_window() -> None:
+    """Not even while all but the oldest are acknowledged: a consumer waits for it with that many at most."""
+    bench = Bench(200, fate=by_number({5: [SILENT]}))
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 4 * S)
+        assert bench.sent() == list(range(1, 5 + WINDOW))
+        assert bench.store.acked == 4
+        await drained(bench)
+    assert bench.sent()[5 + WINDOW - 1] == 5
+    behind = bench.broker.messages.index(bench.run.sent[4])
+    assert behind == 4 + WINDOW - 1
+    assert sorted(bench.numbers(bench.broker.messages)) == list(range(1, 201))
+
+
+async def test_drained_returns_at_once_when_nothing_waits() -> None:
+    bench = Bench(0)
+    await drained(bench, within=0.001)
+
+
+# ---- answers ----------------------------------------------------------------------------------------------------
+
+
+async def test_answers_in_any_order_settle_only_what_has_no_hole() -> None:
+    bench = Bench(3, fate=lambda message: UNANSWERED)
+    async with running(bench):
+        await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
+        session = bench.broker._sessions[0]
+        settled = []
+        for token in (3, 2, 2, 1, 1, 3):
+            session.answer(token)
+            await anyio.sleep(0.01)
+            settled.append(bench.store.acked)
+    assert settled == [0, 0, 0, 3, 3, 3]
+    assert bench.publisher.acknowledged == 3
+
+
+async def test_answers_that_nobody_waits_for_are_ignored() -> None:
+    bench = Bench(3, fate=lambda message: UNANSWERED)
+    async with running(bench):
+        await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
+        for token in (0, 4, 77, -1):
+            bench.broker._sessions[0].answer(token)
+        await anyio.sleep(0.01)
+        assert bench.store.acked == 0
+
+
+async def test_an_overdue_answer_sends_again_from_the_oldest_without_those_that_were_answered() -> None:
+    bench = Bench(8, fate=by_number({3: [SILENT], 6: [UNANSWERED]}))
+    async with running(bench):
+        begun = bench.clock.now
+        await drained(bench)
+        assert ACK_WITHIN <= bench.clock.now - begun < ACK_WITHIN + 100 * MS
+    assert bench.sent() == [1, 2, 3, 4, 5, 6, 7, 8, 3, 6]
+    assert bench.numbers(bench.broker.messages) == [1, 2, 4, 5, 6, 7, 8, 3]
+    assert len(bench.broker.sent) == 1
+
+
+async def test_going_back_does_not_settle_what_lies_between_answered_records() -> None:
+    """8 was answered, 3 to 7 were not: the answer for 3 must not settle the others."""
+    late = Fate(answers=[(100 * MS, None)])
+    fates = {number: [SILENT, late if number > 3 else Fate()] for number in range(3, 8)}
+    bench = Bench(8, fate=by_number(fates))
+    async with running(bench):
+        await until(lambda: bench.store.acked >= 3)
+        assert bench.store.acked == 3
+        await drained(bench)
+    assert sorted(bench.numbers(bench.broker.messages)) == list(range(1, 9))
+
+
+async def test_going_back_while_the_outbox_is_being_read() -> None:
+    """The read that was under way is thrown away: else records 1 and 2 would be passed over."""
+    bench = Bench(2, fate=by_number({1: [SILENT], 2: [SILENT]}))
+    async with running(bench):
+        await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 2)
+        read, overdue = bench.store.read, bench.clock.now + ACK_WITHIN
+
+        async def time_out() -> None:
+            bench.clock.now = max(bench.clock.now, overdue)
+            for _ in range(10):
+                await anyio.sleep(0)
+
+        def slow(after: int, *, max_bytes: int) -> list[Held]:
+            found = read(after, max_bytes=max_bytes)
+            from_thread.run(time_out)
+            return found
+
+        bench.store.read = slow  # type: ignore[method-assign]
+        bench.add(3)
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [1, 2, 3, 4, 5]
+
+
+async def test_a_late_answer_counts() -> None:
+    bench = Bench(2, fate=by_number({1: [Fate(answers=[(ACK_WITHIN + S, None)])] * 5, 2: [UNANSWERED] * 5}))
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + ACK_WITHIN + 2 * S)
+        assert bench.store.acked == 1
+    assert len(bench.broker.messages) == 2
+
+
+async def test_a_server_that_never_answers_is_left_after_two_time_outs() -> None:
+    bench = Bench(3, fate=lambda message: SILENT)
+    async with running(bench):
+        begun = bench.clock.now
+        await until(lambda: len(bench.broker.sent) > 1)
+        assert 2 * ACK_WITHIN <= bench.clock.now - begun < 2 * ACK_WITHIN + S
+        assert bench.sent(0) == [1, 2, 3, 1, 2, 3]
+        bench.broker.fate = lambda message: Fate()
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [1, 2, 3]
+
+
+async def test_a_server_that_answers_slowly_is_kept() -> None:
+    bench = Bench(30, fate=lambda message: Fate(answers=[(4 * S, None)]))
+    async with running(bench):
+        await drained(bench)
+    assert len(bench.broker.sent) == 1
+    assert bench.sent() == list(range(1, 31))
+
+
+async def test_a_refused_record_is_tried_again_and_not_passed_over() -> None:
+    """The server had no room for record 3 and had it for 4: the last message there says nothing of 3."""
+    refused = Fate(stored=False, answers=[(MS, TransportError("no room"))])
+    bench = Bench(6, fate=by_number({3: [refused, refused]}))
+    async with running(bench):
+        await drained(bench)
+    assert sorted(bench.numbers(bench.broker.messages)) == [1, 2, 3, 4, 5, 6]
+    assert len(bench.broker.sent) == 3
+    assert bench.sent(1)[0] == bench.sent(2)[0] == 3
+
+
+async def test_a_record_that_was_dropped_is_not_passed_over_when_the_connection_breaks() -> None:
+    bench = Bench(6, fate=by_number({3: [SILENT]}))
+    async with running(bench):
+        await until(lambda: len(bench.broker.messages) == 5)
+        await anyio.sleep(0.1)
+        bench.broker.drop()
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [1, 2, 4, 5, 6, 3]
+    assert bench.sent(1) == [3, 4, 5, 6]
+
+
+# ---- the connection ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 2, 7, 64, 65, 130])
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_connection_that_breaks_anywhere_loses_nothing(at: int, answered: bool) -> None:
+    answers: list[tuple[int, TransportError | None]] = [(0, None)] if answered else [(30 * S, None)]
+    broken: list[int] = []
+
+    def fate(message: Message) -> Fate:
+        if message.token == at and not broken:
+            broken.append(at)
+            return Fate(lost=True)
+        return Fate(answers=answers if not broken else [(0, None)])
+
+    bench = Bench(130, fate=fate)
+    async with running(bench):
+        await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+
+
+async def test_back_off_grows_to_half_a_minute_and_starts_anew_when_records_went_through(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench, tries = Bench(1), []
+    connect = bench.broker.session
+
+    def session() -> Any:
+        tries.append(bench.clock.now)
+        return connect()
+
+    bench.broker.session = session  # type: ignore[method-assign]
+    bench.broker.down()
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 300 * S)
+        pauses = [(after - before) / S for before, after in zip(tries, tries[1:], strict=False)]
+        assert 0.1 <= pauses[0] <= 0.21
+        assert all(15 <= pause <= 30.01 for pause in pauses[9:])
+        assert len([r for r in caplog.records if r.message.startswith("broker away")]) == 1
+        bench.broker.up()
+        await drained(bench)
+        assert bench.publisher.connected
+        bench.broker.down()
+        tries.clear()
+        await bench.clock.sleep_until(bench.clock.now + S)
+        assert not bench.publisher.connected
+        assert len(tries) >= 2
+
+
+async def test_the_batcher_hears_of_every_connection() -> None:
+    bench, heard = Bench(1), []
+    bench.publisher.on_connected = lambda: heard.append(bench.clock.now)
+    async with running(bench):
+        await drained(bench)
+        bench.broker.drop()
+        bench.add(1)
+        await drained(bench)
+    assert len(heard) == 2
+
+
+async def test_an_outbox_that_fails_ends_it() -> None:
+    bench = Bench(1)
+    bench.store._broken = True
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await bench.publisher.run()
+    assert raised.group_contains(OutboxError)
+
+
+async def test_answers_that_end_without_an_error_are_a_lost_connection() -> None:
+    bench = Bench(3, fate=lambda message: UNANSWERED)
+    async with running(bench):
+        await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
+        session = bench.broker._sessions[0]
+
+        async def nothing() -> AsyncIterator[Any]:
+            return
+            yield
+
+        session.acks = nothing  # type: ignore[method-assign]
+        session.lose()
+        bench.broker.fate = lambda message: Fate()
+        await until(lambda: len(bench.broker.sent) == 2)
+        await drained(bench)
+
+
+# ---- settling against the broker's last record (docs/outbox.md rule 5) ------------------------------------------
+
+
+async def connected(bench: Bench) -> None:
+    await until(lambda: bench.publisher.connected)
+
+
+async def test_a_later_record_than_the_acknowledged_one_settles_up_to_it() -> None:
+    bench = Bench(10)
+    bench.broker.messages = bench.run.sent[:7]
+    bench.store.settle(4)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == [8, 9, 10]
+
+
+async def test_the_last_of_all_leaves_nothing_to_wait_for() -> None:
+    bench = Bench(10)
+    bench.broker.messages = bench.run.sent[:]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.publisher.drained)
+        async with running(bench):
+            await connected(bench)
+    assert bench.sent() == []
+
+
+async def test_an_earlier_record_has_all_behind_it_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(10)
+    bench.broker.messages = bench.run.sent[:3]
+    bench.store.settle(10)
+    async with running(bench):
+        await connected(bench)
+        await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+    assert "broker lost acknowledged records" in caplog.text
+
+
+async def test_the_acknowledged_record_itself_changes_nothing() -> None:
+    bench = Bench(5)
+    bench.broker.messages = bench.run.sent[:5]
+    bench.store.settle(5)
+    bench.store.mark()
+    async with running(bench):
+        await connected(bench)
+        assert bench.store.acked == 5
+        await drained(bench, within=0.01)
+
+
+async def test_no_last_record_changes_nothing() -> None:
+    bench = Bench(5)
+    bench.store.settle(2)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == [3, 4, 5]
+
+
+def planted(bench: Bench) -> dict[str, bytes]:
+    """Messages that settle nothing."""
+    stranger = Run(secret=OTHER_SECRET)
+    stranger.begin([group(100)])
+    twin = Run()
+    twin.sealer.stream = bench.run.sealer.stream
+    for _ in range(4):
+        twin.begin([group(100)])
+    elsewhere = Run()
+    elsewhere.begin([group(100)])
+    good = bench.run.sent[4]
+    return {
+        "is no evidence": b"hello",
+        "is no evidence error=signature": good[:-1] + bytes([good[-1] ^ 1]),
+        "is of another signer": stranger.sent[0],
+        "a record that this outbox does not": elsewhere.sent[0],
+        "a record that this outbox does not: it": twin.sent[3],  # our key, our number, other content
+    }
+
+
+@pytest.mark.parametrize("message", range(5))
+async def test_what_is_not_ours_settles_nothing(message: int, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(6)
+    bench.store.settle(2)
+    said, envelope = list(planted(bench).items())[message]
+    bench.broker.messages = [envelope]
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == [3, 4, 5, 6]
+    assert said in caplog.text
+
+
+async def test_without_permission_to_read_back_ids_alone_tell_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(4)
+    bench.broker.last_error = TransportError("no permission", verdict=Verdict.REJECT)
+    async with running(bench):
+        await drained(bench)
+        bench.broker.drop()
+        await until(lambda: not bench.publisher.connected)
+        await connected(bench)
+    assert bench.sent(0) == [1, 2, 3, 4]
+    assert caplog.text.count("does not let us read back") == 1
+
+
+async def test_reading_back_that_fails_otherwise_is_a_failed_connection() -> None:
+    bench = Bench(4)
+    bench.broker.last_error = TransportError("time-out")
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 3 * S)
+        assert not bench.publisher.connected
+        assert bench.store.acked == 0
+        bench.broker.last_error = None
+        await drained(bench)
+
+
+# ---- positions --------------------------------------------------------------------------------------------------
+
+
+async def test_marks_between_records_are_stepped_over() -> None:
+    bench = Bench(0)
+    async with running(bench):
+        for _ in range(5):
+            bench.add(3)
+            await drained(bench)
+            bench.store.mark()
+        assert bench.store.pending.records == 0
+        bench.broker.drop()
+        bench.add(1)
+        await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+    assert bench.store.acked == bench.store.written[-1].pos == 21
+
+
+async def test_records_that_were_overwritten_while_in_flight_do_not_stall_it() -> None:
+    bench = Bench(0, fate=lambda message: SILENT)
+    bench.store.max_segments = 4
+    bench.add(50)
+    async with running(bench):
+        await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) > 10)
+        gone: list[Withdrawn] = []
+        while not gone or gone[0].last < 60:
+            bench.add(7)
+            gone = list(bench.store.overwritten())
+        bench.add(20)
+        held = bench.store.held()
+        assert held[0].pos > 40
+        bench.broker.fate = lambda message: Fate()
+        await drained(bench)
+    assert bench.store.acked == held[-1].pos
+    assert set(bench.broker.messages) >= {record.envelope for record in held}
+
+
+def test_links_are_those_of_the_records() -> None:
+    run = Run()
+    run.begin([group(1)])
+    assert isinstance(run.links[0], Link)

@@ -1,0 +1,380 @@
+"""The supervisor on virtual time: every cycle is a frame or a gap, whatever devices and clocks do (docs/evidence.md
+sections 4 and 5).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.coverage import Coverage
+from agent.errors import AcquisitionError
+from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Value
+from agent.supervisor import PREPARE_WITHIN, PolledGroup, Supervisor
+from tests.fakes import BACKEND, MS, POINTS, Acquisition, FakeClock, FakeDevice, S, virtual_clock
+from tests.runs import FACTS
+
+pytestmark = pytest.mark.anyio
+OTHER_POINTS = (replace(POINTS[0], exponent=1), *POINTS[1:])
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return BACKEND
+
+
+@pytest.fixture
+async def clock() -> FakeClock:
+    clock = virtual_clock()
+    clock.now = 1000 * S - 300 * MS  # the next mark of a second is 300 ms away
+    return clock
+
+
+class Terms:
+    """A sink that holds what it is given against the evidence format's rules, term by term."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.plans: list[Plan] = []
+        self.items: list[list[Frame | Gap]] = []
+        self.events: list[tuple[int, EventCode, tuple[Value, ...]]] = []
+        self.slow: Callable[[], int] = lambda: 0  # ns that the next ``put`` takes
+        self.problems: list[str] = []
+        self._coverage: Coverage | None = None
+
+    async def put(self, item: Frame | Gap) -> None:
+        if wait := self.slow():
+            await self.clock.sleep_until(self.clock.now + wait)
+        self.items[-1].append(item)
+        assert self._coverage is not None
+        data = Data(len(self.plans), [item], []) if isinstance(item, Frame) else Data(len(self.plans), [], [item])
+        self.problems += self._coverage.add(data)[0]
+
+    async def begin_term(
+        self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
+    ) -> None:
+        plan = Plan(
+            len(self.plans) + 1,
+            opened,
+            *(FACTS.boot_id, FACTS.version, FACTS.site, FACTS.labels, FACTS.channel, FACTS.topic, FACTS.configuration),
+            tuple(devices),
+            tuple(groups),
+            None,
+            None,
+            (),
+            False,
+            1000,
+        )
+        if self._coverage is None:
+            self._coverage = Coverage(plan)
+        else:
+            self.problems += self._coverage.change(plan)
+        self.plans.append(plan)
+        self.items.append([])
+        await anyio.sleep(0)
+
+    async def event(self, code: EventCode, *details: Value) -> None:
+        self.events.append((len(self.plans), code, details))
+
+    def brief(self, group: int = 0, term: int = 1) -> list[tuple[int, int, int | None]]:
+        """First and last cycle counted from the group's first one, and the cause of gaps."""
+        schedule = self.plans[term - 1].groups[group].schedule
+        assert schedule is not None
+        first = schedule.first
+        return [
+            (i.cycle - first, i.cycle - first, None)
+            if isinstance(i, Frame)
+            else (i.first - first, i.last - first, i.cause)
+            for i in self.items[term - 1]
+            if i.group == group and not (isinstance(i, Gap) and (i.first is None or i.last is None))
+        ]
+
+
+@asynccontextmanager
+async def running(terms: Terms, *groups: PolledGroup) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(groups, sink=terms, clock=terms.clock, started=("0.1.0", True))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        yield supervisor
+        tasks.cancel_scope.cancel()
+    assert terms.problems == []
+
+
+def script(*steps: Acquisition) -> Callable[[str], Acquisition]:
+    """These acquisitions, then good ones that take 10 ms."""
+    left = list(steps)
+    return lambda group: left.pop(0) if left else Acquisition(10 * MS)
+
+
+# ---- due times --------------------------------------------------------------------------------------------------
+
+
+async def test_groups_are_read_on_the_marks_of_utc(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    groups = [PolledGroup(device, "fast", 500 * MS), PolledGroup(device, "slow", 2 * S, phase=250 * MS)]
+    async with running(terms, *groups):
+        await clock.sleep_until(1004 * S)
+    marks = [(at + clock.offset) % S // MS for at, group in device.acquired if group == "fast"]
+    assert marks == [0, 500] * 4 + [0]
+    assert [(at + clock.offset) % (2 * S) // MS for at, group in device.acquired if group == "slow"] == [250, 250]
+    assert [(plan.groups[0].schedule, plan.opened) for plan in terms.plans] == [
+        (terms.plans[0].groups[0].schedule, (clock.offset + 1000 * S - 300 * MS, 1000 * S - 300 * MS))
+    ]
+    assert terms.brief() == [(n, n, None) for n in range(8)]
+    assert terms.events == [(1, EventCode.START, ("0.1.0", True))]
+
+
+async def test_lateness_and_duration_are_of_the_acquisition_itself(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script(Acquisition(20 * MS), Acquisition(30 * MS)))
+    acquire = device.acquire
+
+    async def behind_others(group: str) -> Any:
+        await clock.sleep_until(clock.now + 40 * MS)  # the wire was busy
+        return await acquire(group)
+
+    device.acquire = behind_others  # type: ignore[method-assign]
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1001 * S + 500 * MS)
+    frames = [item for item in terms.items[0] if isinstance(item, Frame)]
+    assert [(frame.late_us, frame.took_us) for frame in frames] == [(40_000, 20_000), (40_000, 30_000)]
+
+
+async def test_an_acquisition_that_takes_too_long_costs_the_cycles_before_the_latest(clock: FakeClock) -> None:
+    terms = Terms(clock)
+    device = FakeDevice(clock, script=script(Acquisition(), Acquisition(3 * S + 200 * MS), Acquisition(S)))
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1006 * S + 500 * MS)
+    assert terms.brief() == [
+        *((0, 0, None), (1, 1, None)),  # begins at 1001 s, ends at 1004.2 s
+        *((2, 3, Cause.OVERRUN), (4, 4, None)),  # the latest is acquired at once; ends at 1005.2 s
+        *((5, 5, None), (6, 6, None)),
+    ]
+    frames = [item for item in terms.items[0] if isinstance(item, Frame)]
+    assert [frame.late_us for frame in frames] == [0, 0, 200_000, 200_000, 0]
+
+
+async def test_exactly_one_period_is_no_overrun(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=lambda group: Acquisition(S))
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1005 * S + 1)
+    assert terms.brief() == [(n, n, None) for n in range(5)]
+
+
+async def test_time_asleep_is_stated(clock: FakeClock) -> None:
+    """Boot time and wall clock go on together in a suspend."""
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1001 * S + 500 * MS)
+        clock.now += 60 * S
+        await clock.sleep_until(1063 * S + 500 * MS)
+    assert terms.brief() == [*((0, 0, None), (1, 1, None)), (2, 60, Cause.OVERRUN), *((n, n, None) for n in (61, 62, 63))]
+
+
+async def test_a_sink_that_takes_its_time_delays_and_loses_nothing_unstated(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    waits = [0, 2500 * MS, 0, 0]
+    terms.slow = lambda: waits.pop(0) if waits else 0
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1005 * S + 500 * MS)
+    assert terms.brief() == [
+        *((0, 0, None), (1, 1, None)),
+        *((2, 2, Cause.OVERRUN), (3, 3, None)),
+        *((4, 4, None), (5, 5, None)),
+    ]
+
+
+# ---- failing devices --------------------------------------------------------------------------------------------
+
+
+async def test_a_failing_device_does_not_disturb_another(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    terms, good = Terms(clock), FakeDevice(clock, "good", script=script())
+    bad = FakeDevice(clock, "bad", script=script(*[Acquisition(2500 * MS, Cause.DEVICE_TIMEOUT)] * 3))
+    async with running(terms, PolledGroup(good, "ac", S), PolledGroup(bad, "ac", S)) as supervisor:
+        await clock.sleep_until(1006 * S + 600 * MS)
+        assert supervisor.failing_devices() == "1 of 2"
+        await clock.sleep_until(1010 * S + 500 * MS)
+        assert supervisor.failing_devices() == "0 of 2"
+    assert terms.brief(0) == [(n, n, None) for n in range(11)]
+    timeout = Cause.DEVICE_TIMEOUT
+    assert terms.brief(1) == [
+        *((0, 0, timeout), (1, 1, Cause.OVERRUN), (2, 2, timeout), (3, 4, Cause.OVERRUN), (5, 5, timeout)),
+        *((6, 6, Cause.OVERRUN), (7, 7, None), (8, 8, None), (9, 9, None), (10, 10, None)),
+    ]
+    gap = next(item for item in terms.items[0] if isinstance(item, Gap))
+    assert gap.detail == "scripted device_timeout"
+    said = [record.message for record in caplog.records if "group=bad/ac" in record.message]
+    assert [line.split(" group")[0] for line in said] == ["device fails", "device answers again"]
+
+
+async def test_a_group_that_fails_beside_one_that_does_not_is_logged_once(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    terms = Terms(clock)
+    failed = Acquisition(0, Cause.DEVICE_EXCEPTION)
+    device = FakeDevice(clock, script=lambda group: failed if group == "bad" else Acquisition())
+    async with running(terms, PolledGroup(device, "good", S), PolledGroup(device, "bad", S)) as supervisor:
+        await clock.sleep_until(1010 * S + 500 * MS)
+        assert supervisor.failing_devices() == "1 of 1"
+    assert len([record for record in caplog.records if "device" in record.message]) == 1
+
+
+async def test_preparing_is_bounded(clock: FakeClock) -> None:
+    terms, begun = Terms(clock), clock.now
+    slow, broken = FakeDevice(clock, "slow", script=script()), FakeDevice(clock, "broken", script=script())
+    slow.preparing = lambda: 1e6
+
+    def fails() -> float:
+        raise AcquisitionError(Cause.LINK_DOWN, "refused")
+
+    broken.preparing = fails
+    async with running(terms, PolledGroup(slow, "ac", S), PolledGroup(broken, "ac", S)) as supervisor:
+        await clock.sleep_until(begun + 2 * S)
+        assert terms.plans == []
+        assert supervisor.failing_devices() == "1 of 2"
+        await clock.sleep_until(begun + 6 * S)
+        assert supervisor.failing_devices() == "0 of 2"
+    assert terms.plans[0].opened[1] == begun + int(PREPARE_WITHIN * S)
+    assert len(terms.brief(0)) == len(terms.brief(1)) == 3
+
+
+# ---- terms ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_plan_change_begins_a_term_after_the_acquisitions_under_way(clock: FakeClock) -> None:
+    terms = Terms(clock)
+    changing = FakeDevice(
+        clock, "a", script=script(Acquisition(), Acquisition(100 * MS, new_points=OTHER_POINTS), Acquisition())
+    )
+    busy = FakeDevice(clock, "b", script=script(Acquisition(), Acquisition(2300 * MS)))
+    async with running(terms, PolledGroup(changing, "ac", S), PolledGroup(busy, "ac", S)):
+        await clock.sleep_until(1005 * S + 500 * MS)
+    assert [plan.devices[0].id for plan in terms.plans] == ["a", "a"]
+    assert [plan.groups[0].points for plan in terms.plans] == [POINTS, OTHER_POINTS]
+    assert terms.plans[1].opened[1] == 1003 * S + 300 * MS
+    assert terms.brief(0) == [(0, 0, None), (1, 1, None), (2, 3, Cause.OVERRUN)]
+    assert terms.brief(1) == [(0, 0, None), (1, 1, None), (2, 3, Cause.OVERRUN)]
+    schedules = [plan.groups[0].schedule for plan in terms.plans]
+    assert schedules[0] is not None
+    assert schedules[1] == replace(schedules[0], first=schedules[0].first + 4, anchor=1004 * S)
+    assert terms.brief(0, term=2) == terms.brief(1, term=2) == [(0, 0, None), (1, 1, None)]
+
+
+@pytest.mark.parametrize("drift", [-4 * MS, -MS, -1000, 0, 1000, MS, 4 * MS])
+@pytest.mark.parametrize("took", [0, 100 * 1000, 2 * MS])
+async def test_drift_of_the_clocks_neither_makes_nor_loses_a_cycle(clock: FakeClock, drift: int, took: int) -> None:
+    terms = Terms(clock)
+    device = FakeDevice(clock, script=script(Acquisition(), Acquisition(took, new_points=OTHER_POINTS)))
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1000 * S + 500 * MS)
+        clock.offset += drift
+        await clock.sleep_until(1003 * S + 500 * MS)
+    assert len(terms.plans) == 2
+    assert terms.brief(0) == [(0, 0, None), (1, 1, None)]
+    assert terms.brief(0, term=2) == [(0, 0, None), (1, 1, None)]
+    assert [at for at, _ in device.acquired] == [1000 * S, 1001 * S, 1002 * S, 1003 * S]
+
+
+async def test_a_device_that_changed_by_itself_is_not_read_under_the_old_plan(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1001 * S + 500 * MS)
+        device.change(OTHER_POINTS)
+        await clock.sleep_until(1004 * S + 500 * MS)
+    assert [len(frames) for frames in terms.items] == [2, 3]
+    assert terms.plans[1].groups[0].points == OTHER_POINTS
+    assert terms.brief(0, term=2) == [(0, 0, None), (1, 1, None), (2, 2, None)]
+
+
+async def test_no_acquisition_begins_under_the_old_plan_while_the_sink_is_busy(clock: FakeClock) -> None:
+    """The device changed, and the sink does not take the sample yet: another group of it must not be read meanwhile."""
+    terms = Terms(clock)
+    changes = [Acquisition(), Acquisition(50 * MS, new_points=OTHER_POINTS)]
+    device = FakeDevice(
+        clock, script=lambda group: changes.pop(0) if group == "a" and changes else Acquisition(10 * MS)
+    )
+    groups = [PolledGroup(device, "a", S), PolledGroup(device, "b", S, phase=500 * MS)]
+    async with running(terms, *groups):
+        await clock.sleep_until(1001 * S + 10 * MS)
+        waits = [3 * S]
+        terms.slow = lambda: waits.pop(0) if waits else 0
+        await clock.sleep_until(1006 * S)
+    changed = 1001 * S + 50 * MS
+    opened = terms.plans[1].opened[1]
+    assert opened == 1004 * S + 50 * MS
+    assert [at for at, _ in device.acquired if changed < at < opened] == []
+
+
+async def test_a_sample_whose_points_changed_under_way_is_a_gap(clock: FakeClock) -> None:
+    terms = Terms(clock)
+    device = FakeDevice(
+        clock,
+        script=lambda group: Acquisition(300 * MS)
+        if group == "b" or device.revision
+        else Acquisition(50 * MS, new_points=OTHER_POINTS),
+    )
+    async with running(terms, PolledGroup(device, "a", S), PolledGroup(device, "b", S)):
+        await clock.sleep_until(1002 * S + 900 * MS)
+    assert terms.brief(0) == [(0, 0, None)]
+    assert terms.brief(1) == [(0, 0, Cause.DECODE_ERROR)]
+    assert terms.brief(0, term=2) == terms.brief(1, term=2) == [(0, 0, None), (1, 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("step", "closing", "first"),
+    [
+        (3600 * S, [], 3602),
+        (3600 * S + 400 * MS, [(2, 2, Cause.CLOCK_STEP)], 3603),
+        (-3600 * S, [], -3598),
+        (-10 * S - 600 * MS, [(2, 2, Cause.CLOCK_STEP)], -8),
+        (60 * MS, [(2, 2, Cause.CLOCK_STEP)], 3),
+        (-60 * MS, [(2, 2, Cause.CLOCK_STEP)], 2),
+    ],
+)
+async def test_a_step_of_the_wall_clock_begins_a_term_on_the_new_marks(
+    clock: FakeClock, step: int, closing: list[Any], first: int
+) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1001 * S + 500 * MS)
+        clock.offset += step
+        await clock.sleep_until(1006 * S + 500 * MS)
+    assert len(terms.plans) == 2
+    assert terms.brief(0) == [(0, 0, None), (1, 1, None), *closing]
+    old, new = (plan.groups[0].schedule for plan in terms.plans)
+    assert old is not None
+    assert new is not None
+    assert 1002 * S <= new.anchor < 1003 * S
+    assert all(
+        (at + clock.offset) % S == 0 for at, _ in device.acquired[2:]
+    ), "read on the marks of the stepped clock"
+    assert new.first - old.first == first
+    assert terms.brief(0, term=2)[:3] == [(0, 0, None), (1, 1, None), (2, 2, None)]
+
+
+async def test_a_step_within_the_tolerance_of_the_period_is_none(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1001 * S + 500 * MS)
+        clock.offset += 50 * MS
+        await clock.sleep_until(1003 * S + 500 * MS)
+    assert len(terms.plans) == 1
+    assert terms.brief() == [(n, n, None) for n in range(4)]
+
+
+async def test_the_group_with_the_shortest_period_finds_a_step_for_all(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    groups = [PolledGroup(device, "minute", 60 * S), PolledGroup(device, "ac", S)]
+    async with running(terms, *groups):
+        await clock.sleep_until(1001 * S + 500 * MS)
+        clock.offset += 200 * MS
+        await clock.sleep_until(1063 * S)
+    assert len(terms.plans) == 2
+    assert [(at + clock.offset) % (60 * S) for at, group in device.acquired if group == "minute"][-1] == 0

@@ -1,0 +1,368 @@
+"""``edge-agent tail`` as its users run it: against a real nats-server, with real records; and docs/consuming.md."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+from agent import cli
+from agent.model import Cause, EventCode, Gap
+from agent.render import as_json
+from agent.signer import KeySigner
+from agent.transports.nats_consumer import Source
+from agent.verify import Verifier
+from testbed.broker import create_stream
+from testbed.processes import NatsServer, Process, Tail, edge_agent, free_port, wait_for
+from tests.runs import DID, OTHER_SECRET, SECRET, Run, frame, group, simple_run
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "consuming.md"
+OTHER_DID = KeySigner(OTHER_SECRET).did
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+def subject(server: NatsServer) -> str:
+    """The subject of a stream of its own."""
+    name = f"S{next(numbers)}"
+    asyncio.run(create_stream(server.url, name, [f"{name}.>"]))
+    return f"{name}.dso"
+
+
+def publish(server: NatsServer, subject: str, envelopes: Sequence[bytes]) -> None:
+    async def send() -> None:
+        async with await nats.connect(server.url) as client:
+            for envelope in envelopes:
+                await client.jetstream().publish(subject, envelope)
+
+    asyncio.run(send())
+
+
+def source(server: NatsServer, subject: str) -> str:
+    return f"{server.url}/{subject.partition('.')[0]}?subject={subject}"
+
+
+def tail(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run to its end."""
+    command = [*edge_agent(), "tail", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+def ids(lines: Sequence[dict[str, Any]]) -> list[int]:
+    return [line["seq"] for line in lines if "seq" in line]
+
+
+def reach(follower: Tail, count: int) -> None:
+    wait_for(lambda: len(follower.lines()) >= count, timeout=10, what=f"{count} lines, there are {follower.lines()}")
+
+
+# ---- what is stored ---------------------------------------------------------------------------------------------
+
+
+def test_json_lines_and_the_report_last(server: NatsServer, subject: str) -> None:
+    run = simple_run(10)
+    publish(server, subject, run.sent)
+    done = tail(source(server, subject), "--did", DID, "--jsonl", "--until-idle")
+    *lines, last = map(json.loads, done.stdout.splitlines())
+    verifier = Verifier([DID])
+    expected = [as_json(judged) for envelope in run.sent for judged in verifier.feed(envelope)]
+    assert lines == expected
+    assert list(last) == ["report"]
+    assert (last["report"]["records"], last["report"]["cycles_missing"]) == (6, 0)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_text_and_the_report_on_stderr(server: NatsServer, subject: str) -> None:
+    publish(server, subject, simple_run(2).sent)
+    done = tail(source(server, subject), "--did", DID, "--until-idle")
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"[0-9a-f]{8}/1 sealed 20.*Z plan of term 1, 1 devices, 1 groups, site site-1: OK", lines[0])
+    assert lines[-2].split() == ["pv-1/ac", "PhVphA", "230.4", "V", "good"]
+    assert done.stderr.splitlines()[-1].startswith("verified 2 records, 2 frames, 0 failed: signature ok")
+    assert done.returncode == 0
+
+
+def test_only_what_is_new(server: NatsServer, subject: str) -> None:
+    publish(server, subject, simple_run(10).sent)
+    done = tail(source(server, subject), "--did", DID, "--jsonl", "--until-idle", "--new")
+    assert [list(json.loads(line)) for line in done.stdout.splitlines()] == [["report"]]
+    assert done.returncode == 1  # nothing came, so nothing was verified
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda sent: [*sent[:3], *sent[4:]],
+        lambda sent: [*sent[:3], sent[3][:-1] + bytes([sent[3][-1] ^ 1]), *sent[4:]],
+        lambda sent: [*sent, b"no evidence"],
+        lambda sent: [*sent, b""],
+    ],
+    ids=["one is missing", "one is forged", "junk", "empty"],
+)
+def test_a_finding_is_exit_code_1(
+    server: NatsServer, subject: str, damage: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    publish(server, subject, damage(simple_run(10).sent))
+    done = tail(source(server, subject), "--did", DID, "--jsonl", "--until-idle")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["report"]["failed"] >= 1
+
+
+def test_records_of_another_signer(server: NatsServer, subject: str) -> None:
+    publish(server, subject, simple_run(2).sent)
+    done = tail(source(server, subject), "--did", OTHER_DID, "--jsonl", "--until-idle")
+    *lines, last = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 1
+    assert (last["report"]["foreign"], last["report"]["records"]) == (2, 0)
+    assert [(line["levels"], "seq" in line) for line in lines] == [({"identity": "unknown"}, False)] * 2
+
+
+def test_several_subjects_and_signers(server: NatsServer, subject: str) -> None:
+    other = Run(secret=OTHER_SECRET)
+    other.begin([group(100)])
+    publish(server, subject, simple_run(2).sent)
+    publish(server, subject.replace("dso", "aggregator"), other.sent)
+    everything = source(server, subject.replace("dso", ">"))
+    done = tail(everything, "--did", DID, "--did", OTHER_DID, "--jsonl", "--until-idle")
+    assert json.loads(done.stdout.splitlines()[-1])["report"]["records"] == 3
+    assert done.returncode == 0
+
+
+def test_the_channel_of_a_configuration(server: NatsServer, tmp_path: Path) -> None:
+    name = f"S{next(numbers)}"
+    asyncio.run(create_stream(server.url, name, ["dx.>"]))
+    key = tmp_path / "key"
+    key.write_text(SECRET.hex() + "\n")
+    key.chmod(0o600)
+    config = tmp_path / "agent.toml"
+    config.write_text(f"""
+        version = 1
+        site = {{ id = "site-1" }}
+        identity = {{ key = "file:key", did = "{DID}" }}
+        connection.plant = {{ url = "modbus+tcp://127.0.0.1" }}
+        agent = {{ state = "state" }}
+        [[device]]
+        id = "pv-1"
+        connection = "plant"
+        unit = 1
+        sunspec = {{}}
+        groups.ac = {{ every = "1s", points = ["103.W"] }}
+        [[channel]]
+        id = "dso"
+        transport = "nats"
+        servers = ["nats://127.0.0.1:{free_port()}", "{server.url}"]
+        send = ["pv-1/*"]
+        outbox = {{ size = "16MiB" }}
+    """)
+    publish(server, "dx.site-1.dso", simple_run(4).sent)
+    follower = Tail(tmp_path, "--config", str(config))
+    with follower:  # the first server is away, the second is not
+        reach(follower, 3)
+        assert follower.stop() == 0
+    assert ids(follower.lines()) == [1, 2, 3]
+    assert "cannot connect" in follower.log()
+
+
+# ---- what comes -------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_before_the_broker_follows_it_through_a_restart_and_ends_with_the_report(tmp_path: Path) -> None:
+    run = simple_run(24)
+    broker = NatsServer(tmp_path, free_port())
+    follower = Tail(tmp_path, f"{broker.url}/S?subject=S.dso", "--did", DID)
+    follower.environment["PYTHONUNBUFFERED"] = ""  # the lines come at once all the same
+    with follower:
+        wait_for(lambda: "trying again" in follower.log(), timeout=10, what="words on the broker that is away")
+        assert follower.lines() == []
+        with broker:
+            asyncio.run(create_stream(broker.url, "S", ["S.>"]))
+            publish(broker, "S.dso", run.sent[:5])
+            reach(follower, 5)
+            broker.kill()
+            broker.start()
+            publish(broker, "S.dso", run.sent[5:])
+            reach(follower, 13)
+            assert follower.stop() == 0
+    assert ids(follower.lines()) == list(range(1, 14))
+    report = follower.lines()[-1]["report"]
+    assert (report["records"], report["repeats"], report["failed"]) == (13, 0, 0)
+    words = follower.log().splitlines()
+    assert len(words) == len(set(words)) <= 4  # one line per change, not one per try
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_the_report(
+    server: NatsServer, subject: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    sent = simple_run(10).sent
+    publish(server, subject, [*sent[:3], *sent[4:]])  # what is missing may still come: the end is open
+    follower = Process([*edge_agent(), "tail", source(server, subject), "--did", DID], name="tail", folder=tmp_path)
+    with follower:
+        wait_for(lambda: follower.log().count("OK") == 3, timeout=10, what="the records before the hole")
+        follower.signal(number)
+        assert follower.wait() == 0
+    lines = follower.log().splitlines()
+    assert [line for line in lines if re.fullmatch(r"records 4 to 4 of run [0-9a-f]{8} missing: unknown", line)]
+    assert lines[-1].startswith("verified 5 records, 8 frames, 0 failed: ")
+
+
+def test_a_signal_ends_it_while_the_broker_is_away(tmp_path: Path) -> None:
+    follower = Tail(tmp_path, f"nats://127.0.0.1:{free_port()}/S?subject=S.dso", "--did", DID)
+    with follower:
+        wait_for(lambda: "trying again" in follower.log(), timeout=10, what="words")
+        assert follower.stop() == 1
+    assert [list(line) for line in follower.lines()] == [["report"]]
+
+
+def test_whoever_reads_its_output_may_stop(server: NatsServer, subject: str) -> None:
+    publish(server, subject, simple_run(10).sent)
+    command = [*edge_agent(), "tail", source(server, subject), "--did", DID]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        assert follower.stdout.readline()
+        follower.stdout.close()
+        publish(server, subject, [b"one more line"])
+        assert follower.wait(10) == 0
+        assert follower.stderr.read() == ""
+
+
+# ---- what it refuses --------------------------------------------------------------------------------------------
+
+
+def test_until_idle_does_not_wait_for_a_broker(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"nats://127.0.0.1:{free_port()}"
+    assert cli.main(["tail", f"{url}/S?subject=S.dso", "--did", DID, "--until-idle", "--jsonl"]) == 69
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"edge-agent: cannot connect to {url}: ")
+
+
+def test_until_idle_does_not_wait_for_a_stream(server: NatsServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tail", f"{server.url}/NONE?subject=S.dso", "--did", DID, "--until-idle"]) == 69
+    assert "no stream for S.dso" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nats://host/S", "not a source"),
+        ("nats://host/S?subject=", "not the name"),
+        ("nats://host/S?subject=a&subject=b", "not a source"),
+        ("nats://host/S?subject=a&from=3", "not a source"),
+        ("nats://host/S?subject=a#b", "not a source"),
+        ("nats://host/A/B?subject=a", "not the name"),
+        ("nats://host/A.B?subject=a", "not the name"),
+        ("nats://host/S?subject=a..b", "not the name"),
+        ("nats://host/S?subject=a%20b", "not the name"),
+        ("nats://host:port/S?subject=a", "not a source"),
+        ("nats://host:70000/S?subject=a", "not a source"),
+        ("nats://[::1/S?subject=a", "not a source"),
+        ("nats:///S?subject=a", "not a source"),
+        ("http://host/S?subject=a", "not a source"),
+        ("DSO", "not a source"),
+        ("tls://host/S?subject=a", "not supported yet"),
+        ("nats://me:secret@host/S?subject=a", "not supported yet"),
+        ("nats://secret@host:port/S?subject=a", "not supported yet"),
+    ],
+)
+def test_a_wrong_source_is_exit_code_2(url: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tail", url, "--did", DID]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("edge-agent tail: ")
+    assert words in error
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["--did", "did:ethr:volta:0x12"], ["--did", "did:web:example.com"]])
+def test_a_wrong_signer_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tail", "nats://host/S?subject=a", *arguments]) == 2
+    assert "did:ethr:" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    assert cli.main(["tail", "--config", str(tmp_path / "none.toml")]) == 78
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("nats://host/S?subject=a.b", Source(("nats://host:4222",), "S", "a.b")),
+        ("nats://host:1?subject=a.>", Source(("nats://host:1",), None, "a.>")),
+        ("nats://host/?subject=*.b", Source(("nats://host:4222",), None, "*.b")),
+        ("nats://[::1]:1/S?subject=a%3E", Source(("nats://[::1]:1",), "S", "a>")),
+    ],
+)
+def test_sources(url: str, expected: Source) -> None:
+    assert Source.parse(url) == expected
+
+
+# ---- the document -----------------------------------------------------------------------------------------------
+
+
+def lively_run() -> Run:
+    """All kinds of records, and what they may hold."""
+    run = Run()
+    run.begin([group(100)])
+    run.event(EventCode.START, "0.1.0", True)
+    run.data([frame(100), frame(103)], [Gap(0, 101, 102, Cause.DEVICE_TIMEOUT, "no answer")])
+    return run
+
+
+def keys(value: object) -> Iterator[str]:
+    """The names of all keys at any depth, but not those that the site chose and those that are levels and causes."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            if not (isinstance(inner, dict) and key in {"values", "quality", "labels", "levels", "gaps", "unknown"}):
+                yield from keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys(inner)
+
+
+def test_every_key_is_documented() -> None:
+    verifier, run = Verifier([DID]), lively_run()
+    second = Run(after=run)
+    second.begin([group(110)])
+    second.withdraw(1, 2, Cause.OVERFLOW)
+    second.plan()
+    printed = [as_json(judged) for envelope in run.sent + second.sent for judged in verifier.feed(envelope)]
+    printed += [as_json(judged) for judged in verifier.finish()]
+    rows = re.findall(r"^\| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    documented = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    found = set(keys([*printed, verifier.report.as_json()]))
+    assert {"from_boot", "anchor", "length_known", "resumes", "details"} <= found
+    assert found - documented == set()
+
+
+def test_the_example_program(tmp_path: Path) -> None:
+    code = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(code) == 1
+    program = tmp_path / "consume.py"
+    program.write_text(code[0])
+    for name, run, expected in (("good", simple_run(4), 0), ("bad", simple_run(4), 1)):
+        file = tmp_path / f"{name}.cborseq"
+        file.write_bytes(b"".join(run.sent if name == "good" else run.sent[:1] + run.sent[2:]))
+        done = subprocess.run(
+            [sys.executable, program, DID, file], capture_output=True, text=True, check=False, cwd=ROOT, timeout=20
+        )
+        assert (done.returncode, done.stderr) == (expected, "")
+        assert "pv-1/ac" in done.stdout
