@@ -175,7 +175,10 @@ class TransportSession(Protocol):
     """One connection to the broker, from connect to loss."""
 
     async def last(self) -> bytes | None:
-        """The last envelope that the broker stored for us, None if there is none or we may not read it."""
+        """The last envelope that the broker stored for us, None if there is none.
+
+        Raises TransportError; REJECT: we may not read it.
+        """
 
     async def send(self, message: Message) -> None:
         """Hand a message over without waiting for its answer. Raises TransportError."""

@@ -18,7 +18,7 @@ from anyio import to_thread
 from agent.envelope import Keys, message_id, unpack
 from agent.errors import EvidenceError, TransportError, Verdict
 from agent.model import Link
-from agent.ports import Clock, Message, Store, Transport, TransportSession
+from agent.ports import Clock, Message, Store, Stored, Transport, TransportSession
 from agent.record import link_of
 
 WINDOW = 64  # records from the oldest unacknowledged one on
@@ -49,7 +49,6 @@ class Publisher:
         self._idle = anyio.Event()
         self._keys = Keys()
         self._read_back_refused = False
-        self._doubted = 0  # position that the broker may lack although it holds a later one
         self.connected = False
         self.acknowledged = 0  # records since start
 
@@ -94,11 +93,13 @@ class Publisher:
                     await self._send(session, flight)
             finally:
                 self.connected = False
-                if flight.answered:
-                    self._doubted = max(self._doubted, flight.oldest)
 
     async def _settle(self, session: TransportSession) -> None:
-        """Hold the outbox against the broker's last record of ours (docs/outbox.md, rule 5)."""
+        """Hold the outbox against the broker's last record of ours (docs/outbox.md, rule 5).
+
+        The broker may lack records before its last one: it refused or dropped them, and they were to be sent again. But
+        when the last was sent, all that lie ``WINDOW`` records before it were acknowledged: settled is up to there.
+        """
         try:
             last = await session.last()
         except TransportError as error:
@@ -119,27 +120,40 @@ class Publisher:
         if opened.did != self._did:
             log.error("last message on our subject is of another signer signer=%s", opened.did)
             return
-        position = await to_thread.run_sync(self._position_of, link)
-        acked = self._store.acked
+        position, sure = await to_thread.run_sync(self._place, link)
         if position is None:
             log.error(
                 "broker holds a record that this outbox does not: it was overwritten here, the outbox was rolled back, "
                 "or the key has two users record=%s",
                 message_id(link),
             )
-        elif position < acked:
+        elif position < self._store.acked:
             log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
-            self._acknowledged_up_to(position)
-        elif position > acked >= self._doubted:
-            self._acknowledged_up_to(position)
+            self._acknowledged_up_to(sure)
+        elif sure > self._store.acked:
+            self._acknowledged_up_to(sure)
 
-    def _position_of(self, link: Link) -> int | None:
-        """Where the outbox holds this very record; None: nowhere, or another one with its number."""
+    def _place(self, link: Link) -> tuple[int | None, int]:
+        """Where the outbox holds this very record (None: nowhere, or another one with its number), and the position of
+        the record ``WINDOW`` before it (0: not held).
+        """
         position = self._store.find(link.stream, link.seq)
         if position is None:
-            return None
-        held = self._store.read(position - 1, max_bytes=1)
-        return position if held and held[0].link.digest == link.digest else None
+            return None, 0
+        back = 2 * WINDOW
+        while True:
+            cursor = after = max(0, position - back)
+            found: list[Stored] = []
+            while cursor < position and (stored := self._store.read(cursor, max_bytes=_READ)):
+                found += [record for record in stored if record.pos <= position]
+                cursor = stored[-1].pos
+            if not found or found[-1].link.digest != link.digest:
+                return None, 0
+            if len(found) > WINDOW:
+                return position, found[-WINDOW - 1].pos
+            if after == 0:
+                return position, 0
+            back *= 4  # marks lie between
 
     async def _send(self, session: TransportSession, flight: _Flight) -> None:
         while True:
@@ -163,7 +177,6 @@ class Publisher:
     async def _receive(self, session: TransportSession, flight: _Flight) -> None:
         async for ack in session.acks():
             if ack.error is not None:
-                self._doubted = max(self._doubted, ack.token)
                 raise ack.error
             flight.answer(ack.token)
             self._advance(flight)
@@ -236,11 +249,6 @@ class _Flight:
     def waiting(self) -> int:
         """Records without an answer."""
         return sum(1 for position in self._order if position not in self.answered)
-
-    @property
-    def oldest(self) -> int:
-        """The position to be acknowledged next, as far as is known."""
-        return next(iter(self._order), self.acked + 1)
 
     @property
     def overdue(self) -> int | None:

@@ -38,14 +38,20 @@ class Judged:
     record: Record | None = None
     plan: Plan | None = None
     repeat: bool = False
+    foreign: bool = False
 
     @property
     def verdict(self) -> str:
-        """``ok``, or what is wrong in a few words."""
+        """``ok``, ``repeat``, ``foreign``, or the lowest level that failed or else is unknown: ``continuity failed``."""
         if self.repeat:
             return "repeat"
-        worst = [level for level, outcome in self.outcomes.items() if outcome is Outcome.FAILED]
-        return f"{worst[0]} failed" if worst else "ok"
+        if self.foreign:
+            return "foreign"
+        for worst in (Outcome.FAILED, Outcome.UNKNOWN):
+            for level, outcome in self.outcomes.items():
+                if outcome is worst:
+                    return f"{level} {outcome}"
+        return "ok"
 
 
 @dataclass(slots=True)
@@ -141,7 +147,8 @@ class Verifier:
             self.report.records += 1
             self.report.unknowns[Level.CONTINUITY] += 1
             text = "came too late to be put in order"
-            yield Judged({}, (Finding(Level.CONTINUITY, Outcome.UNKNOWN, text, link.stream, link.seq),), head)
+            finding = Finding(Level.CONTINUITY, Outcome.UNKNOWN, text, link.stream, link.seq)
+            yield Judged({Level.CONTINUITY: Outcome.UNKNOWN}, (finding,), head)
         else:
             stream.recent[link.seq] = link.digest
             if len(stream.recent) > REMEMBERED:
@@ -355,7 +362,7 @@ class Verifier:
 
 def _foreign(opened: Envelope) -> Judged:
     finding = Finding(Level.IDENTITY, Outcome.UNKNOWN, f"foreign: signed in the name of {opened.did}")
-    return Judged({Level.IDENTITY: Outcome.UNKNOWN}, (finding,))
+    return Judged({Level.IDENTITY: Outcome.UNKNOWN}, (finding,), foreign=True)
 
 
 def _plan_in(head: Head) -> Plan | None:

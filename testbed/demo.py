@@ -160,12 +160,15 @@ class _Demo:
         watched = self._start(Process([*edge_agent(), "tail", *source], name="watched", folder=self._folder))
         self._say("consumer edge-agent tail: verifies every record with nothing but that DID\n")
         self._began = time.monotonic()
+        screen = _Screen(self._began, agent=agent, tail=tail, watched=watched)
         try:
-            self._watch(_Screen(self._began, agent=agent, tail=tail, watched=watched), broker)
+            self._watch(screen, broker)
         except Interrupted:
             self._say("stopping; Ctrl-C again ends at once")
         if not broker.alive:
             broker.start()
+            self._say("broker   started again; waiting for the agent to find it")
+        wait_for(screen.delivered, timeout=_DRAIN_WITHIN, what=f"the outbox to drain: {agent.status}")
         return self._conclude(site, agent, tail)
 
     def _start(self, process: P) -> P:
@@ -192,7 +195,7 @@ class _Demo:
         return done.stdout
 
     def _watch(self, screen: _Screen, broker: NatsServer) -> None:
-        """Show what happens, and kill the broker when it is time. Ends when the time is up and the outbox drained."""
+        """Show what happens, and kill the broker when it is time; returns when the time is up."""
         length, start, ends = _OUTAGE, self._began + _FIRST_OUTAGE, float("inf")
         if self._seconds is not None:
             length = min(_OUTAGE, self._seconds / 5)
@@ -212,8 +215,8 @@ class _Demo:
                 broker.kill()
                 back = now + length
                 start = now + _OUTAGE_EVERY if self._seconds is None else float("inf")
-            drained = screen.tick(now)
-            if now >= ends and back == float("inf") and (drained or now >= ends + _DRAIN_WITHIN):
+            screen.tick(now)
+            if now >= ends and back == float("inf"):
                 return
 
     def _conclude(self, site: Site, agent: Agent, tail: Tail) -> tuple[Account, Json]:
@@ -221,7 +224,7 @@ class _Demo:
         code = agent.stop()
 
         def complete() -> bool:
-            return any(line.get("event", {}).get("code") == "stop" for line in tail.lines())
+            return not tail.alive or any(line.get("event", {}).get("code") == "stop" for line in tail.lines())
 
         wait_for(complete, timeout=20, what="the consumer to have the agent's last record")
         tail.stop()
@@ -247,13 +250,24 @@ class _Screen:
         self._watched = watched
         self._position = 0
         self._record_due = 0.0
+        self._waited = 0
 
     def show_next_record(self) -> None:
         """The next record that comes in is shown whole."""
         self._record_due = 0.0
 
-    def tick(self, now: float) -> bool:
-        """Show the state; returns whether the outbox is empty and the broker there."""
+    def delivered(self) -> bool:
+        """Whether the broker is there and the outbox all but empty: the record of this second may be on its way."""
+        waiting, broker = self._state()
+        return broker == "connected" and waiting <= 1
+
+    def _state(self) -> tuple[int, str]:
+        """Of the agent: records that wait, and how the broker is."""
+        found = re.search(r"(\d+) waiting, broker (\w+)", self._agent.status)
+        return (int(found[1]), found[2]) if found else (0, "unknown")
+
+    def tick(self, now: float) -> None:
+        """Show the state, and a record if it is time for one."""
         block = self._newest_record()
         if block and now >= self._record_due:
             self._record_due = now + _RECORD_EVERY
@@ -265,11 +279,14 @@ class _Screen:
         verdicts = [line["verdict"] for line in self._tail.lines() if "verdict" in line]
         good = verdicts.count("ok")
         failed = len(verdicts) - good - verdicts.count("repeat")
-        found = re.search(r"(\d+) waiting, broker (\w+)", self._agent.status)
-        waiting, state = (found[1], found[2]) if found else ("?", "?")
-        text = f"outbox {waiting:>3} waiting   broker {state:9}   consumer {good:>4} records ok"
+        waiting, broker = self._state()
+        text = f"outbox {waiting:>3} waiting   broker {broker:9}   consumer {good:>4} records ok"
         say(self._began, text if not failed else f"{text}, {failed} FAILED")
-        return (waiting, state) == ("0", "connected")
+        if waiting:
+            self._waited = max(waiting, self._waited)
+        elif self._waited > 1 and broker == "connected":
+            say(self._began, f"agent    found the broker again and delivered the {self._waited} records that waited")
+            self._waited = 0
 
     def _newest_record(self) -> list[str]:
         """The record with most lines that the consumer printed since it was last asked."""

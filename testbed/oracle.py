@@ -60,6 +60,9 @@ class Oracle:
             raise ValueError("the runs are of several boots of the machine; judge them boot by boot")
         if any(group["schedule"] is None for plan in plans for group in plan["groups"]):
             raise ValueError("event-driven groups cannot be judged yet")
+        unknown = {group["device"] for plan in plans for group in plan["groups"]} - self._devices.keys()
+        if unknown:
+            raise ValueError(f"it is not said what stands behind {', '.join(sorted(unknown))}")
         channels = [
             _Channel(runs, account=account, devices=self._devices) for runs in _by_channel(streams, account).values()
         ]
@@ -110,8 +113,17 @@ class _Group:
     def due(self, cycle: int) -> int:
         return self.anchor + (cycle - self.first) * self.period
 
+    def fall_due(self, begin: int, end: int) -> int:
+        """How many cycles fall due from ``begin``, where one does, to before ``end``, where one of the next grid does.
+
+        If the clocks drifted only (docs/evidence.md, section 4, says when they stepped), it is one grid.
+        """
+        whole = round((end - begin) / self.period)
+        drifted = abs(end - begin - whole * self.period) <= min(max(self.period // 20, 5_000_000), 1_000_000_000)
+        return max(0, whole if drifted else -(-(end - begin) // self.period))
+
     def due_before(self, boot: int) -> int:
-        """How many grid numbers from ``first`` on are due before ``boot``, as the first that is not."""
+        """The first cycle, from ``first`` on, that is not due before ``boot``."""
         return self.first + max(0, -(-(boot - self.anchor) // self.period))
 
 
@@ -130,47 +142,47 @@ class _Channel:
         self._term = 0
         self._timelines: dict[GroupKey, Timeline] = {}
         self._footprints: dict[GroupKey, Footprint] = {}  # of all points that a group ever had
+        self._hole = False  # behind one, up to the next plan, nobody knows where the groups stand
         self._ended = False
 
     def judge(self, *, ended: bool) -> None:
         """Account for all cycles and values."""
-        before, hole = None, False
+        before: Json | None = None
         for run in self._runs:
             self._account.runs += 1
-            hole = self._run(run, before)
+            self._run(run, before)
             before = run[-1]
         stopped = before is not None and before.get("event", {}).get("code") == "stop"
         if ended and before is not None and not stopped:
             self._account.problem(f"{before['id']}: the last run's last record does not say that it stopped")
-        self._ended = stopped and not hole
+        self._ended = stopped and not self._hole
         for key, group in self._groups.items():
             self._timelines[key].until = group.due(group.next)
 
     # ---- runs and terms -------------------------------------------------------------------------------------
 
-    def _run(self, run: Sequence[Json], before: Json | None) -> bool:
-        """One run; returns whether it ends behind a hole, so that nobody knows where."""
-        begun, hole, cause, expected = False, False, "", 1
+    def _run(self, run: Sequence[Json], before: Json | None) -> None:
+        begun, cause, expected = False, None, 1
         for record in run:
             if record["seq"] != expected:
-                hole, cause = True, self._missing(record["stream"], expected, record["seq"] - 1)
+                self._hole, cause = True, self._missing(record["stream"], expected, record["seq"] - 1)
             expected = record["seq"] + 1
             if record["kind"] == "plan":
                 if not begun:
-                    self._join(record, before, hole=hole)
-                elif hole:
+                    self._join(record, before)
+                elif self._hole:
                     self._skip(record, cause)
                 else:
                     self._plan(record)
-                begun, hole = True, False
-            elif record["kind"] == "data" and not begun and not hole:
-                self._account.problem(f"{record['id']}: data before the run's plan")
-            elif record["kind"] == "data" and not hole:
-                self._data(record)
-        return hole
+                begun, self._hole = True, False
+            elif record["kind"] == "data" and not self._hole:
+                if begun:
+                    self._data(record)
+                else:
+                    self._account.problem(f"{record['id']}: data before the run's plan")
 
-    def _missing(self, stream: str, first: int, last: int) -> str:
-        """Note records that are not there; returns the cause that was stated."""
+    def _missing(self, stream: str, first: int, last: int) -> str | None:
+        """Note records that are not there; returns the cause that was stated, None if they are not all withdrawn."""
         entries = [entry for entry in self._withdrawn.get(stream, []) if entry[0] <= last and entry[1] >= first]
         lost = set(range(first, last + 1))
         for low, high, _ in entries:
@@ -179,44 +191,46 @@ class _Channel:
         if lost:
             text = f"records {min(lost)} to {max(lost)} of run {stream[:8]} are missing and not withdrawn"
             self._account.problem(text)
-            return "lost"
+            return None
         return entries[0][2]
 
-    def _join(self, record: Json, before: Json | None, *, hole: bool) -> None:
+    def _join(self, record: Json, before: Json | None) -> None:
         """The first plan of a run at hand: from where the run before ended to its beginning nothing was stored."""
         account, plan, place = self._account, record["plan"], record["id"]
-        follows, cause = plan["follows"], plan["resumes"]["cause"] if plan["resumes"] else ""
-        behind = hole
+        follows, resumes = plan["follows"], plan["resumes"] or {"cause": None, "groups": []}
+        cause: str | None = resumes["cause"]
         if follows is None:
+            cause = None
             if before is not None:
                 account.problem(f"{place}: begins a new outbox; how the run before it ended is stated nowhere")
         elif before is None or follows[0] != before["stream"]:
-            self._missing(follows[0], 1, follows[1])
-            behind = True
+            self._hole, cause = True, cause if self._missing(follows[0], 1, follows[1]) else None
         elif follows[1] < before["seq"]:
             account.problem(f"{place}: follows record {follows[1]} of a run that went on to {before['seq']}")
         elif follows[1] > before["seq"]:
-            self._missing(follows[0], before["seq"] + 1, follows[1])
-            behind = True
-        stated = {(d, g): (term, cycle) for d, g, term, cycle in (plan["resumes"] or {"groups": ()})["groups"]}
+            self._hole, cause = True, cause if self._missing(follows[0], before["seq"] + 1, follows[1]) else None
+        stated = {(device, group): (term, cycle) for device, group, term, cycle in resumes["groups"]}
         for key, group in self._groups.items():
-            if follows is not None and not behind and stated.get(key) != (self._term, group.next):
+            if follows is not None and not self._hole and stated.get(key) != (self._term, group.next):
                 said = "cycle {1} of term {0}".format(*stated[key]) if key in stated else "nothing"
                 account.problem(
                     f"{place}: {_name(key)} ended at {group.next} of term {self._term}, resumes says {said}"
                 )
         if record["seq"] == 1:
             self._opens(record)
-        self._skip(record, cause or "lost", count=follows is not None)
+        self._skip(record, cause)
 
-    def _skip(self, record: Json, cause: str, *, count: bool = True) -> None:
-        """Go on at a plan; what lies between is not stored and stated so."""
+    def _skip(self, record: Json, cause: str | None) -> None:
+        """Go on at a plan. What lies between is not stored: stated with its cause, or missing."""
         new = _groups(record["plan"])
         for key, group in self._groups.items():
-            until = new[key].due(new[key].next) if key in new else record["plan"]["opened"][1]
             begin = group.due(group.next)
-            if until > begin and count:
-                self._account.gap(cause, -(-(until - begin) // group.period))
+            until = new[key].due(new[key].next) if key in new else record["plan"]["opened"][1]
+            cycles = group.fall_due(begin, until)
+            if cause is None:
+                self._account.cycles_missing += cycles
+            else:
+                self._account.gap(cause, cycles)
                 self._timelines[key].gap(begin, until)
         self._adopt(record["plan"], new)
 

@@ -159,7 +159,8 @@ class Rig:
         return list(tail.lines())
 
     def _says_stop(self, line: Json) -> bool:
-        return line.get("event", {}).get("code") == "stop" and line["sealed"]["boot"] >= self._stopped
+        found: bool = "event" in line and line["event"]["code"] == "stop" and line["sealed"]["boot"] >= self._stopped
+        return found
 
     def state(self) -> tuple[int, bool, int]:
         """Of the agent's status: records that wait, whether the broker is there, devices that fail."""

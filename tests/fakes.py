@@ -1,7 +1,7 @@
 """Fakes of what lies around the policy: virtual time, a polled device, an outbox in memory, a broker.
 
-They keep the promises of agent/ports.py, do nothing by themselves, and are told what goes wrong: by scripts that tests
-write, on which they consume the next entry for each call.
+They keep the promises of agent/ports.py. What goes wrong is scripted by the test: a function is asked for each
+acquisition and each message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ import anyio
 from anyio import to_thread
 
 from agent.backlog import Pending
-from agent.envelope import Link
+from agent.envelope import Link, unpack
 from agent.errors import AcquisitionError, OutboxError, TransportError
-from agent.model import Cause, DeviceInfo, Point, Quality, Sample, Value, Withdrawn
+from agent.model import Cause, DeviceInfo, Kind, Point, Quality, Sample, Value, Withdrawn
 from agent.ports import Ack, Message
-from agent.record import link_of
+from agent.record import decode_head
 from tests.runs import POINTS, FakeClock
 
 MS = 1_000_000
@@ -47,7 +47,7 @@ class _Waiting(selectors.DefaultSelector):
             assert ready, "a worker thread hangs"
             return ready
         assert timeout is not None, "every task waits for something that nobody will do"
-        self.clock.now += round(timeout * S)
+        self.clock.now += max(1, round(timeout * S))  # the event loop counts in floats
         return []
 
 
@@ -112,7 +112,6 @@ class FakeDevice:
         self.revision = 0
         self.acquired: list[tuple[int, str]] = []  # boot time at which each began
         self.preparing: Callable[[], float] | None = None  # s that ``prepare`` takes; may raise
-        self.changed = anyio.Event()
         self._info = DeviceInfo(name, "fake")
         self._points = points
 
@@ -136,9 +135,7 @@ class FakeDevice:
             await anyio.sleep(self.preparing())
 
     async def acquire(self, group: str) -> Sample:
-        """A sample of the points as they were when it began; they are named in its first value's place by their
-        number.
-        """
+        """A sample of the points as they were when it began; its first value counts the acquisitions."""
         started, points = self.clock.now, self._points
         self.acquired.append((started, group))
         step = self.script(group)
@@ -259,7 +256,7 @@ class FakeStore:
             prev = link.digest
         with self._lock:
             if new_segment:
-                assert records[0][0] and _is_plan(records[0][0]), "a segment begins with a plan"
+                assert _is_plan(records[0][0]), "a segment begins with a plan"
                 self.segments = [*self.segments, _Segment(self._next)][-self.max_segments :]
             segment = self.segments[-1]
             segment.used += size
@@ -317,10 +314,7 @@ class FakeStore:
 
 
 def _is_plan(envelope: bytes) -> bool:
-    from agent.envelope import unpack
-    from agent.record import decode_head
-
-    return decode_head(unpack(envelope).payload).fields[6] == 1
+    return decode_head(unpack(envelope).payload).fields[6] == Kind.PLAN
 
 
 # ---- broker -----------------------------------------------------------------------------------------------------
@@ -353,12 +347,7 @@ class FakeBroker:
         self.sent: list[list[Message]] = []  # by connection
         self.last_error: TransportError | None = None  # what asking for the last message answers with
         self._down = False
-        self._sessions: list[FakeSession] = []
-
-    @property
-    def connected(self) -> bool:
-        """Whether a connection stands."""
-        return bool(self._sessions)
+        self.sessions: list[FakeSession] = []
 
     def down(self) -> None:
         """Go away."""
@@ -371,13 +360,8 @@ class FakeBroker:
 
     def drop(self) -> None:
         """Break the connections; answers on their way are lost."""
-        for session in self._sessions:
+        for session in self.sessions:
             session.lose()
-
-    def lose(self, count: int) -> None:
-        """Forget the last messages, as a server restored from an old disk does."""
-        del self.messages[len(self.messages) - count :]
-        self.remembered.clear()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[FakeSession]:
@@ -386,12 +370,12 @@ class FakeBroker:
         if self._down:
             raise TransportError("nobody listens")
         session = FakeSession(self)
-        self._sessions.append(session)
+        self.sessions.append(session)
         self.sent.append(session.sent)
         try:
             yield session
         finally:
-            self._sessions.remove(session)
+            self.sessions.remove(session)
 
     def take(self, message: Message) -> None:
         """Store a message unless it is there."""
@@ -408,6 +392,7 @@ class FakeSession:
         self._broker = broker
         self._lost = False
         self._answers: list[tuple[int, int, Ack]] = []  # due, in order of sending
+        self._count = 0
         self._more = anyio.Event()
 
     async def last(self) -> bytes | None:
@@ -433,7 +418,8 @@ class FakeSession:
 
     def answer(self, token: int, *, after: int = 0, error: TransportError | None = None) -> None:
         """Have an answer come."""
-        self._answers.append((self._broker.clock.now + after, len(self._answers), Ack(token, error)))
+        self._count += 1
+        self._answers.append((self._broker.clock.now + after, self._count, Ack(token, error)))
         self._wake()
 
     def lose(self) -> None:
@@ -447,7 +433,7 @@ class FakeSession:
             if self._lost:
                 raise TransportError("connection lost")
             self._more = anyio.Event()
-            due = min(self._answers, default=None)
+            due = min(self._answers, key=lambda answer: answer[:2], default=None)
             if due is not None and due[0] <= self._broker.clock.now:
                 self._answers.remove(due)
                 yield due[2]
@@ -457,8 +443,3 @@ class FakeSession:
 
     def _wake(self) -> None:
         self._more.set()
-
-
-def links(envelopes: Iterable[bytes]) -> list[Link]:
-    """Where records stand in their chains."""
-    return [link_of(envelope) for envelope in envelopes]

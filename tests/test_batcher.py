@@ -430,4 +430,3 @@ async def test_frames_count_by_their_greatest_size() -> None:
     await bench.batcher.flush()
     assert max(len(held.envelope) for held in bench.store.written) <= 256 * 1024
     assert bench.verified().report.frames == 600
-

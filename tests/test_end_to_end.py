@@ -94,12 +94,13 @@ def test_starts_without_broker_and_device_and_survives_both(rig: Rig) -> None:
     wait_for(lambda: rig.state()[2] == 0, timeout=10, what="the devices to answer")
     rig.broker.start()
     rig.wait_for_state()
+    pause(0.5)
     rig.site.kill()
     wait_for(lambda: rig.state()[2] == 2, timeout=10, what="the agent to notice")
     rig.site.start()
     lines = conclude(rig)
     assert causes(lines, "pv-1") == {"link_down"}
-    assert len(frames(lines, "pv-1")) > 10
+    assert len(frames(lines, "pv-1")) > 3
 
 
 def test_a_silent_device_does_not_disturb_the_other(rig: Rig) -> None:
@@ -186,8 +187,9 @@ _LOAD_POINTS = [
 ]
 
 
+@pytest.mark.slow
 def test_an_outbox_that_laps_states_what_it_dropped(tmp_path: Path) -> None:
-    """Many numbers of 64 bits, which overlap in the 120 registers of a request, so that it is full soon."""
+    """Many numbers of 64 bits, which overlap in the 120 registers of a request, so that it is full soon; and a kill."""
     points = ", ".join(f'{{ name = "Q{i}", at = "holding:{i}", type = "uint64" }}' for i in range(len(_LOAD_POINTS)))
     devices = "".join(
         f'[[device]]\nid = "load-{unit}"\nconnection = "{"plant" if unit % 2 else "other"}"\nunit = {unit}\n'
@@ -207,10 +209,12 @@ def test_an_outbox_that_laps_states_what_it_dropped(tmp_path: Path) -> None:
             before = waiting
             pause(0.2)
             waiting = rig.state()[0]
+        rig.agent.kill()
         rig.broker.start()
-        rig.wait_for_state(timeout=40)
+        rig.agent.start().wait_ready()
+        rig.wait_for_state()
         rig.stop()
-        lines = rig.consumed(until_idle=True)
+        lines = rig.consumed()
         account = rig.judge(lines, points={str(point["name"]): point for point in _LOAD_POINTS})
     print(account.records, account.records_withdrawn, account.gaps, account.cycles_present)
     assert account.problems == []

@@ -559,6 +559,12 @@ async def until_idle(reader: Consumer) -> list[bytes]:
     return found
 
 
+async def to_the_end(reader: Consumer) -> None:
+    async with aclosing(reader.messages()) as messages:
+        async for _ in messages:
+            pass
+
+
 async def publish(client: Client, subject: str, *numbers: int) -> None:
     for number in numbers:
         await client.jetstream().publish(subject, b"%d" % number)
@@ -695,11 +701,13 @@ async def test_a_consumer_of_nothing(server: NatsServer) -> None:
             await until_idle(reader)
 
 
-async def test_a_consumer_without_rights(own_server: NatsServer) -> None:
-    async with rights(own_server, 'publish: ["S.>"]'):
-        reader = consumer(own_server, "S.a")
-        with pytest.raises(TransportError, match="permissions violation"):
-            await until_idle(reader)
+@pytest.mark.parametrize("also", [[], ["$JS.API.STREAM.NAMES"], ["$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.CREATE.>"]])
+async def test_a_consumer_without_rights(own_server: NatsServer, also: list[str]) -> None:
+    async with rights(own_server, f"publish: {['S.>', *also]}"):
+        reader = Consumer(Source((own_server.url,), None, "S.a"))
+        with anyio.fail_after(2), pytest.raises(TransportError, match="not permitted: permissions violation") as raised:
+            await to_the_end(reader)
+    assert "docs/consuming.md" in raised.value.hint
 
 
 # ---- imports ----------------------------------------------------------------------------------------------------

@@ -386,20 +386,49 @@ DEFECTS: list[tuple[Callable[[World], None], dict[str, int], list[str]]] = [
         ["power cycles 10 to 10 are not there"],
     ),
     (_gap_too_long, {"cycles_present": 22, "cycles_in_gaps": 8}, ["power cycle 12 is there twice"]),
-    (_hole, {"records_withdrawn": 0}, ["records 4 to 4 of run aaaaaaaa are missing and not withdrawn"]),
-    (_hole_at_the_end_of_a_run, {}, ["records 6 to 6 of run aaaaaaaa are missing and not withdrawn"]),
-    (_hole_withdrawn_in_part, {"records_withdrawn": 1}, ["records 4 to 4 of run aaaaaaaa are missing and"]),
+    (
+        _hole,
+        {"records_withdrawn": 0, "cycles_missing": 6, "reads_lost": 6},  # a read that failed late, four frames of two
+        ["records 4 to 4 of run aaaaaaaa are missing and not withdrawn", *["a request answered"] * 6],
+    ),
+    (
+        _hole_at_the_end_of_a_run,
+        {"reads_lost": 12},  # ten are told
+        ["records 6 to 6 of run aaaaaaaa are missing and not withdrawn", *["a request answered"] * 10],
+    ),
+    (
+        _hole_withdrawn_in_part,
+        {"records_withdrawn": 1, "reads_lost": 13},
+        ["records 4 to 4 of run aaaaaaaa are missing and", *["a request answered"] * 10],
+    ),
     (_hole_at_the_end, {}, ["does not say that it stopped"]),
-    (_lost_run, {}, ["records 1 to 7 of run cccccccc are missing and not withdrawn"]),
+    (
+        _lost_run,
+        {"cycles_missing": 5},
+        ["records 1 to 7 of run cccccccc are missing and not withdrawn", *["a request answered"] * 5],
+    ),
     (_first_run_lost, {}, ["records 1 to 6 of run aaaaaaaa are missing and not withdrawn"]),
-    (_no_resumes, {}, ["power ended at 20 of term 1, resumes says nothing", "energy ended at 4"]),
+    (
+        _no_resumes,
+        {"cycles_missing": 5, "reads_lost": 5},
+        [
+            "power ended at 20 of term 1, resumes says nothing",
+            "energy ended at 4",
+            *["power: a request answered"] * 3,
+            *["energy: a request answered"] * 2,
+        ],
+    ),
     (_resumes_too_late, {}, ["power ended at 20 of term 1, resumes says cycle 21 of term 1"]),
     (_resumes_too_early, {}, ["energy ended at 4 of term 1, resumes says cycle 3 of term 1"]),
     (_new_outbox, {"reads_lost": 5}, ["begins a new outbox", *["a request answered"] * 5]),
     (_rolled_back, {}, ["follows record 5 of a run that went on to 6"]),
     (_begins_too_late, {}, ["power begins at cycle 27 of 27, 690000000 ns after the term was opened"]),
     (_repeated_plan_says_other, {}, ["power stands at", "power cycles 14 to 14"]),
-    (_not_verified, {"failed": 1}, ["signature failed", "records 2 to 2 of run aaaaaaaa"]),
+    (
+        _not_verified,
+        {"failed": 1, "reads_lost": 13},  # behind it nothing is known up to the next plan
+        ["signature failed", "records 2 to 2 of run aaaaaaaa", *["a request answered"] * 10],
+    ),
     (_without_turn, {"failed": 1}, ["bb-2: ok", "records 2 to 2 of run bbbbbbbb"]),
     (_handed_over_twice, {"failed": 0}, ["handed over twice"]),
     (_polled_without_trace, {"reads_lost": 1}, ["power: a request answered"]),
@@ -431,12 +460,38 @@ def test_data_of_another_term_is_a_defect() -> None:
     assert any("data of term 2 in term 1" in problem for problem in world.judge().problems)
 
 
+def test_clocks_that_drift_make_no_cycle() -> None:
+    """The next run reads its anchors anew, and finds the grid 60 microseconds later."""
+    world = history()
+    for group in _record(world, 1, B)["plan"]["groups"]:
+        group["schedule"]["anchor"] += 60_000
+    for frame in _record(world, 3, B)["frames"]:
+        frame["late_us"] = 940
+    assert world.judge().gaps == history().judge().gaps
+
+
+def test_a_device_without_a_journal_is_refused() -> None:
+    with pytest.raises(ValueError, match="behind pv"):
+        Oracle({}).judge(history().lines)
+
+
+def test_a_run_that_ends_behind_a_hole_says_nothing_of_its_end() -> None:
+    world = history()
+    world.lines.remove(_record(world, 5))
+    for name in ("frames", "gaps", "term"):
+        del _record(world, 6)[name]
+    _record(world, 1, B)["plan"]["withdrawn"] = [[A, 5, 5, "overflow"]]
+    account = world.judge()
+    assert (account.problems, account.records_withdrawn) == ([], 1)
+
+
 def test_records_behind_a_hole_are_not_judged_until_the_next_plan() -> None:
     world = history()
     world.lines.remove(_record(world, 3))
     for name in ("frames", "gaps", "term"):  # the verifier does not know what they mean
         del _record(world, 4)[name]
-    assert [text for text in world.judge().problems if "not withdrawn" not in text] == []
+    _record(world, 1, B)["plan"]["withdrawn"] = [[A, 3, 3, "overflow"]]
+    assert world.judge().problems == []
 
 
 # ---- what it must not take for a defect ---------------------------------------------------------------------------

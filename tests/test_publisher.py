@@ -13,7 +13,6 @@ import anyio
 import pytest
 from anyio import from_thread
 
-from agent.envelope import Link
 from agent.errors import OutboxError, TransportError, Verdict
 from agent.model import Withdrawn
 from agent.ports import Message
@@ -136,7 +135,7 @@ async def test_answers_in_any_order_settle_only_what_has_no_hole() -> None:
     bench = Bench(3, fate=lambda message: UNANSWERED)
     async with running(bench):
         await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
-        session = bench.broker._sessions[0]
+        session = bench.broker.sessions[0]
         settled = []
         for token in (3, 2, 2, 1, 1, 3):
             session.answer(token)
@@ -151,7 +150,7 @@ async def test_answers_that_nobody_waits_for_are_ignored() -> None:
     async with running(bench):
         await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
         for token in (0, 4, 77, -1):
-            bench.broker._sessions[0].answer(token)
+            bench.broker.sessions[0].answer(token)
         await anyio.sleep(0.01)
         assert bench.store.acked == 0
 
@@ -258,7 +257,7 @@ async def test_a_record_that_was_dropped_is_not_passed_over_when_the_connection_
 @pytest.mark.parametrize("at", [1, 2, 7, 64, 65, 130])
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_connection_that_breaks_anywhere_loses_nothing(at: int, answered: bool) -> None:
-    answers: list[tuple[int, TransportError | None]] = [(0, None)] if answered else [(30 * S, None)]
+    answers: list[tuple[int, TransportError | None]] = [(0, None)] if answered else [(3 * S, None)]
     broken: list[int] = []
 
     def fate(message: Message) -> Fate:
@@ -325,7 +324,7 @@ async def test_answers_that_end_without_an_error_are_a_lost_connection() -> None
     bench = Bench(3, fate=lambda message: UNANSWERED)
     async with running(bench):
         await until(lambda: bench.broker.sent and len(bench.broker.sent[0]) == 3)
-        session = bench.broker._sessions[0]
+        session = bench.broker.sessions[0]
 
         async def nothing() -> AsyncIterator[Any]:
             return
@@ -345,33 +344,58 @@ async def connected(bench: Bench) -> None:
     await until(lambda: bench.publisher.connected)
 
 
-async def test_a_later_record_than_the_acknowledged_one_settles_up_to_it() -> None:
-    bench = Bench(10)
-    bench.broker.messages = bench.run.sent[:7]
+async def test_a_later_record_than_the_acknowledged_one_settles_up_to_the_window_before_it() -> None:
+    """What lies within the window before it may have been refused; ids tell what was not."""
+    bench = Bench(200)
+    bench.broker.messages = bench.run.sent[:150]
     bench.store.settle(4)
     async with running(bench):
         await drained(bench)
-    assert bench.sent() == [8, 9, 10]
+    assert bench.sent() == list(range(150 - WINDOW + 1, 201))
 
 
-async def test_the_last_of_all_leaves_nothing_to_wait_for() -> None:
-    bench = Bench(10)
+async def test_settling_counts_records_and_not_positions() -> None:
+    bench = Bench(0)
+    for _ in range(150):
+        bench.add(1)
+        bench.store.settle(bench.store.written[-1].pos)
+        bench.store.mark()
     bench.broker.messages = bench.run.sent[:]
+    bench.store.settle(4)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == list(range(150 - WINDOW + 1, 151))
+
+
+async def test_a_record_refused_before_a_crash_is_not_passed_over_after_it() -> None:
+    """Nothing but the broker's last record is known of the run before."""
+    bench = Bench(100)
+    bench.broker.messages = bench.run.sent[:30] + bench.run.sent[31:60]
+    bench.store.settle(20)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent()[0] == 21
+    assert set(bench.broker.messages) == set(bench.run.sent)
+
+
+async def test_settling_may_leave_nothing_to_wait_for() -> None:
+    bench = Bench(3)
+    bench.broker.last_error = TransportError("time-out")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bench.publisher.drained)
-        async with running(bench):
-            await connected(bench)
-    assert bench.sent() == []
+        bench.publisher._acknowledged_up_to(3)
 
 
-async def test_an_earlier_record_has_all_behind_it_sent_again(caplog: pytest.LogCaptureFixture) -> None:
-    bench = Bench(10)
-    bench.broker.messages = bench.run.sent[:3]
-    bench.store.settle(10)
+@pytest.mark.parametrize("kept", [3, 40, 100])
+async def test_an_earlier_record_has_all_behind_it_sent_again(caplog: pytest.LogCaptureFixture, kept: int) -> None:
+    bench = Bench(150)
+    bench.broker.messages = bench.run.sent[:kept]
+    bench.store.settle(150)
     async with running(bench):
         await connected(bench)
         await drained(bench)
-    assert bench.broker.messages == bench.run.sent
+    assert set(bench.broker.messages) == set(bench.run.sent)
+    assert bench.sent()[0] == max(1, kept - WINDOW + 1)
     assert "broker lost acknowledged records" in caplog.text
 
 
@@ -486,9 +510,3 @@ async def test_records_that_were_overwritten_while_in_flight_do_not_stall_it() -
         await drained(bench)
     assert bench.store.acked == held[-1].pos
     assert set(bench.broker.messages) >= {record.envelope for record in held}
-
-
-def test_links_are_those_of_the_records() -> None:
-    run = Run()
-    run.begin([group(1)])
-    assert isinstance(run.links[0], Link)

@@ -173,7 +173,11 @@ async def test_time_asleep_is_stated(clock: FakeClock) -> None:
         await clock.sleep_until(1001 * S + 500 * MS)
         clock.now += 60 * S
         await clock.sleep_until(1063 * S + 500 * MS)
-    assert terms.brief() == [*((0, 0, None), (1, 1, None)), (2, 60, Cause.OVERRUN), *((n, n, None) for n in (61, 62, 63))]
+    assert terms.brief() == [
+        *((0, 0, None), (1, 1, None)),
+        (2, 60, Cause.OVERRUN),
+        *((n, n, None) for n in (61, 62, 63)),
+    ]
 
 
 async def test_a_sink_that_takes_its_time_delays_and_loses_nothing_unstated(clock: FakeClock) -> None:
@@ -316,9 +320,9 @@ async def test_a_sample_whose_points_changed_under_way_is_a_gap(clock: FakeClock
     terms = Terms(clock)
     device = FakeDevice(
         clock,
-        script=lambda group: Acquisition(300 * MS)
-        if group == "b" or device.revision
-        else Acquisition(50 * MS, new_points=OTHER_POINTS),
+        script=lambda group: (
+            Acquisition(300 * MS) if group == "b" or device.revision else Acquisition(50 * MS, new_points=OTHER_POINTS)
+        ),
     )
     async with running(terms, PolledGroup(device, "a", S), PolledGroup(device, "b", S)):
         await clock.sleep_until(1002 * S + 900 * MS)
@@ -352,9 +356,7 @@ async def test_a_step_of_the_wall_clock_begins_a_term_on_the_new_marks(
     assert old is not None
     assert new is not None
     assert 1002 * S <= new.anchor < 1003 * S
-    assert all(
-        (at + clock.offset) % S == 0 for at, _ in device.acquired[2:]
-    ), "read on the marks of the stepped clock"
+    assert all((at + clock.offset) % S == 0 for at, _ in device.acquired[2:]), "read on the marks of the stepped clock"
     assert new.first - old.first == first
     assert terms.brief(0, term=2)[:3] == [(0, 0, None), (1, 1, None), (2, 2, None)]
 

@@ -47,7 +47,9 @@ def test_past_sixteen_the_two_nearest_are_joined() -> None:
 
 
 def test_when_nothing_can_be_joined_the_oldest_streams_go() -> None:
-    entries = [entry(bytes([200 - i]) * 16, 1, 5) for i in range(MOST + 3)]  # their ids fall, they themselves grow older
+    entries = [
+        entry(bytes([200 - i]) * 16, 1, 5) for i in range(MOST + 3)
+    ]  # their ids fall, they themselves grow older
     assert merged(entries) == tuple(entries[3:])
 
 

@@ -14,15 +14,16 @@ import math
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import nats.errors
 import nats.js.errors
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
@@ -34,6 +35,7 @@ _WAIT = 1.0  # s that a request for more stays open
 _FORGOTTEN = 60  # s
 _SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")  # wildcards are welcome
 _STREAM = re.compile(r"[^\s.*>/\\]+")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +109,10 @@ class Consumer:
         arrived, incoming = anyio.create_memory_object_stream[Msg](math.inf)  # never more than was asked for
         with arrived, incoming:
             async with connected(server, timeouts=self._timeouts) as connection:
-                refused: list[str] = []
-                connection.on_closed = arrived.close
-                connection.on_refused = refused.append
-
-                async def arrive(message: Msg) -> None:
-                    with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-                        arrived.send_nowait(message)
-
+                pull = _Pull(connection, arrived, incoming)
                 try:
-                    inbox = connection.client.new_inbox()
-                    await connection.client.subscribe(inbox, cb=arrive, pending_bytes_limit=0)
-                    async with aclosing(self._read(connection, _Pull(connection, inbox, incoming))) as found:
+                    await pull.open()
+                    async with aclosing(self._read(connection, pull)) as found:
                         async for data in found:
                             yield data
                 except nats.js.errors.NotFoundError as error:
@@ -126,14 +120,16 @@ class Consumer:
                         f"no stream for {self._source.subject} on {server}", hint="create it, or correct the names"
                     ) from error
                 except (nats.errors.Error, OSError) as error:
-                    raise TransportError(f"{server}: {refused[-1] if refused else describe(error)}") from error
+                    raise TransportError(f"{server}: {describe(error)}") from error
 
     async def _read(self, connection: Connection, pull: _Pull) -> AsyncGenerator[bytes | None]:
         jetstream = connection.client.jetstream(timeout=self._timeouts.answer)
-        stream = self._source.stream or await jetstream.find_stream_name_by_subject(self._source.subject)
+        source = self._source
+        found = jetstream.find_stream_name_by_subject
+        stream = source.stream if source.stream is not None else await pull.request(found(source.subject))
 
         async def attach(config: ConsumerConfig) -> int:
-            info = await jetstream.add_consumer(stream, config)
+            info = await pull.request(jetstream.add_consumer(stream, config))
             pull.attach(stream, info.name)
             if self._first is None and self._only_new and info.delivered is not None:
                 self._first = info.delivered.stream_seq + 1
@@ -198,15 +194,31 @@ class Consumer:
 class _Pull:
     """Requests for more, and what comes back (NATS ADR-13)."""
 
-    def __init__(self, connection: Connection, inbox: str, incoming: MemoryObjectReceiveStream[Msg]) -> None:
+    def __init__(
+        self, connection: Connection, arrived: MemoryObjectSendStream[Msg], incoming: MemoryObjectReceiveStream[Msg]
+    ) -> None:
         self._connection = connection
-        self._inbox = inbox
+        self._arrived = arrived
         self._incoming = incoming
+        self._inbox = connection.client.new_inbox()
         self._subject = ""
+        self._refusal = ""
+        self._requesting = anyio.CancelScope()
+        connection.on_closed, connection.on_refused = self._ended, self._refused
+
+    async def open(self) -> None:
+        """Listen for what comes."""
+        await self._connection.client.subscribe(self._inbox, cb=self._arrive, pending_bytes_limit=0)
 
     def attach(self, stream: str, consumer: str) -> None:
         """Ask this consumer from now on."""
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+    async def request(self, answer: Awaitable[T]) -> T:
+        """What the server answers. Raises TransportError if it refuses or goes, which no answer tells."""
+        with anyio.CancelScope() as self._requesting:
+            return await answer
+        raise self._lost()
 
     async def ask(self, batch: int, seconds: float) -> None:
         """Ask for messages: those stored, then those that come within the time."""
@@ -227,7 +239,7 @@ class _Pull:
         except TimeoutError:
             raise TransportError("the server does not answer") from None
         except anyio.EndOfStream:
-            raise TransportError(f"connection lost: {describe(self._connection.client.last_error)}") from None
+            raise self._lost() from None
         headers = message.headers or {}
         status = headers.get("Status")
         if status is None or message.reply:
@@ -236,3 +248,20 @@ class _Pull:
             return None
         words = headers.get("Description") or ("the consumer is gone" if status == "503" else f"status {status}")
         raise TransportError(f"the server ended the consumer: {words}")
+
+    async def _arrive(self, message: Msg) -> None:
+        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._arrived.send_nowait(message)
+
+    def _refused(self, what: str) -> None:
+        self._refusal = what
+        self._ended()
+
+    def _ended(self) -> None:
+        self._arrived.close()
+        self._requesting.cancel()
+
+    def _lost(self) -> TransportError:
+        if self._refusal:
+            return TransportError(f"not permitted: {self._refusal}", hint="docs/consuming.md lists the rights needed")
+        return TransportError(f"connection lost: {describe(self._connection.client.last_error or 'by us')}")
