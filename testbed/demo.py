@@ -195,7 +195,7 @@ class _Demo:
         return done.stdout
 
     def _watch(self, screen: _Screen, broker: NatsServer) -> None:
-        """Show what happens, and kill the broker when it is time; returns when the time is up."""
+        """Show what happens, and kill the broker when it is time. Ends when the time is up and the outbox drained."""
         length, start, ends = _OUTAGE, self._began + _FIRST_OUTAGE, float("inf")
         if self._seconds is not None:
             length = min(_OUTAGE, self._seconds / 5)
@@ -216,7 +216,7 @@ class _Demo:
                 back = now + length
                 start = now + _OUTAGE_EVERY if self._seconds is None else float("inf")
             screen.tick(now)
-            if now >= ends and back == float("inf"):
+            if now >= ends and back == float("inf") and (screen.delivered() or now >= ends + _DRAIN_WITHIN):
                 return
 
     def _conclude(self, site: Site, agent: Agent, tail: Tail) -> tuple[Account, Json]:

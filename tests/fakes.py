@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import anyio
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 
 from agent.backlog import Pending
 from agent.envelope import Link, unpack
@@ -73,6 +74,12 @@ def virtual_clock() -> FakeClock:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return loop.clock
+
+
+async def turns(count: int = 20) -> None:
+    """Let all tasks go on as far as they can without time passing."""
+    for _ in range(count):
+        await checkpoint()
 
 
 async def until(condition: Callable[[], object], *, within: int = 600 * S) -> None:
@@ -188,7 +195,7 @@ class FakeStore:
         self.commits: list[tuple[int, bool]] = []  # records, new segment
         self.failures: list[str] = []
         self.lost: tuple[Withdrawn, ...] = ()
-        self.before_append: Callable[[], None] = lambda: None  # called in the worker thread
+        self.before_append: Callable[[], object] = lambda: None  # called in the worker thread
         self._next = 1
         self._acked = self._acked_written = 0
         self._broken = False
@@ -241,13 +248,13 @@ class FakeStore:
         self._check()
         failure = self.failures.pop(0) if self.failures else ""
         if failure != "failed":
-            positions = self._write(records, new_segment=new_segment)
+            self._write(records, new_segment=new_segment)
         if failure:
             self._broken = True
             raise OutboxError("the disk failed")
-        return positions
+        return range(self._next - len(records), self._next)
 
-    def _write(self, records: Sequence[tuple[bytes, Link]], *, new_segment: bool) -> range:
+    def _write(self, records: Sequence[tuple[bytes, Link]], *, new_segment: bool) -> None:
         size = sum(len(envelope) + 48 for envelope, _ in records)
         prev = self.last.digest if self.last else bytes(32)
         for envelope, link in records:
@@ -269,7 +276,6 @@ class FakeStore:
             self._next = positions.stop
             self._acked_written = self._acked
             self.commits.append((len(records), new_segment))
-        return positions
 
     def mark(self) -> None:
         """Write down what is acknowledged; takes a position."""
@@ -314,7 +320,7 @@ class FakeStore:
 
 
 def _is_plan(envelope: bytes) -> bool:
-    return decode_head(unpack(envelope).payload).fields[6] == Kind.PLAN
+    return bool(decode_head(unpack(envelope).payload).fields[6] == Kind.PLAN)
 
 
 # ---- broker -----------------------------------------------------------------------------------------------------
@@ -397,14 +403,14 @@ class FakeSession:
 
     async def last(self) -> bytes | None:
         """The last message."""
-        await anyio.sleep(0)
+        await checkpoint()
         if self._broker.last_error is not None:
             raise self._broker.last_error
         return self._broker.messages[-1] if self._broker.messages else None
 
     async def send(self, message: Message) -> None:
         """Hand over a message; its fate is decided now."""
-        await anyio.sleep(0)
+        await checkpoint()
         fate = self._broker.fate(message)
         if fate.lost:
             self.lose()
@@ -415,6 +421,7 @@ class FakeSession:
             self._broker.take(message)
         for after, error in fate.answers:
             self.answer(message.token, after=after, error=error)
+        await turns(3)  # an answer may overtake the end of sending
 
     def answer(self, token: int, *, after: int = 0, error: TransportError | None = None) -> None:
         """Have an answer come."""

@@ -9,10 +9,12 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from agent.batcher import GAPS_WAIT, Batcher, Receipt
 from agent.envelope import unpack
@@ -23,7 +25,7 @@ from agent.record import decode_head, decode_record
 from agent.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verify import Verifier
-from tests.fakes import BACKEND, MS, FakeStore, S, virtual_clock
+from tests.fakes import BACKEND, MS, FakeStore, S, turns, virtual_clock
 from tests.runs import DEVICE, DID, FACTS, SECRET, frame, group
 
 pytestmark = pytest.mark.anyio
@@ -113,9 +115,10 @@ async def running(bench: Bench) -> AsyncIterator[Bench]:
 async def test_values_are_on_disk_within_the_window_of_the_first() -> None:
     async with running(Bench()) as bench:
         begun = bench.clock.now
-        for _ in range(5):
-            receipt = await bench.put()
+        receipt = await bench.put()
+        for _ in range(4):
             await bench.clock.sleep_until(bench.clock.now + 150 * MS)
+            assert await bench.put() is receipt
         await receipt.durable()
         assert begun + 800 * MS <= bench.clock.now <= begun + S
         await bench.clock.sleep_until(bench.clock.now + 2 * S)
@@ -130,9 +133,10 @@ async def test_values_are_on_disk_within_the_window_of_the_first() -> None:
 async def test_gaps_alone_wait_longer_and_join() -> None:
     async with running(Bench()) as bench:
         begun = bench.clock.now
-        for _ in range(9):
-            receipt = await bench.gap()
+        receipt = await bench.gap()
+        for _ in range(8):
             await bench.clock.sleep_until(bench.clock.now + S)
+            await bench.gap()
         await receipt.durable()
         assert bench.clock.now == begun + GAPS_WAIT
         await bench.gap(Cause.DEVICE_TIMEOUT)
@@ -174,7 +178,7 @@ async def test_after_a_flush_by_an_event_the_window_begins_anew() -> None:
 async def test_a_full_batch_goes_at_once_and_holds_all_putters_back_until_then() -> None:
     bench, door = Bench(), threading.Event()
     await bench.begin(Point("text", None, ValueType.TEXT), groups=5)
-    bench.store.before_append = lambda: bool(door.wait(10))
+    bench.store.before_append = lambda: door.wait(10)
     accepted: list[int] = []
 
     async def put(index: int) -> None:
@@ -187,11 +191,8 @@ async def test_a_full_batch_goes_at_once_and_holds_all_putters_back_until_then()
         async with anyio.create_task_group() as putters:
             for index in range(5):
                 putters.start_soon(put, index)
-            while len(accepted) < 6:  # three fill a batch: one is on its way to the disk, one waits, nothing more
-                await anyio.sleep(0)
-            for _ in range(20):
-                await anyio.sleep(0)
-            assert len(accepted) == 6
+            await turns(100)
+            assert len(accepted) == 6, "three fill a batch: one is on its way to the disk, one waits, nothing more"
             door.set()
         await bench.batcher.flush()
         tasks.cancel_scope.cancel()
@@ -327,7 +328,7 @@ async def test_after_a_reconnect_the_plan_is_repeated_at_most_once_a_minute() ->
             bench.batcher.restate()  # a link that flaps every second
         sealed = [record.sealed.boot - begun for record in bodies(bench.store) if isinstance(record.body, Plan)]
     assert len(sealed) == 5
-    assert all(60 * S <= after - before <= 62 * S for before, after in zip(sealed, sealed[1:], strict=False))
+    assert all(60 * S <= after - before <= 62 * S for before, after in pairwise(sealed))
     bench.verified()
 
 
@@ -360,7 +361,7 @@ async def test_a_term_ends_with_its_data_before_the_next_ones_plan() -> None:
 async def test_a_receipt_settles_only_when_the_record_is_on_disk() -> None:
     bench, door = Bench(), threading.Event()
     await bench.begin()
-    bench.store.before_append = lambda: bool(door.wait(10))
+    bench.store.before_append = lambda: door.wait(10)
     settled: list[int] = []
 
     async def wait(receipt: Receipt) -> None:
@@ -370,8 +371,7 @@ async def test_a_receipt_settles_only_when_the_record_is_on_disk() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait, await bench.put())
         tasks.start_soon(bench.batcher.flush)
-        for _ in range(20):
-            await anyio.sleep(0)
+        await turns()
         assert settled == []
         door.set()
     assert settled == [2]
@@ -400,12 +400,16 @@ async def test_an_append_that_fails_ends_it_and_settles_nothing(how: str) -> Non
 async def test_a_commit_under_way_is_finished_when_it_is_cancelled() -> None:
     bench, door, inside = Bench(FakeStore(segment_size=4096)), threading.Event(), threading.Event()
     await bench.begin()
-    bench.store.before_append = lambda: (inside.set(), door.wait(10)) and None  # type: ignore[func-returns-value]
+
+    def write() -> None:
+        inside.set()
+        door.wait(10)
+
+    bench.store.before_append = write
     receipt = await bench.put()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bench.batcher.flush)
-        while not inside.is_set():
-            await anyio.sleep(0)
+        await to_thread.run_sync(inside.wait)
         tasks.cancel_scope.cancel()
         door.set()
     with anyio.fail_after(1):

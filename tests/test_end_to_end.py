@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -244,18 +244,20 @@ class Demo:
         wait_for(
             lambda: bool(re.search(pattern, self.output.read_text())) or self.process.poll() is not None,
             timeout=timeout,
-            what=f"{pattern!r} in {self.output.read_text()}",
+            what=f"{pattern!r} of a demo",
         )
+        assert self.process.poll() is None, str(self)
 
     def wait(self, timeout: float = 40) -> int:
         """Its exit code; then nothing that it started is there any more."""
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+        code = self.process.wait(timeout)
         assert self.left() == {}
         return code
+
+    def close(self) -> None:
+        """End it if it still runs; what it started goes with it."""
+        self.process.kill()
+        self.process.wait()
 
     def left(self) -> dict[int, str]:
         """What runs with its mark: command lines by process id."""
@@ -272,8 +274,21 @@ class Demo:
         return self.output.read_text() + self.words.read_text()
 
 
-def test_two_demos_at_once(tmp_path: Path) -> None:
-    demos = [Demo(tmp_path, "--for", "8", "--json") for _ in range(2)]
+@pytest.fixture
+def start_demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    demos: list[Demo] = []
+
+    def start(*arguments: str) -> Demo:
+        demos.append(Demo(tmp_path, *arguments))
+        return demos[-1]
+
+    yield start
+    for demo in demos:
+        demo.close()
+
+
+def test_two_demos_at_once(start_demo: Callable[..., Demo]) -> None:
+    demos = [start_demo("--for", "8", "--json") for _ in range(2)]
     began = time.monotonic()
     for demo in demos:
         assert demo.wait() == 0, str(demo)
@@ -293,8 +308,8 @@ def test_two_demos_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_demo_that_ends_early_leaves_nothing_behind(tmp_path: Path) -> None:
-    interrupted, hurried, early, broken = demos = [Demo(tmp_path) for _ in range(4)]
+def test_a_demo_that_ends_early_leaves_nothing_behind(start_demo: Callable[..., Demo]) -> None:
+    interrupted, hurried, early, broken = demos = [start_demo() for _ in range(4)]
     early.wait_for("setting up")
     early.process.send_signal(signal.SIGTERM)
     for demo in (interrupted, hurried, broken):

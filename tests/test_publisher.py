@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from agent.errors import OutboxError, TransportError, Verdict
 from agent.model import Withdrawn
 from agent.ports import Message
 from agent.publisher import ACK_WITHIN, WINDOW, Publisher
-from tests.fakes import BACKEND, MS, Fate, FakeBroker, FakeStore, Held, S, until, virtual_clock
+from tests.fakes import BACKEND, MS, FakeBroker, FakeStore, Fate, Held, S, turns, until, virtual_clock
 from tests.runs import DID, OTHER_SECRET, Run, frame, group
 
 pytestmark = pytest.mark.anyio
@@ -187,8 +188,7 @@ async def test_going_back_while_the_outbox_is_being_read() -> None:
 
         async def time_out() -> None:
             bench.clock.now = max(bench.clock.now, overdue)
-            for _ in range(10):
-                await anyio.sleep(0)
+            await turns()
 
         def slow(after: int, *, max_bytes: int) -> list[Held]:
             found = read(after, max_bytes=max_bytes)
@@ -287,7 +287,7 @@ async def test_back_off_grows_to_half_a_minute_and_starts_anew_when_records_went
     bench.broker.down()
     async with running(bench):
         await bench.clock.sleep_until(bench.clock.now + 300 * S)
-        pauses = [(after - before) / S for before, after in zip(tries, tries[1:], strict=False)]
+        pauses = [(after - before) / S for before, after in pairwise(tries)]
         assert 0.1 <= pauses[0] <= 0.21
         assert all(15 <= pause <= 30.01 for pause in pauses[9:])
         assert len([r for r in caplog.records if r.message.startswith("broker away")]) == 1

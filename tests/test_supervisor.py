@@ -12,13 +12,14 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from agent.coverage import Coverage
 from agent.errors import AcquisitionError
 from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Value
 from agent.supervisor import PREPARE_WITHIN, PolledGroup, Supervisor
-from tests.fakes import BACKEND, MS, POINTS, Acquisition, FakeClock, FakeDevice, S, virtual_clock
-from tests.runs import FACTS
+from tests.fakes import BACKEND, MS, Acquisition, FakeDevice, S, virtual_clock
+from tests.runs import FACTS, POINTS, FakeClock
 
 pytestmark = pytest.mark.anyio
 OTHER_POINTS = (replace(POINTS[0], exponent=1), *POINTS[1:])
@@ -77,7 +78,7 @@ class Terms:
             self.problems += self._coverage.change(plan)
         self.plans.append(plan)
         self.items.append([])
-        await anyio.sleep(0)
+        await checkpoint()
 
     async def event(self, code: EventCode, *details: Value) -> None:
         self.events.append((len(self.plans), code, details))
@@ -87,13 +88,13 @@ class Terms:
         schedule = self.plans[term - 1].groups[group].schedule
         assert schedule is not None
         first = schedule.first
-        return [
-            (i.cycle - first, i.cycle - first, None)
-            if isinstance(i, Frame)
-            else (i.first - first, i.last - first, i.cause)
-            for i in self.items[term - 1]
-            if i.group == group and not (isinstance(i, Gap) and (i.first is None or i.last is None))
-        ]
+        found: list[tuple[int, int, int | None]] = []
+        for item in self.items[term - 1]:
+            if item.group == group and isinstance(item, Frame):
+                found.append((item.cycle - first, item.cycle - first, None))
+            elif item.group == group and isinstance(item, Gap) and item.first is not None and item.last is not None:
+                found.append((item.first - first, item.last - first, item.cause))
+        return found
 
 
 @asynccontextmanager

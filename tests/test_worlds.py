@@ -1,9 +1,9 @@
-"""True histories never alarm: random worlds are lived through by the real supervisor, batcher, sealer and publisher, and
-what reached the broker verifies without a finding and counts what the world counted (docs/evidence.md section 6).
+"""True histories never alarm: random worlds are lived through by the real supervisor, batcher, sealer and publisher.
+What reached the broker verifies without a finding and counts what the world counted (docs/evidence.md section 6).
 
 A world has devices that are slow, fail and change their points; a wall clock that steps; an agent that is stopped,
-killed or loses its last commit, in one boot or across boots; a broker that goes away, forgets answers, refuses and drops
-messages; and at times an outbox too small for all that.
+killed or loses its last commit, in one boot or across boots; a broker that goes away, forgets answers, refuses and
+drops messages; and at times an outbox too small for all that.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from agent.verify import Verifier
 from tests.fakes import (
     MS,
     Acquisition,
-    Fate,
     FakeBroker,
     FakeDevice,
     FakeStore,
+    Fate,
     S,
     VirtualLoop,
     virtual_clock,
@@ -305,9 +305,9 @@ class Life:
     def _check_put(self, stored: tuple[Counter[GroupKey], Counter[tuple[GroupKey, int]], int]) -> None:
         """An agent that lived through it stored all that was put, and what was put is what the devices did."""
         present, gaps, _ = stored
-        put = Counter({(key, None): n for key, n in present.items()})
-        put.update({(key, cause): n for (key, cause), n in gaps.items()})  # type: ignore[arg-type]
-        assert put == self.ledger.put
+        put: dict[tuple[GroupKey, int | None], int] = {(key, None): n for key, n in present.items()}
+        put.update(((key, cause), n) for (key, cause), n in gaps.items())
+        assert put == dict(self.ledger.put)
         assert self.ledger.succeeded - sum(present.values()) in range(len(self.world.groups) + 1)  # the stop's
         for cause in CAUSES:
             counted = sum(n for (_, each), n in gaps.items() if each == cause)
@@ -417,13 +417,13 @@ _SETTINGS = settings(
 
 
 @given(worlds())
-@settings(_SETTINGS, max_examples=60)
+@settings(_SETTINGS, max_examples=200)
 def test_a_true_history_never_alarms(world: World) -> None:
     live(world)
 
 
 @pytest.mark.slow
 @given(worlds())
-@settings(_SETTINGS, max_examples=1000)
+@settings(_SETTINGS, max_examples=3000)
 def test_many_true_histories_never_alarm(world: World) -> None:
     live(world)
