@@ -79,8 +79,8 @@ def _differences(column: Sequence[Any], point: int, quality: dict[tuple[int, int
 
 
 def _plain(column: Sequence[Value], point: int, quality: dict[tuple[int, int], int]) -> list[Value]:
-    found = list(column)
-    if set(map(type, found)) == {float} and all(math.isfinite(value) for value in found) and 0.0 not in found:
+    found: list[Any] = list(column)
+    if set(map(type, found)) == {float} and all(map(math.isfinite, found)) and 0.0 not in found:
         return found  # -0.0 == 0.0
     for i, value in enumerate(found):
         if value is None:

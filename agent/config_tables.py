@@ -108,7 +108,7 @@ class Agent(Table):
 class Outbox(Table):
     """The ring on disk that holds a channel's records. ``size`` in bytes."""
 
-    size: Annotated[Size, size_range("4MiB", "1TiB"), AfterValidator(_whole_mib)] = 64 * MIB
+    size: Annotated[Size, size_range("5MiB", "1TiB"), AfterValidator(_whole_mib)] = 64 * MIB
     when_full: Annotated[Literal["drop-oldest"], BeforeValidator(_when_full)] = "drop-oldest"
 
 

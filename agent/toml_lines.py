@@ -16,6 +16,7 @@ from collections.abc import Mapping
 Key = tuple[str | int, ...]
 """Names of tables and indexes of arrays from the root, as tomllib's result is walked: ``("device", 0, "id")``."""
 
+_DEEPEST = 64  # names in a key
 _BLANK = re.compile(r"[ \t\n]*(?:#[^\n]*[ \t\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
@@ -66,7 +67,7 @@ class _Scanner:
             start = self.at
             try:
                 self._statement()
-            except (_LostError, tomllib.TOMLDecodeError, RecursionError):
+            except (_LostError, tomllib.TOMLDecodeError):
                 # From here names may be attributed to a wrong table at worst: a wrong line, never a wrong value.
                 end = self.text.find("\n", max(start, self.at))
                 self.at = len(self.text) if end < 0 else end + 1
@@ -144,6 +145,8 @@ class _Scanner:
                 return names
 
     def _note(self, place: Key, line: int) -> Key:
+        if len(place) > _DEEPEST:  # no configuration; and every level notes all levels above it
+            raise _LostError
         self.lines.setdefault(place, line)
         return place
 

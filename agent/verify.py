@@ -42,7 +42,7 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """``ok``, ``repeat``, ``foreign``, or the lowest level that failed or else is unknown: ``continuity failed``."""
+        """``ok``, ``repeat``, ``foreign``, or the lowest level that failed, else is unknown: ``identity failed``."""
         if self.repeat:
             return "repeat"
         if self.foreign:
@@ -165,8 +165,17 @@ class Verifier:
                 first = min(stream.waiting)
                 if first != 1 and first <= WINDOW and not full and not begin:
                     return
-                if first == 1 and not full and self._waits_for_parent(name, stream.waiting[1]):
-                    return
+                if first == 1 and (parent := self._parent_behind(stream.waiting[1])) is not None:
+                    children = self._streams[parent].children
+                    if not full:
+                        if name not in children:
+                            children.append(name)
+                        return
+                    if name in children:
+                        children.remove(name)
+                    stream.expected = first
+                    yield from self._release(parent, begin=begin, flush=True)  # what it waits with comes first
+                    continue
                 stream.expected = first
             if stream.expected not in stream.waiting:
                 if not full:
@@ -181,17 +190,13 @@ class Verifier:
         for child in children:
             yield from self._release(child, begin=begin, flush=flush)
 
-    def _waits_for_parent(self, name: bytes, head: Head) -> bool:
-        """Whether records of the run that this one follows are still to come."""
+    def _parent_behind(self, head: Head) -> bytes | None:
+        """The run that this one follows if records of it are still to come."""
         plan = _plan_in(head)
         if plan is None or plan.follows is None:
-            return False
+            return None
         parent = self._streams.get(plan.follows[0])
-        if parent is None or parent.last >= plan.follows[1]:
-            return False
-        if name not in parent.children:
-            parent.children.append(name)
-        return True
+        return plan.follows[0] if parent is not None and parent.last < plan.follows[1] else None
 
     # ---- judge ----------------------------------------------------------------------------------------------
 

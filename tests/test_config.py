@@ -305,8 +305,8 @@ WRONG = [
     ),
     ('"8MiB"', '"8MB"', [f'28: channel[0].outbox.size: expected a size, found "8MB"; {SIZE}']),
     ('"8MiB"', "8", [f"28: channel[0].outbox.size: expected a size in quotes; {SIZE}"]),
-    ('"8MiB"', '"3MiB"', ["28: channel[0].outbox.size: 3MiB is out of range; choose 4MiB to 1TiB"]),
-    ('"8MiB"', '"5000KiB"', ["28: channel[0].outbox.size: the ring has segments of 1 MiB; write whole MiB"]),
+    ('"8MiB"', '"3MiB"', ["28: channel[0].outbox.size: 3MiB is out of range; choose 5MiB to 1TiB"]),
+    ('"8MiB"', '"6000KiB"', ["28: channel[0].outbox.size: the ring has segments of 1 MiB; write whole MiB"]),
     (
         'size = "8MiB"',
         'when_full = "block"',

@@ -84,7 +84,11 @@ def plans(draw: st.DrawFn) -> Plan:
         device = draw(st.integers(0, len(devices) - 1))
         groups.append(GroupPlan(name, device, draw(st.none() | schedules), draw(uints), tuple(points)))
     follows = draw(st.none() | st.tuples(st.binary(min_size=16, max_size=16), st.integers(1, 2**63)))
-    resumes = (9, tuple(draw(st.lists(st.builds(Resume, names, names, st.integers(1, 9), uints), max_size=2)))) if follows else None
+    resumes = (
+        (9, tuple(draw(st.lists(st.builds(Resume, names, names, st.integers(1, 9), uints), max_size=2))))
+        if follows
+        else None
+    )
     withdrawn = draw(st.lists(st.builds(Withdrawn, st.just(STREAM), st.integers(1, 5), st.integers(5, 9), st.just(11))))
     labels = draw(st.dictionaries(names, names, max_size=3))
     return Plan(

@@ -22,7 +22,7 @@ from pymodbus.exceptions import ConnectionException, ModbusIOException
 from testbed import plant
 from testbed.broker import create_stream
 from testbed.plant import Plant
-from testbed.processes import NatsServer, Process, ProcessError, Service, Site, Tail, wait_for
+from testbed.processes import NatsServer, Process, ProcessError, Service, Site, Tail, edge_agent, wait_for
 from testbed.registers import INVERTER_103, METER_203, PlainUnit, SunSpecUnit
 
 DAY = 600.0
@@ -408,8 +408,8 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
 
 def test_the_lines_of_a_tail(tmp_path: Path) -> None:
     tail = Tail(tmp_path, "nats://127.0.0.1:4222/X", "--did", "did:ethr:volta:0x0")
-    assert tail.command_line[1:] == [
-        "-m", "agent.cli", "tail", "nats://127.0.0.1:4222/X", "--did", "did:ethr:volta:0x0", "--jsonl",
+    assert tail.command_line == [
+        *edge_agent(), "tail", "nats://127.0.0.1:4222/X", "--did", "did:ethr:volta:0x0", "--jsonl",
     ]  # fmt: skip
     tail.output_path.write_text('{"seq": 1}\n{"seq": 2}\n{"se')
     assert tail.lines() == [{"seq": 1}, {"seq": 2}]

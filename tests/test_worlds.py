@@ -31,7 +31,7 @@ from agent.report import Level, Outcome
 from agent.sealer import Sealer
 from agent.signer import KeySigner
 from agent.supervisor import PolledGroup, Supervisor
-from agent.verify import Verifier
+from agent.verify import WINDOW, Verifier
 from tests.fakes import (
     MS,
     Acquisition,
@@ -43,7 +43,7 @@ from tests.fakes import (
     VirtualLoop,
     virtual_clock,
 )
-from tests.runs import DID, FACTS, POINTS, SECRET
+from tests.runs import DID, FACTS, POINTS, SECRET, FakeClock, Run, frame, group, simple_run
 
 CAUSES = (Cause.DEVICE_TIMEOUT, Cause.DEVICE_EXCEPTION, Cause.LINK_DOWN)
 VARIANTS = tuple((replace(POINTS[0], exponent=exponent), *POINTS[1:]) for exponent in range(3))
@@ -279,8 +279,8 @@ class Life:
         judged = [each for envelope in self.broker.messages for each in verifier.feed(envelope)]
         judged += verifier.finish(complete=True)
         report = verifier.report
-        assert [str(finding) for each in judged for finding in each.findings] == []
-        assert [report.outcome(level) for level in Level] == [Outcome.OK] * 5
+        found = [finding for each in judged for finding in each.findings]
+        assert [str(finding) for finding in found if finding.outcome is Outcome.FAILED] == []
         assert {hole.state for hole in report.holes} <= {"accounted"}
         assert report.good
 
@@ -288,12 +288,18 @@ class Life:
         written = {held.envelope for held in self.store.written}
         assert delivered <= written, "what is not on disk must not leave"
         assert {held.envelope for held in self.store.held()} <= delivered
+        # A record that was refused, and overwritten before it could be sent again, leaves those behind it unjudged up
+        # to the next plan. Nothing else is unknown, and that only where records are lost.
+        assert [report.outcome(level) for level in Level] == [Outcome.OK] * 5
+        assert len(found) == report.before_plan
+        assert not report.before_plan or delivered != written
         present, gaps, lost_plans = self._cycles(delivered)
-        assert {key: tally.present for key, tally in report.groups.items() if tally.present} == +present
+        if not report.before_plan:
+            assert {key: tally.present for key, tally in report.groups.items() if tally.present} == +present
         assert sum(tally.missing for tally in report.groups.values()) == 0
         if delivered == written:
-            found = {(k, cause): n for k, tally in report.groups.items() for cause, n in tally.gaps.items() if n}
-            assert found == dict(+gaps)
+            counted = {(k, cause): n for k, tally in report.groups.items() for cause, n in tally.gaps.items() if n}
+            assert counted == dict(+gaps)
         elif not lost_plans:
             total = present.copy()
             for (key, _), count in gaps.items():
@@ -378,9 +384,9 @@ def _between(old: Plan, after: dict[GroupKey, int], new: Plan) -> dict[GroupKey,
     tolerance from it is the same mark.
     """
     found = {}
-    goes_on = {_key(new, group): group.schedule for group in new.groups}
-    for group in old.groups:
-        key, schedule = _key(old, group), group.schedule
+    goes_on = {_key(new, planned): planned.schedule for planned in new.groups}
+    for planned in old.groups:
+        key, schedule = _key(old, planned), planned.schedule
         other = goes_on[key]
         assert schedule is not None
         assert other is not None
@@ -417,13 +423,58 @@ _SETTINGS = settings(
 
 
 @given(worlds())
-@settings(_SETTINGS, max_examples=200)
+@settings(_SETTINGS, max_examples=120)
 def test_a_true_history_never_alarms(world: World) -> None:
     live(world)
 
 
 @pytest.mark.slow
 @given(worlds())
-@settings(_SETTINGS, max_examples=3000)
+@settings(_SETTINGS, max_examples=1500)
 def test_many_true_histories_never_alarm(world: World) -> None:
     live(world)
+
+
+# ---- what worlds found, by itself -------------------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_wait_longer_is_judged_behind_what_its_parent_has() -> None:
+    """Else the hole in the parent would be opened up to its end, over records that are at hand."""
+    first = simple_run(60, per_record=1)
+    second = Run(after=first, clock=FakeClock(boot=1060 * S))
+    second.begin([group(160, anchor=1060 * S)])
+    for cycle in range(160, 160 + 2 * WINDOW):
+        second.data([frame(cycle)])
+    first.sent[30:32] = []
+    verifier = Verifier([DID])
+    for envelope in first.sent + second.sent:
+        verifier.feed(envelope)
+    verifier.finish()
+    assert [(hole.stream, hole.first, hole.last) for hole in verifier.report.holes] == [(first.sealer.stream, 31, 32)]
+
+
+def test_runs_that_follow_each_other_in_a_circle_come_to_an_end() -> None:
+    one, other = Run(), Run()
+    one.sealer._follows, one.sealer._resumes = (other.sealer.stream, 1000), (int(Cause.AGENT_DOWN), ())
+    other.sealer._follows, other.sealer._resumes = (one.sealer.stream, 1000), (int(Cause.AGENT_DOWN), ())
+    verifier = Verifier([DID])
+    for run in (one, other):
+        run.begin([group(100)])
+        for cycle in range(100, 110):
+            run.data([frame(cycle)])
+        for envelope in run.sent:
+            verifier.feed(envelope)
+    verifier.finish(complete=True)
+    assert verifier.report.records == 22
+
+
+@pytest.mark.parametrize("drift", [-4 * MS, 0, 4 * MS])
+def test_drift_between_two_runs_of_one_boot_makes_no_cycle(drift: int) -> None:
+    first = simple_run(10)  # cycles 100 to 109, due at 1000 to 1009 s
+    second = Run(after=first, clock=FakeClock(boot=1012 * S))
+    second.begin([group(112, anchor=1012 * S + drift)])
+    verifier = Verifier([DID])
+    for envelope in first.sent + second.sent:
+        verifier.feed(envelope)
+    verifier.finish()
+    assert verifier.report.groups["pv-1", "ac"].gaps == {Cause.AGENT_DOWN: 2}
