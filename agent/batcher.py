@@ -107,6 +107,8 @@ class Batcher:
         self._plan_pos = 0
         self._plan_wanted = False
         self._stated: tuple[int, tuple[Withdrawn, ...]] | None = None  # position of the plan that first stated these
+        self._losses_known = 0  # of ``outbox.lost``
+        self.dropped = 0  # records overwritten before they were acknowledged, since start
 
     # ---- in -------------------------------------------------------------------------------------------------
 
@@ -198,8 +200,11 @@ class Batcher:
             bodies.insert(0, self._sealer.data_body(data))
         now = self._clock.boot()
         wanted = self._plan_wanted and self._planned is not None and now - self._planned >= PLAN_AT_MOST_EVERY
-        plan = plan or wanted or self._plan_due() <= now
         self._forget_withdrawn()
+        plan = plan or wanted or self._plan_due() <= now
+        if losses := self._new_losses():
+            plan = True
+            bodies.append(self._sealer.event_body(Event(EventCode.OUTBOX_DAMAGED, now, (losses,))))
         if plan:
             bodies.insert(0, self._sealer.plan_body())
         new_segment = not self._outbox.fits(self._sealer.bound(bodies), len(bodies))
@@ -207,6 +212,9 @@ class Batcher:
             with anyio.CancelScope(shield=True):  # what was taken out of the batch is not dropped
                 gone = await to_thread.run_sync(self._outbox.overwritten)
             self._sealer.withdraw(gone)
+            if gone:
+                self.dropped += _count(gone)
+                log.warning("outbox full, oldest records dropped records=%d", _count(gone))
             bodies[: int(plan)] = [self._sealer.plan_body()]
             plan = True
         for body in bodies:
@@ -228,6 +236,16 @@ class Batcher:
                 self._stated = (positions[0], self._sealer.withdrawn)
         self._on_durable()
 
+    def _new_losses(self) -> str:
+        """State what the outbox misses since it was last asked; returns it in words, nothing if there is none."""
+        new = self._outbox.lost[self._losses_known :]
+        self._losses_known += len(new)
+        if not new:
+            return ""
+        self._sealer.withdraw(new)
+        log.error("outbox damaged, records cannot be read records=%d", _count(new))
+        return f"{_count(new)} records cannot be read"
+
     def _forget_withdrawn(self) -> None:
         """Withdrawn ranges go once a record sealed after the plan that stated them is acknowledged."""
         if (
@@ -236,6 +254,10 @@ class Batcher:
             and self._outbox.acked > self._stated[0]
         ):
             self._sealer.forget_withdrawn()
+
+
+def _count(ranges: Sequence[Withdrawn]) -> int:
+    return sum(each.last - each.first + 1 for each in ranges)
 
 
 def _bound(kind: ValueType) -> int:

@@ -47,7 +47,6 @@ async def run(config: Config) -> None:
     async with _open_outbox(config) as outbox, _open_adapters(config, clock) as groups:
         history = replay(outbox.recovered())
         sealer = Sealer(_facts(config, outbox.salt), signer=signer, clock=clock, last=outbox.last, history=history)
-        sealer.withdraw(outbox.lost)
         transport = kinds.load(channel.transport)(channel.settings, subject=channel.topic)
         publisher = Publisher(store=outbox, transport=transport, did=signer.did, clock=clock)
         batcher = Batcher(
@@ -61,6 +60,7 @@ async def run(config: Config) -> None:
             return (
                 f"outbox {channel.id}: {outbox.pending.records} waiting, broker {broker}, "
                 f"{publisher.acknowledged} delivered, {supervisor.failing_devices()} devices failing"
+                + (f", {batcher.dropped} records dropped" if batcher.dropped else "")
             )
 
         log.info("agent starting version=%s did=%s waiting=%d", __version__, signer.did, outbox.pending.records)

@@ -91,6 +91,10 @@ class Store(Protocol):
     def fits(self, size: int, records: int) -> bool:
         """Whether envelopes of ``size`` bytes in all fit into the segment in use."""
 
+    @property
+    def lost(self) -> Sequence[Withdrawn]:
+        """Records that should be held and are not, found at start or while reading; it only grows."""
+
     def overwritten(self) -> Sequence[Withdrawn]:
         """What opening the next segment now would drop that is not acknowledged."""
 

@@ -17,7 +17,7 @@ import anyio
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Schedule, Value
 from agent.ports import Clock, PolledDevice
-from agent.timetable import anchor, clock_stepped, due_before, following, latest_due
+from agent.timetable import anchor, clock_stepped, due_before, following, latest_due, offset
 
 PREPARE_WITHIN = 3.0  # s: how long the first term waits for devices to say what they are
 
@@ -113,6 +113,7 @@ class Supervisor:
         schedules, gaps = [], []
         if old is None:
             schedules = [anchor(period=g.period, phase=g.phase, wall=wall, boot=boot) for g in self._groups]
+            stepped = False
         else:
             stepped = any(clock_stepped(schedule, wall=wall, boot=boot) for schedule in old.schedules)
             for index, (schedule, covered) in enumerate(zip(old.schedules, old.next, strict=True)):
@@ -139,6 +140,8 @@ class Supervisor:
         for gap in gaps:
             await self._sink.put(gap)
         await self._sink.begin_term(opened=(wall, boot), devices=infos, groups=plans)
+        if old is not None and stepped:
+            await self._sink.event(EventCode.CLOCK_STEP, boot + offset(old.schedules[0]), wall)
         return term
 
     async def _poll(self, term: _Term, index: int, group: PolledGroup) -> None:

@@ -237,6 +237,7 @@ async def test_what_a_new_segment_overwrites_is_stated_in_its_plan_until_that_is
         stated = Withdrawn(bench.sealer.stream, 1, kept.link.seq - 1, Cause.OVERFLOW)
         plan = store.segments[-1].records[0]
         assert _withdrawn(store, plan.pos) == (stated,)
+        assert bench.batcher.dropped == kept.link.seq - 1
 
         store.settle(plan.pos)  # the plan itself: not yet
         await _repeat(bench)
@@ -250,6 +251,23 @@ async def test_what_a_new_segment_overwrites_is_stated_in_its_plan_until_that_is
         verifier.feed(held.envelope)
     verifier.finish(complete=True)
     assert verifier.report.good
+
+
+async def test_what_the_outbox_finds_missing_is_stated_once_with_an_event() -> None:
+    store = FakeStore()
+    bench = Bench(store)
+    await bench.begin()
+    missing = Withdrawn(bytes(16), 5, 9, Cause.DISK_ERROR)
+    store.lost = (missing,)
+    await bench.put()
+    await bench.batcher.flush()
+    assert _withdrawn(store) == (missing,)
+    store.settle(store.written[-1].pos)
+    await _repeat(bench)
+    await _repeat(bench)
+    assert _withdrawn(store) == ()
+    damaged = [r.body for r in bodies(store) if isinstance(r.body, Event) and r.body.code == EventCode.OUTBOX_DAMAGED]
+    assert [event.details for event in damaged] == [("5 records cannot be read",)]
 
 
 async def test_ranges_carried_over_from_the_last_run_are_stated_until_acknowledged() -> None:

@@ -360,6 +360,11 @@ async def test_a_step_of_the_wall_clock_begins_a_term_on_the_new_marks(
     assert all((at + clock.offset) % S == 0 for at, _ in device.acquired[2:]), "read on the marks of the stepped clock"
     assert new.first - old.first == first
     assert terms.brief(0, term=2)[:3] == [(0, 0, None), (1, 1, None), (2, 2, None)]
+    ((term, code, (before, after)),) = [event for event in terms.events if event[1] is EventCode.CLOCK_STEP]
+    assert (term, code) == (2, EventCode.CLOCK_STEP)
+    assert isinstance(after, int)
+    assert isinstance(before, int)
+    assert after - before == step
 
 
 async def test_a_step_within_the_tolerance_of_the_period_is_none(clock: FakeClock) -> None:
