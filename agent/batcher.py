@@ -182,6 +182,11 @@ class Batcher:
                 await self._commit([self._sealer.event_body(event)] if event else [], data, plan=False)
                 batch.receipt.settle()
 
+    async def mark(self) -> None:
+        """Have the disk know what the broker acknowledged, if no record has told it. Raises OutboxError."""
+        async with self._commits:  # the outbox has one writer at a time
+            await to_thread.run_sync(self._outbox.mark)
+
     def _deadline(self) -> int:
         """When the batch must be sealed; without one, when the plan must be repeated."""
         batch = self._batch

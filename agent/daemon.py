@@ -12,7 +12,7 @@ import logging
 import resource
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio import to_thread
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises SignerError, OutboxError, ConfigError."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the key must not land in a core file
+    with suppress(OSError, ValueError):  # a sandbox may forbid it, and has then done it itself
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the key must not land in a core file
     clock, health, channel = SystemClock(), Health(), config.channel
     signer = open_key_file(config.identity.key, did=config.identity.did)
     async with _open_outbox(config) as outbox, _open_adapters(config, clock) as groups:
@@ -66,7 +67,7 @@ async def run(config: Config) -> None:
         log.info("agent starting version=%s did=%s waiting=%d", __version__, signer.did, outbox.pending.records)
         async with anyio.create_task_group() as delivery:
             delivery.start_soon(publisher.run)
-            delivery.start_soon(_mark, outbox)
+            delivery.start_soon(_mark, batcher)
             delivery.start_soon(health.run, status)
             async with anyio.create_task_group() as sealing:
                 sealing.start_soon(batcher.run)
@@ -93,11 +94,11 @@ async def _stop_signal() -> str:
     raise AssertionError("the signal receiver never ends")
 
 
-async def _mark(outbox: Outbox) -> None:
+async def _mark(batcher: Batcher) -> None:
     """Have the disk know within ten seconds what the broker acknowledged."""
     while True:
         await anyio.sleep(MARK_EVERY)
-        await to_thread.run_sync(outbox.mark)
+        await batcher.mark()
 
 
 @asynccontextmanager

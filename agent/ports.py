@@ -107,6 +107,9 @@ class Store(Protocol):
     def find(self, stream: bytes, seq: int) -> int | None:
         """The position of a record that is still held."""
 
+    def mark(self) -> bool:
+        """Write down what was acknowledged if no record has; one writer at a time, ``append`` and ``mark`` together."""
+
     def settle(self, pos: int) -> None:
         """Acknowledged up to here; may go down."""
 

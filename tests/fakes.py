@@ -277,10 +277,12 @@ class FakeStore:
             self._acked_written = self._acked
             self.commits.append((len(records), new_segment))
 
-    def mark(self) -> None:
+    def mark(self) -> bool:
         """Write down what is acknowledged; takes a position."""
-        if self._acked != self._acked_written:
+        moved = self._acked != self._acked_written
+        if moved:
             self._next, self._acked_written = self._next + 1, self._acked
+        return moved
 
     def read(self, after: int, *, max_bytes: int) -> list[Held]:
         """Records behind a position."""

@@ -396,6 +396,22 @@ async def test_a_receipt_settles_only_when_the_record_is_on_disk() -> None:
     assert bench.announced == [1, 2]
 
 
+async def test_a_mark_waits_until_a_commit_under_way_is_on_disk() -> None:
+    bench, door = Bench(), threading.Event()
+    await bench.begin()
+    bench.store.settle(bench.store.written[-1].pos)
+    bench.store.before_append = lambda: door.wait(10)
+    await bench.put()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.batcher.flush)
+        await turns()
+        tasks.start_soon(bench.batcher.mark)
+        await turns()
+        assert len(bench.store.written) == 1
+        door.set()
+    assert [held.pos for held in bench.store.written] == [1, 2], "the mark came behind it"
+
+
 @pytest.mark.parametrize("how", ["failed", "applied"])
 async def test_an_append_that_fails_ends_it_and_settles_nothing(how: str) -> None:
     bench = Bench()
