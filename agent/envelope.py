@@ -27,7 +27,7 @@ MAX_ENVELOPE = 256 * 1024
 _START = b"\xd2\x84"  # tag 18, array of 4
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG = 2, 3, 4, 5, 6  # CBOR major types
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
-_KID = re.compile(r"(did:ethr:(?:[a-z0-9]+:)*0x([0-9A-Fa-f]{40}))#(controller|owner)")
+_KID = re.compile(r"(did:ethr:(?:[a-z0-9]+:)?0x([0-9A-Fa-f]{40}))#(controller|owner)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,8 +284,8 @@ class Verifier:
     def _plan(self, stream: _Stream, plan: Plan, seq: int) -> list[str]:
         problems = []
         for withdrawn in plan.withdrawn:
-            if withdrawn not in self._withdrawn:
-                self._withdrawn.append(withdrawn)
+            if not any(_within(withdrawn, known) for known in self._withdrawn):
+                self._withdrawn = [known for known in self._withdrawn if not _within(known, withdrawn)] + [withdrawn]
         if stream.coverage is None:
             if seq == 1:
                 problems = opening_problems(plan)
@@ -363,6 +363,12 @@ class Verifier:
         self.report.failures[level] += 1
         place = (head.link.stream, head.link.seq) if head else (None, None)
         return Judged({level: Outcome.FAILED}, (Finding(level, Outcome.FAILED, text, *place),), head)
+
+
+def _within(one: Withdrawn, other: Withdrawn) -> bool:
+    """Whether a range says nothing that the other does not: plans restate their ranges as these grow."""
+    same = (one.stream, one.cause) == (other.stream, other.cause)
+    return same and other.first <= one.first and one.last <= other.last
 
 
 def _foreign(opened: Envelope) -> Judged:

@@ -61,6 +61,8 @@ BAD_HEADERS: dict[str, Any] = {
     "kid without fragment": {**HEADER, 4: DID.encode()},
     "kid of another method": {**HEADER, 4: b"did:web:example.org#controller"},
     "kid with other fragment": {**HEADER, 4: f"{DID}#key-1".encode()},
+    "kid with two networks": {**HEADER, 4: f"did:ethr:volta:{DID[9:]}#controller".encode()},
+    "kid with more behind it": {**HEADER, 4: f"{DID}0#controller".encode()},
     "no map": [1],
 }
 
