@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,11 @@ def test_verify_of_nothing_and_of_no_did(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["verify", str(tmp_path / "missing"), "--did", DID]) == 2
     assert main(["verify", str(tmp_path / "empty"), "--did", DID]) == 1
     assert main(["verify", str(tmp_path / "empty"), "--did", "nobody"]) == 2
+
+
+def test_the_running_agent_loads_nothing_that_it_does_not_need() -> None:
+    """Memory is scarce on a gateway: the libraries of what is not configured stay out (docs/adr/0004, 0006)."""
+    program = "import agent.daemon, agent.commands.run, sys, json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert not loaded & {"eth_account", "paho", "pymodbus", "nats", "sunspec2", "adapters", "testbed", "aiohttp"}
