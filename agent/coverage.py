@@ -16,6 +16,7 @@ from agent.model import Data, Frame, GroupPlan, Plan
 from agent.timetable import clock_stepped, due_before
 
 GroupKey = tuple[str, str]  # device id, group name
+_OF_THE_RUN = ("boot_id", "version", "channel", "topic", "follows", "resumes", "volatile")  # alike in all its plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class Coverage:
     def change(self, plan: Plan) -> list[str]:
         """Close the term in force and go on with a new one of the same stream (docs/evidence.md, end of a term)."""
         problems = []
+        changed = [name for name in _OF_THE_RUN if getattr(plan, name) != getattr(self.plan, name)]
+        if changed:
+            problems.append(f"the new term's plan differs in what a run never changes: {', '.join(changed)}")
         if plan.term != self.plan.term + 1:
             problems.append(f"term {plan.term} follows term {self.plan.term}")
         new = {group_key(plan, group): group for group in plan.groups}

@@ -24,6 +24,8 @@ from agent.ports import Signer
 ES256K = -47
 CONTENT_TYPE = "application/vnd.edge-agent.evidence+cbor"
 MAX_ENVELOPE = 256 * 1024
+_MAX_HEADER = 1024  # bytes of the protected header
+_MAX_ITEMS = 64  # in the unprotected map, which is ignored
 _START = b"\xd2\x84"  # tag 18, array of 4
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG = 2, 3, 4, 5, 6  # CBOR major types
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -72,65 +74,82 @@ def unpack(envelope: bytes) -> Envelope:
 
 
 def _unpack_at(data: bytes | mmap, start: int) -> tuple[Envelope, int]:
-    """The envelope at ``start`` and where it ends. The unprotected map is stepped over, whatever it holds."""
+    """The envelope at ``start`` and where it ends. The unprotected map is stepped over, whatever it holds.
+
+    Costs no more than what the first bytes promise and hold: in a hostile file every byte may look like a start.
+    """
     if data[start : start + len(_START)] != _START:
         raise EvidenceError("not a COSE_Sign1 message: it must begin with tag 18 and an array of 4")
-    window = data[start : start + MAX_ENVELOPE + 1]
-    protected, at = _bytes_at(window, len(_START))
-    if window[at : at + 1] and window[at] >> 5 != _MAP:
-        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
-    payload, at = _bytes_at(window, _end_of(window, at, 2))
-    signature, at = _bytes_at(window, at)
-    if at > MAX_ENVELOPE:
-        raise EvidenceError(f"envelope larger than {MAX_ENVELOPE} bytes")
+    reader = _Reader(data, start + len(_START), min(len(data), start + MAX_ENVELOPE))
+    header = reader.bytes_ahead()
+    if len(header) > _MAX_HEADER:
+        raise EvidenceError(f"protected header larger than {_MAX_HEADER} bytes")
+    protected = data[header.start : header.stop]
+    reader.step_over_map()
+    payload, signature = reader.bytes_ahead(), reader.bytes_ahead()
     if len(signature) != 64:
         raise EvidenceError(f"signature of {len(signature)} bytes, expected 64")
     kid = _kid(protected)
     match = _KID.fullmatch(kid)
     if match is None:
         raise EvidenceError("kid is not <did:ethr DID>#controller")
-    return Envelope(protected, kid, match[1], bytes.fromhex(match[2]), payload, signature), start + at
+    record, rs = data[payload.start : payload.stop], data[signature.start : signature.stop]
+    return Envelope(protected, kid, match[1], bytes.fromhex(match[2]), record, rs), reader.at
 
 
-def _head_at(data: bytes, at: int) -> tuple[int, int, int]:
-    """Major type and argument of the item at ``at``, and where its head ends (RFC 8949 section 3)."""
-    if at >= len(data):
-        raise EvidenceError("envelope cut short, or larger than allowed")
-    major, info = data[at] >> 5, data[at] & 31
-    if info < 24:
-        return major, info, at + 1
-    if info > 27:
-        raise EvidenceError("envelope: malformed, or of indefinite length")
-    end = at + 1 + (1 << (info - 24))
-    if end > len(data):
-        raise EvidenceError("envelope cut short, or larger than allowed")
-    return major, int.from_bytes(data[at + 1 : end], "big"), end
+class _Reader:
+    """Steps over CBOR items of definite length (RFC 8949 section 3) up to ``end``, without looking into them."""
 
+    def __init__(self, data: bytes | mmap, at: int, end: int) -> None:
+        self.at = at
+        self._data = data
+        self._end = end
+        self._items = _MAX_ITEMS
 
-def _bytes_at(data: bytes, at: int) -> tuple[bytes, int]:
-    major, length, begin = _head_at(data, at)
-    if major != _BYTES:
-        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
-    if begin + length > len(data):
-        raise EvidenceError("envelope cut short, or larger than allowed")
-    return data[begin : begin + length], begin + length
+    def bytes_ahead(self) -> range:
+        """Step over a byte string; returns where its bytes are."""
+        major, length = self._head()
+        if major != _BYTES:
+            raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+        return self._over(length)
 
+    def step_over_map(self) -> None:
+        """Step over a map of whatever it holds, within reason."""
+        if self.at < self._end and self._data[self.at] >> 5 != _MAP:
+            raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+        self._step_over(depth=2)
 
-def _end_of(data: bytes, at: int, depth: int) -> int:
-    """Where the item at ``at`` ends; nothing in it is looked at but its length. ``depth``: of arrays and maps."""
-    major, argument, at = _head_at(data, at)
-    while major == _TAG:
-        major, argument, at = _head_at(data, at)
-    if major in (_BYTES, _TEXT):
-        at += argument
-        if at > len(data):
+    def _head(self) -> tuple[int, int]:
+        """Major type and argument of the next item."""
+        if self.at >= self._end:
             raise EvidenceError("envelope cut short, or larger than allowed")
-    elif major in (_ARRAY, _MAP):
-        if depth > cbor.MAX_DEPTH:
-            raise EvidenceError(f"envelope: nested deeper than {cbor.MAX_DEPTH}")
-        for _ in range(argument * (2 if major == _MAP else 1)):  # each takes a byte at least: the data's end ends it
-            at = _end_of(data, at, depth + 1)
-    return at
+        major, info = self._data[self.at] >> 5, self._data[self.at] & 31
+        self.at += 1
+        if info < 24:
+            return major, info
+        if info > 27:
+            raise EvidenceError("envelope: malformed, or of indefinite length")
+        where = self._over(1 << (info - 24))
+        return major, int.from_bytes(self._data[where.start : where.stop], "big")
+
+    def _over(self, length: int) -> range:
+        begin, self.at = self.at, self.at + length
+        if self.at > self._end:
+            raise EvidenceError("envelope cut short, or larger than allowed")
+        return range(begin, self.at)
+
+    def _step_over(self, *, depth: int) -> None:
+        self._items -= 1
+        if self._items < 0 or depth > cbor.MAX_DEPTH + 1:
+            raise EvidenceError("envelope: unprotected map too large or nested too deeply")
+        major, argument = self._head()
+        if major in (_BYTES, _TEXT):
+            self._over(argument)
+        elif major == _TAG:
+            self._step_over(depth=depth)
+        elif major in (_ARRAY, _MAP):
+            for _ in range(argument * (2 if major == _MAP else 1)):
+                self._step_over(depth=depth + 1)
 
 
 def _kid(protected: bytes) -> str:

@@ -13,6 +13,7 @@ from agent.model import Data, Event, EventCode, Frame, Gap, GroupPlan, Kind, Pla
 from agent.report import cause_name
 from agent.verify import Judged
 
+_LAST_MOMENT = 253_402_300_799_999_999_999  # ns: the end of the year 9999
 _EXACT = 10**15  # a float's shortest text has the same digits as a decimal of up to 15
 
 
@@ -36,6 +37,8 @@ def value_text(point: Point, value: Value) -> str:
 
 def moment(wall: int) -> str:
     """RFC 3339, UTC, ms; ``wall`` in ns."""
+    if wall > _LAST_MOMENT:
+        return f"{wall} ns"  # beyond what a date can say
     when = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=wall // 1000)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

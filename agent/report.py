@@ -58,6 +58,7 @@ class Hole:
     state: str = "open"  # open, accounted, failed, unknown
     cause: int | None = None  # as withdrawn
     cycles: dict[GroupKey, int] | None = None
+    whole_run: bool = False  # nothing of that run was at hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Report:
     repeats: int = 0
     foreign: int = 0
     before_plan: int = 0  # data at the start whose plan is not at hand: judged up to continuity only
+    planned: bool = False  # a plan was at hand, so that completeness could be judged
     first_sealed: int | None = None  # wall, ns
     last_sealed: int | None = None
     groups: dict[GroupKey, Tally] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class Report:
         """
         if self.failures[level]:
             return Outcome.FAILED
-        if self.unknowns[level] or not self.records:
+        if self.unknowns[level] or not (self.planned if level is Level.COMPLETENESS else self.records):
             return Outcome.UNKNOWN
         return Outcome.OK
 

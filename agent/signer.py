@@ -14,10 +14,10 @@ from pathlib import Path
 
 import coincurve
 
+from agent.did import did_key
 from agent.envelope import verify
 from agent.errors import SignerError
 from agent.keccak import address_of, checksum_address
-from agent.verify import did_key
 
 DEFAULT_NETWORK = "ewc"
 

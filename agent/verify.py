@@ -9,23 +9,21 @@ It does not judge whether a device told the truth, nor what was cut off at the e
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agent.coverage import Coverage, cycles_between, opening_problems
+from agent.did import DidKey, did_key
 from agent.envelope import Envelope, Keys, unpack
 from agent.errors import EvidenceError
-from agent.model import Data, Plan, Record, Withdrawn
+from agent.holes import Holes
+from agent.model import Data, Plan, Record
 from agent.record import VERSION, ZEROS, Head, decode_head, decode_record
 from agent.report import Finding, Hole, Level, Outcome, Report, Run
 
 WINDOW = 64  # records that may wait for an earlier one, as many as a publisher has in flight
 REMEMBERED = 256  # digests kept per stream, to tell a repeat from an equivocation
-
-_DID = re.compile(r"did:ethr:(?:([a-z0-9]+):)?0x([0-9A-Fa-f]{40})(?:#(?:controller|owner))?")
-_CHAIN_IDS = {None: "0x1", "mainnet": "0x1", "volta": "0x12047", "ewc": "0xf6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +56,11 @@ class Judged:
 class _Stream:
     """What is remembered of one run."""
 
+    signer: DidKey | None = None
     expected: int | None = None  # seq whose turn it is; None: not begun
+    start: int = 1  # seq of the first record judged
     digest: bytes | None = None  # of the record before it; None behind a hole
-    begun: bool = False
+    planned: bool = False  # a plan of it was at hand
     waiting: dict[int, Head] = field(default_factory=dict)
     recent: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
     coverage: Coverage | None = None
@@ -73,14 +73,6 @@ class _Stream:
         return (self.expected or 1) - 1
 
 
-def did_key(did: str) -> tuple[str, bytes]:
-    """What DIDs are compared by: chain id and 20-byte address. Raises ValueError."""
-    match = _DID.fullmatch(did)
-    if match is None:
-        raise ValueError(f"not a did:ethr DID: {did!r}; expected did:ethr:<network>:0x<40 hex digits>")
-    return _CHAIN_IDS.get(match[1], match[1]), bytes.fromhex(match[2])
-
-
 class Verifier:
     """Judges envelopes of the accepted signers: ``feed`` each, ``finish`` at the end; ``report`` is the account."""
 
@@ -89,7 +81,8 @@ class Verifier:
         self._accept = {did_key(did) for did in accept}
         self._keys = Keys()
         self._streams: dict[bytes, _Stream] = {}
-        self._withdrawn: list[Withdrawn] = []
+        self._holes = Holes(self.report)
+        self._latest: dict[tuple[DidKey | None, str], bytes] = {}  # the last run begun, by signer and channel
 
     def feed(self, envelope: bytes) -> list[Judged]:
         """Take one envelope; returns the records whose turn has come, in order of their streams."""
@@ -97,7 +90,8 @@ class Verifier:
             opened = unpack(envelope)
         except EvidenceError as error:
             return [self._failed(Level.STRUCTURE, str(error))]
-        if did_key(opened.did) not in self._accept:
+        signer = did_key(opened.did)
+        if signer not in self._accept:
             self.report.foreign += 1
             return [_foreign(opened)]
         try:
@@ -108,7 +102,7 @@ class Verifier:
             head = decode_head(opened.payload)
         except EvidenceError as error:
             return [self._failed(Level.STRUCTURE, str(error))]
-        return list(self._place(head))
+        return list(self._place(head, signer))
 
     def settle(self) -> list[Judged]:
         """Judge what waits at the beginning of a stream: the caller knows that nothing earlier is on its way."""
@@ -121,22 +115,15 @@ class Verifier:
         judged = self.settle()
         for stream in list(self._streams):
             judged += self._release(stream, begin=True, flush=True)
-        for hole in self.report.holes:
-            self._account(hole)
-            if hole.state == "open":
-                hole.state = "failed" if complete else "unknown"
-                counts = self.report.failures if complete else self.report.unknowns
-                counts.update((Level.CONTINUITY, Level.COMPLETENESS))
-                self.report.failed += complete
-        for hole in self.report.holes:
-            self._count_cycles(hole)
+        self._holes.settle(complete=complete)
         return judged
 
     # ---- order ----------------------------------------------------------------------------------------------
 
-    def _place(self, head: Head) -> Iterator[Judged]:
+    def _place(self, head: Head, signer: DidKey) -> Iterator[Judged]:
         link = head.link
         stream = self._streams.setdefault(link.stream, _Stream())
+        stream.signer = signer
         known = stream.recent.get(link.seq)
         if known == link.digest:
             self.report.repeats += 1
@@ -157,7 +144,18 @@ class Verifier:
             yield from self._release(link.stream)
 
     def _release(self, name: bytes, *, begin: bool = False, flush: bool = False) -> Iterator[Judged]:
-        """Judge what waits in a stream as far as its turn has come."""
+        """Judge what waits in a stream, and in the runs that wait for it, as far as its turn has come.
+
+        ``begin``: nothing earlier than what waits is on its way to the beginning of a stream. ``flush``: nothing at
+        all.
+        """
+        todo = [(name, flush)]
+        while todo:
+            current, forced = todo.pop()
+            yield from self._advance(current, todo, begin=begin or forced, flush=forced)
+
+    def _advance(self, name: bytes, todo: list[tuple[bytes, bool]], *, begin: bool, flush: bool) -> Iterator[Judged]:
+        """Judge what waits in one stream; ``todo`` takes the streams that come next, the last one first."""
         stream = self._streams[name]
         while stream.waiting:
             full = flush or len(stream.waiting) > WINDOW
@@ -165,18 +163,20 @@ class Verifier:
                 first = min(stream.waiting)
                 if first != 1 and first <= WINDOW and not full and not begin:
                     return
-                if first == 1 and (parent := self._parent_behind(stream.waiting[1])) is not None:
+                parent = self._parent_behind(stream.waiting[1]) if first == 1 else None
+                if parent is not None:
                     children = self._streams[parent].children
-                    if not full:
+                    unseen = self._streams[parent].expected is None and not self._streams[parent].waiting
+                    if not full and not (begin and unseen):
                         if name not in children:
                             children.append(name)
                         return
                     if name in children:
                         children.remove(name)
-                    stream.expected = first
-                    yield from self._release(parent, begin=begin, flush=True)  # what it waits with comes first
-                    continue
-                stream.expected = first
+                stream.expected = stream.start = first
+                if parent is not None:  # what it waits with comes first
+                    todo += [(name, flush), (parent, True)]
+                    return
             if stream.expected not in stream.waiting:
                 if not full:
                     return
@@ -186,17 +186,16 @@ class Verifier:
             yield self._judge(stream, head)
             stream.expected += 1
             stream.digest = head.link.digest
-        children, stream.children = stream.children, []
-        for child in children:
-            yield from self._release(child, begin=begin, flush=flush)
+        todo += [(child, flush) for child in stream.children]
+        stream.children = []
 
     def _parent_behind(self, head: Head) -> bytes | None:
         """The run that this one follows if records of it are still to come."""
         plan = _plan_in(head)
-        if plan is None or plan.follows is None:
+        if plan is None or plan.follows is None or plan.follows[0] == head.link.stream:
             return None
-        parent = self._streams.get(plan.follows[0])
-        return plan.follows[0] if parent is not None and parent.last < plan.follows[1] else None
+        parent = self._streams.setdefault(plan.follows[0], _Stream())
+        return plan.follows[0] if parent.last < plan.follows[1] else None
 
     # ---- judge ----------------------------------------------------------------------------------------------
 
@@ -212,19 +211,15 @@ class Verifier:
         except EvidenceError as error:
             find(Level.STRUCTURE, str(error), Outcome.FAILED if head.version == VERSION else Outcome.UNKNOWN)
         plan = record.body if record is not None and isinstance(record.body, Plan) else None
-        if head.link.seq == 1:
-            for text in self._join(stream, head, plan):
-                find(Level.CONTINUITY, text)
-        elif stream.digest is not None and head.link.prev != stream.digest:
+        if head.link.seq == 1 and plan is None and head.version == VERSION:
+            find(Level.CONTINUITY, "a stream must begin with a plan")
+        if stream.digest is not None and head.link.prev != stream.digest:
             find(Level.CONTINUITY, "the chain is broken: prev is not the digest of the record before")
-        elif not stream.begun:
-            self.report.runs.append(Run(head.link.stream, "seen from its middle on"))
-        stream.begun = True
         if record is None:
             find(Level.COMPLETENESS, "the record cannot be read", Outcome.UNKNOWN)
         elif plan is not None:
-            for text in self._plan(stream, plan, record.seq):
-                find(Level.COMPLETENESS, text)
+            for level, text in self._plan(stream, head, plan):
+                find(level, text)
         elif isinstance(record.body, Data):
             if stream.coverage is None:
                 self.report.before_plan += 1
@@ -238,103 +233,106 @@ class Verifier:
                     find(Level.COMPLETENESS, text)
         return self._counted(head, record, stream.coverage, findings)
 
-    def _join(self, stream: _Stream, head: Head, plan: Plan | None) -> Iterator[str]:
-        """How a run joins the one it follows; yields what is wrong."""
-        run, link = "first", head.link
-        cause, length_known = None, True
-        if plan is None:
-            yield "a stream must begin with a plan"
-            run = "broken"
-        elif plan.follows is None:
-            if link.prev != ZEROS:
-                yield "the first run of an outbox has a prev that is not zeros"
-        else:
-            parent = self._streams.get(plan.follows[0])
-            cause = plan.resumes[0] if plan.resumes else None
-            if parent is None or parent.expected is None:
-                run = "unknown: the run before it is not at hand"
-            else:
-                if parent.last < plan.follows[1]:
-                    self._open_hole(plan.follows[0], parent, parent.last + 1, plan.follows[1])
-                run = "continuous" if parent.last <= plan.follows[1] else f"rolled back {parent.last - plan.follows[1]}"
-                known = parent.recent.get(plan.follows[1])
-                if known is not None and known != link.prev:
-                    yield "the chain is broken: prev is not the digest of the record it follows"
-                    run = "broken"
-                length_known = self._resume(parent, plan)
-        self.report.runs.append(Run(link.stream, run, cause, length_known))
+    def _plan(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[tuple[Level, str]]:
+        """Take a plan into force; yields what is wrong with it."""
+        self.report.planned = True
+        self._holes.permit(plan.withdrawn)
+        if stream.coverage is not None:
+            same = plan.term == stream.coverage.plan.term
+            for text in stream.coverage.repeat(plan) if same else stream.coverage.change(plan):
+                yield Level.COMPLETENESS, text
+            return
+        if stream.before is not None:  # behind a hole
+            begins = dict(zip(stream.before.keys, stream.before.next, strict=True))
+            self._fill(stream, cycles_between(old=stream.before.plan, old_next=begins, new=plan))
+        elif not stream.planned:
+            yield from self._begin(stream, head, plan)
+        stream.coverage, stream.planned = Coverage(plan), True
 
-    def _resume(self, parent: _Stream, plan: Plan) -> bool:
-        """Count what fell due between two runs as gaps with the stated cause; returns whether their number is known."""
+    def _begin(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[tuple[Level, str]]:
+        """The first plan of a run: how the run joins the one before it."""
+        name = head.link.stream
+        lineage = (stream.signer, plan.channel)
+        before = self._streams.get(self._latest.get(lineage, b""))
+        self._latest[lineage] = name
+        self._holes.found(name)
+        parent = self._streams.get(plan.follows[0]) if plan.follows else None
+        cause = plan.resumes[0] if plan.resumes else None
+        if stream.start == 1 and head.link.seq > 1:  # its first plan could not be read
+            self.report.runs.append(Run(name, "unknown: its first plan could not be read", length_known=False))
+            return
+        if stream.start > 1 or (plan.follows and (parent is None or parent.expected is None)):
+            if before is not None:  # not where the input begins: something in between is not at hand
+                if stream.start > 1:
+                    hole = self._holes.open(name, 1, stream.start - 1)
+                    if plan.follows and parent is not None and parent.expected and parent.last < plan.follows[1]:
+                        self._holes.open(plan.follows[0], parent.last + 1, plan.follows[1])
+                else:
+                    assert plan.follows is not None
+                    hole = self._holes.open(*plan.follows[:1], 1, plan.follows[1])
+                    hole.whole_run = True
+                if old := before.coverage or before.before:
+                    next_ = dict(zip(old.keys, old.next, strict=True))
+                    hole.cycles = cycles_between(old=old.plan, old_next=next_, new=plan)
+            joins = "seen from its middle on" if stream.start > 1 else "unknown: the run before it is not at hand"
+            self.report.runs.append(Run(name, joins, cause, length_known=False))
+            return
+        for text in opening_problems(plan):
+            yield Level.COMPLETENESS, text
+        if parent is None or plan.follows is None:
+            if head.link.prev != ZEROS:
+                yield Level.CONTINUITY, "the first run of an outbox has a prev that is not zeros"
+            self.report.runs.append(Run(name, "first"))
+            return
+        last = parent.last
+        if last < plan.follows[1]:
+            self._open_hole(plan.follows[0], parent, last + 1, plan.follows[1])
+        joins = "continuous" if last <= plan.follows[1] else f"rolled back {last - plan.follows[1]}"
+        known = parent.recent.get(plan.follows[1])
+        if known is not None and known != head.link.prev:
+            yield Level.CONTINUITY, "the chain is broken: prev is not the digest of the record it follows"
+            joins = "broken"
+        length_known = yield from self._resume(parent, plan, went_on=last > plan.follows[1])
+        self.report.runs.append(Run(name, joins, cause, length_known))
+
+    def _resume(self, parent: _Stream, plan: Plan, *, went_on: bool) -> Generator[tuple[Level, str], None, bool]:
+        """Count what fell due between two runs as gaps with the stated cause; returns whether their number is known.
+
+        ``resumes`` must say what the parent's records say, unless these are not all at hand or the parent went on
+        behind the record that is followed.
+        """
         old = parent.coverage or parent.before
         if old is None or plan.resumes is None:
             return False
         cause, resumes = plan.resumes
-        begins = {(r.device, r.group): r.cycle for r in resumes if r.term == old.plan.term}
-        mine = dict(zip(old.keys, old.next, strict=True))
-        if (
-            parent.coverage is None
-        ):  # a hole hides where the parent ended: what it took with it ends where resumes begins
-            lost = {key: max(0, begins[key] - begin) for key, begin in mine.items() if key in begins}
-            self._fill(parent, lost)
+        periodic = {key for key, group in zip(old.keys, old.plan.groups, strict=True) if group.schedule is not None}
+        mine = {key: cycle for key, cycle in zip(old.keys, old.next, strict=True) if key in periodic}
+        stated = {(r.device, r.group): r.cycle for r in resumes if r.term == old.plan.term}
+        begins = mine
+        if parent.coverage is None:  # a hole hides where the parent ended: what it took ends where resumes begins
+            if stated.keys() == mine.keys():
+                self._fill(parent, {key: max(0, stated[key] - cycle) for key, cycle in mine.items()})
+                begins = stated
+            else:  # in a term that is not at hand: all until the new run goes with the hole
+                self._fill(parent, cycles_between(old=old.plan, old_next=mine, new=plan))
+                return False
+        elif not went_on and (stated != mine or len(resumes) != len(mine)):
+            yield Level.COMPLETENESS, "the new run resumes elsewhere than the run before it ended"
         for key, count in cycles_between(old=old.plan, old_next=begins, new=plan).items():
             self.report.tally(key).gaps[cause] += count
-        return old.plan.boot_id == plan.boot_id or len(begins) == len(resumes)
-
-    def _plan(self, stream: _Stream, plan: Plan, seq: int) -> list[str]:
-        problems = []
-        for withdrawn in plan.withdrawn:
-            if not any(_within(withdrawn, known) for known in self._withdrawn):
-                self._withdrawn = [known for known in self._withdrawn if not _within(known, withdrawn)] + [withdrawn]
-        if stream.coverage is None:
-            if seq == 1:
-                problems = opening_problems(plan)
-            if stream.before is not None:
-                begins = dict(zip(stream.before.keys, stream.before.next, strict=True))
-                self._fill(stream, cycles_between(old=stream.before.plan, old_next=begins, new=plan))
-            stream.coverage = Coverage(plan)
-        elif plan.term == stream.coverage.plan.term:
-            problems = stream.coverage.repeat(plan)
-        else:
-            problems = stream.coverage.change(plan)
-        return problems
-
-    # ---- holes ----------------------------------------------------------------------------------------------
+        return old.plan.boot_id == plan.boot_id
 
     def _open_hole(self, name: bytes, stream: _Stream, first: int, last: int) -> None:
-        hole = Hole(name, first, last)
-        self.report.holes.append(hole)
-        stream.holes.append(hole)
+        stream.holes.append(self._holes.open(name, first, last))
         stream.digest = None
         if stream.coverage is not None:
             stream.before, stream.coverage = stream.coverage, None
 
     def _fill(self, stream: _Stream, cycles: dict[tuple[str, str], int]) -> None:
-        """The cycles that the holes since the last plan took with them are known now: they go to the last of these
-        holes.
-        """
+        """The cycles that the holes since the last plan took are known now: they go to the last of these holes."""
         if stream.holes:
             stream.holes[-1].cycles = cycles
         stream.holes, stream.before = [], None
-
-    def _account(self, hole: Hole) -> None:
-        """A hole that plans withdraw, in one range or several, is accounted for."""
-        at = hole.first
-        for withdrawn in sorted((w for w in self._withdrawn if w.stream == hole.stream), key=lambda w: w.first):
-            if withdrawn.first <= at <= withdrawn.last:
-                at, hole.cause = withdrawn.last + 1, withdrawn.cause
-        if at > hole.last:
-            hole.state = "accounted"
-        else:
-            hole.cause = None
-
-    def _count_cycles(self, hole: Hole) -> None:
-        for key, count in (hole.cycles or {}).items():
-            if hole.state == "accounted" and hole.cause is not None:
-                self.report.tally(key).gaps[hole.cause] += count
-            else:
-                self.report.tally(key).missing += count
-        hole.cycles = None
 
     # ---- account --------------------------------------------------------------------------------------------
 
@@ -348,13 +346,19 @@ class Verifier:
         failed = [level for level, outcome in outcomes.items() if outcome is Outcome.FAILED]
         report.failures.update(failed)
         report.failed += bool(failed)
+        # Data before the first plan at hand is judged up to continuity only: that leaves nothing unknown.
+        judged = [level for level in Level if level is not Level.COMPLETENESS or coverage is not None]
+        report.unknowns.update(level for level in judged if outcomes[level] is Outcome.UNKNOWN)
         if record is not None:
             report.news.update(record.unknown)
             report.first_sealed = report.first_sealed or record.sealed.wall
             report.last_sealed = record.sealed.wall
             if isinstance(record.body, Data):
                 report.frames += len(record.body.frames)
-        return Judged(outcomes, tuple(findings), head, record, coverage.plan if coverage else None)
+        plan = coverage.plan if coverage else None
+        if record is not None and isinstance(record.body, Data) and plan is not None and plan.term != record.body.term:
+            plan = None  # it names other groups
+        return Judged(outcomes, tuple(findings), head, record, plan)
 
     def _failed(self, level: Level, text: str, head: Head | None = None) -> Judged:
         """A record that fails before its turn: it stands in no stream."""
@@ -363,12 +367,6 @@ class Verifier:
         self.report.failures[level] += 1
         place = (head.link.stream, head.link.seq) if head else (None, None)
         return Judged({level: Outcome.FAILED}, (Finding(level, Outcome.FAILED, text, *place),), head)
-
-
-def _within(one: Withdrawn, other: Withdrawn) -> bool:
-    """Whether a range says nothing that the other does not: plans restate their ranges as these grow."""
-    same = (one.stream, one.cause) == (other.stream, other.cause)
-    return same and other.first <= one.first and one.last <= other.last
 
 
 def _foreign(opened: Envelope) -> Judged:

@@ -31,6 +31,8 @@ PLACES: Mapping[str, Place] = {
     "agent.block": (PURE, ""),
     "agent.cbor": (PURE, "cbor2"),
     "agent.coverage": (PURE, ""),
+    "agent.did": (PURE, ""),
+    "agent.holes": (PURE, ""),
     "agent.envelope": (PURE, "cbor2 coincurve"),
     "agent.history": (PURE, ""),
     "agent.keccak": (PURE, ""),

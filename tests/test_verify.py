@@ -4,6 +4,8 @@ section 6).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -15,8 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent import cbor
+from agent import envelope as envelope_module
+from agent.envelope import envelopes, protected_header, seal
+from agent.history import History, replay
 from agent.model import Cause, EventCode, Gap
+from agent.render import as_json, text_lines
 from agent.report import Level, Outcome, Report
+from agent.signer import KeySigner
 from agent.verify import WINDOW, Judged, Verifier
 from tests.runs import DEVICE, DID, OTHER_SECRET, SECRET, FakeClock, Run, S, frame, group, renamed, simple_run
 
@@ -320,6 +328,184 @@ def test_dids_are_compared_by_chain_and_address() -> None:
             verifier.feed(envelope)
         verifier.finish()
         assert verifier.report.foreign == 0
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def three_runs() -> list[Run]:
+    """Each with three cycles and a pause of two behind it."""
+    runs: list[Run] = []
+    for number in range(3):
+        begin = 100 + 5 * number
+        run = Run(after=runs[-1] if runs else None, clock=FakeClock(boot=(900 + begin) * S))
+        run.begin([group(begin, anchor=(900 + begin) * S)])
+        run.data([frame(begin), frame(begin + 1), frame(begin + 2)])
+        runs.append(run)
+    return runs
+
+
+def test_three_runs_are_complete() -> None:
+    report, judged = verified([envelope for run in three_runs() for envelope in run.sent])
+    assert_all_ok(report, judged)
+    assert report.cycles() == (13, 9, 4)
+
+
+def test_a_run_that_is_missing_as_a_whole_is_a_hole() -> None:
+    first, second, third = three_runs()
+    report, _ = verified(first.sent + third.sent)
+    assert [(hole.stream, hole.first, hole.last, hole.state) for hole in report.holes] == [
+        (second.sealer.stream, 1, len(second.sent), "failed")
+    ]
+    assert report.outcome(Level.CONTINUITY) is Outcome.FAILED
+    assert not report.good
+    assert report.cycles() == (13, 6, 0)
+    report, _ = verified(first.sent + third.sent, complete=False)
+    assert report.outcome(Level.CONTINUITY) is Outcome.UNKNOWN
+
+
+def test_a_run_of_which_the_beginning_is_missing_is_a_hole() -> None:
+    first, second, _ = three_runs()
+    second.plan()
+    report, _ = verified(first.sent + second.sent[2:], complete=True)
+    assert [(hole.stream, hole.first, hole.last) for hole in report.holes] == [(second.sealer.stream, 1, 2)]
+    assert not report.good
+
+
+def test_a_run_that_was_dropped_as_a_whole_is_accounted_for() -> None:
+    first, second, third = three_runs()
+    third.withdraw(1, len(second.sent), Cause.OVERFLOW, stream=second.sealer.stream)
+    third.plan()
+    report, judged = verified(first.sent + third.sent)
+    assert_all_ok(report, judged)
+    assert report.cycles() == (13, 6, 7)
+
+
+def test_the_first_run_at_hand_may_follow_one_that_is_not() -> None:
+    _, second, third = three_runs()
+    report, judged = verified(second.sent + third.sent)
+    assert_all_ok(report, judged)
+    assert report.runs[0].joins.startswith("unknown")
+
+
+def test_runs_of_other_channels_are_not_missed() -> None:
+    first, second, _ = three_runs()
+    other = Run(clock=FakeClock(boot=2000 * S))
+    other.sealer._facts = replace(other.sealer._facts, channel="market")
+    other.begin([group(7)])
+    report, judged = verified(other.sent + second.sent)
+    assert_all_ok(report, judged)
+    assert first.sealer.stream not in {hole.stream for hole in report.holes}
+
+
+@pytest.mark.parametrize("cycle", [102, 104, None])
+def test_resumes_that_says_something_else_than_the_records_fails(cycle: int | None) -> None:
+    first = three_runs()[0]
+    history = replay(first.sent)
+    resumes = tuple(replace(each, cycle=cycle) for each in history.resumes) if cycle else ()
+    second = Run(clock=FakeClock(boot=1005 * S), last=first.links[-1], history=replace(history, resumes=resumes))
+    second.begin([group(105, anchor=1005 * S)])
+    report, judged = verified(first.sent + second.sent)
+    assert "resumes elsewhere" in findings(judged)
+    assert report.outcome(Level.COMPLETENESS) is Outcome.FAILED
+    assert report.cycles() == (5, 3, 2), "counted by the records"
+
+
+def test_cycles_in_a_hole_at_a_runs_end_are_missing() -> None:
+    first = three_runs()[0]
+    first.data([frame(103)])
+    second = Run(after=first, clock=FakeClock(boot=1006 * S))
+    second.begin([group(106, anchor=1006 * S)])
+    report, _ = verified(first.sent[:-1] + second.sent)
+    assert report.groups["pv-1", "ac"].missing == 1
+    assert report.groups["pv-1", "ac"].gaps == {Cause.AGENT_DOWN: 2}
+
+
+def test_the_order_within_the_window_does_not_change_the_count() -> None:
+    first, second, _ = three_runs()
+    sent = [second.sent[0], *first.sent, *second.sent[1:]]
+    report, judged = verified(sent)
+    assert_all_ok(report, judged)
+    assert report.cycles() == (8, 6, 2)
+
+
+def test_thousands_of_runs_may_wait_for_each_other() -> None:
+    sent, last, history = [], None, History()
+    for number in range(1500):
+        run = Run(clock=FakeClock(boot=(1000 + number) * S), last=last, history=history)
+        run.begin([group(100 + number, anchor=(1000 + number) * S)])
+        sent.append(run.sent[0])
+        last, history = replace(run.links[-1], seq=2), replay(run.sent)  # each follows a record that never comes
+    report, _ = verified(sent, complete=False)
+    assert report.records == 1500
+
+
+def test_a_plan_must_not_change_what_belongs_to_the_run() -> None:
+    run = Run()
+    run.begin([group(100)])
+    run.data([frame(100)])
+    run.clock.now = 1001 * S
+    run.sealer._facts = replace(run.sealer._facts, boot_id=bytes(16))
+    run.begin([group(101, anchor=1001 * S)])
+    _, judged = verified(run.sent)
+    assert "differs in what a run never changes: boot_id" in findings(judged)
+
+
+def test_a_term_whose_plan_begins_later_than_it_says_fails() -> None:
+    run = Run()
+    run.begin([group(100)])
+    run.clock.now = 1000 * S
+    run.begin([replace(group(100), next=103)])
+    _, judged = verified(run.sent)
+    assert "the term begins at cycle 100, its plan at 103" in findings(judged)
+
+
+# ---- what cannot be known -------------------------------------------------------------------------------------------
+
+
+def test_a_record_of_another_version_is_unknown_and_the_chain_goes_on() -> None:
+    run = Run()
+    link = None
+    for seq in (1, 2):
+        record = cbor.encode({1: 2, 2: run.sealer.stream, 3: seq, 4: link or bytes(32), 5: "whatever"})
+        link = hashlib.sha256(record).digest()
+        run.sent.append(seal(record, protected=protected_header(DID), signer=KeySigner(SECRET, did=DID)))
+    report, judged = verified(run.sent)
+    assert report.failed == 0
+    assert [each.verdict for each in judged] == ["structure unknown"] * 2
+    assert report.outcome(Level.STRUCTURE) is Outcome.UNKNOWN
+    assert report.outcome(Level.CONTINUITY) is Outcome.OK
+
+
+def test_without_a_plan_completeness_is_unknown() -> None:
+    report, _ = verified(simple_run(10).sent[1:])
+    assert report.outcome(Level.COMPLETENESS) is Outcome.UNKNOWN
+    assert report.before_plan == 5
+
+
+def test_signed_nonsense_is_judged_and_can_be_shown() -> None:
+    run = Run()
+    run.begin([group(100), renamed(group(2**63), "far")])
+    run.data([frame(2**63, group=1)])
+    run.data([], [Gap(9, 1, 2, Cause.OVERRUN)], term=2)
+    _, judged = verified(run.sent)
+    for each in judged:
+        assert list(text_lines(each))
+        assert json.dumps(as_json(each))
+
+
+def test_each_start_in_a_hostile_file_costs_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, head = 0, envelope_module._Reader._head
+
+    def counted(reader: envelope_module._Reader) -> tuple[int, int]:
+        nonlocal steps
+        steps += 1
+        return head(reader)
+
+    monkeypatch.setattr(envelope_module._Reader, "_head", counted)
+    piece = b"\x4c\xd2\x84\x40\xbb" + b"\xff" * 8  # a start, and a map that claims to hold all that follows
+    assert not [each for _, each in envelopes(piece * 1000) if isinstance(each, bytes)]
+    assert 1000 <= steps <= 1000 * 80
 
 
 # ---- what it needs ----------------------------------------------------------------------------------------------
