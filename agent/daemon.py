@@ -39,8 +39,8 @@ MARK_EVERY = 10.0  # s: how soon the disk knows what was acknowledged, when no r
 log = logging.getLogger(__name__)
 
 
-async def run(config: Config) -> None:
-    """Run the agent until SIGTERM or SIGINT. Raises SignerError, OutboxError, ConfigError."""
+async def run(config: Config, stop: AsyncIterator[signal.Signals]) -> None:
+    """Run the agent until ``stop`` yields a signal. Raises SignerError, OutboxError."""
     with suppress(OSError, ValueError):  # a sandbox may forbid it, and has then done it itself
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the key must not land in a core file
     clock, health, channel = SystemClock(), Health(), config.channel
@@ -74,7 +74,7 @@ async def run(config: Config) -> None:
                 async with anyio.create_task_group() as acquisition:
                     acquisition.start_soon(supervisor.run)
                     health.ready()
-                    reason = await _stop_signal()
+                    reason = (await anext(stop)).name
                     log.info("agent stopping reason=%s", reason)
                     health.stopping()
                     acquisition.cancel_scope.cancel()
@@ -85,13 +85,6 @@ async def run(config: Config) -> None:
                 await publisher.drained()
             delivery.cancel_scope.cancel()
         log.info("agent stopped waiting=%d", outbox.pending.records)
-
-
-async def _stop_signal() -> str:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            return signal.Signals(number).name
-    raise AssertionError("the signal receiver never ends")
 
 
 async def _mark(batcher: Batcher) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 
 import anyio
 
 from agent import daemon, journal
 from agent.commands import GOOD
-from agent.config import load
+from agent.config import Config, load
 from agent.errors import AgentError
 
 
@@ -18,13 +19,19 @@ def main(options: argparse.Namespace) -> int:
     config = load(options.config)
     journal.set_up(config.agent.log_level)
     try:
-        anyio.run(daemon.run, config, backend_options=_backend())
+        anyio.run(_run, config, backend_options=_backend())
     except BaseExceptionGroup as raised:
         known, others = raised.split(AgentError)
         if known is None or others is not None:
             raise
         raise _first(known) from None
     return GOOD
+
+
+async def _run(config: Config) -> None:
+    # Open to the end: a second signal must not cut off the last records.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        await daemon.run(config, signals)
 
 
 def _backend() -> dict[str, object]:
