@@ -18,7 +18,9 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from pymodbus.simulator.simdevice import SimAction
 
 from adapters.modbus import ModbusAdapter, ModbusConnection, ModbusDevice
+from adapters.modbus.client import Connection
 from adapters.modbus.device import Device
+from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
 from agent.model import Cause, Quality, Sample, ValueType
 from agent.ports import DeviceSelection, PolledAdapter
@@ -183,7 +185,6 @@ async def test_a_device_by_hand(clock: FakeClock) -> None:
         assert sample == Sample(clock.now, clock.now, (2304, -2, 3.0, 1))
         assert units.asked == [(1, 3, 0, 10), (1, 4, 12, 2)]
         assert meter.raw == [("holding", 0, [*registers.values()][:10]), ("input", 12, [0x3FC0, 0])]
-        assert meter.point_registers("g") == ((2304,), (0xFFFE, 0xFFFF), (0x3FC0, 0), (1,))
         described = meter.points("g")
         assert [(each.name, each.unit, each.type, each.exponent) for each in described] == [
             ("V", "V", ValueType.INTEGER, -1),
@@ -229,6 +230,23 @@ async def test_an_exception_response_costs_only_the_points_of_its_request(clock:
         units.units[1].clear()
         error = await refused(running)
         assert (error.cause, error.detail) == (Cause.DEVICE_EXCEPTION, "exception 2 illegal data address")
+
+
+async def test_no_answer_costs_only_the_points_not_read_yet(clock: FakeClock) -> None:
+    config = device([at(name, f"holding:{place}") for name, place in (("C", 200), ("A", 0), ("B", 100))])
+    asked: list[int] = []
+
+    def answer(request: bytes) -> bytes:
+        place = int.from_bytes(request[8:10], "big")
+        asked.append(place)
+        return request[:2] + b"\0\0\0\x05\x01\x03\x02\0\x07" if place == 0 and len(asked) < 3 else b""
+
+    async with server(respond(answer)) as port, adapter(port, config, clock=clock, deadline="20ms") as running:
+        sample = await running.devices[0].acquire("g")
+        assert (sample.values, sample.quality) == ((None, 7, None), ((0, Quality.NO_VALUE), (2, Quality.NO_VALUE)))
+        assert asked == [0, 100]  # a dead unit costs one time-out
+        assert (await refused(running)).cause is Cause.DEVICE_TIMEOUT
+        assert asked == [0, 100, 0]
 
 
 async def test_a_gateway_that_lost_the_unit_is_not_asked_on(clock: FakeClock) -> None:
@@ -378,6 +396,54 @@ async def test_a_dead_unit_beside_a_live_one(clock: FakeClock) -> None:
             details.append((await refused(running, 1)).detail)
             assert (await running.devices[0].acquire("g")).values == (5,)
         assert details == ["no answer within 0.05 s"] * 3 + ["not tried after repeated time-outs"] * 2
+
+
+async def test_a_unit_that_answers_is_forgiven_its_time_outs(clock: FakeClock) -> None:
+    config = device([at("A", "holding:0")])
+    async with (
+        plant({1: {0: 5}}) as units,
+        adapter(units.port, config, clock=clock, deadline="20ms") as running,
+    ):
+        for _ in range(3):
+            units.silent.add(1)
+            for _ in range(2):
+                assert (await refused(running)).detail == "no answer within 0.02 s"
+            units.silent.clear()
+            assert (await running.devices[0].acquire("g")).values == (5,)
+
+
+@pytest.mark.parametrize("host", ["inverter..lan", "a" * 70 + ".lan", "a\0b"])
+async def test_a_host_that_cannot_be_asked_for(clock: FakeClock, host: str) -> None:
+    wire = Connection(host=host, port=502, timeout=S, pause=0, clock=clock)
+    with pytest.raises(AcquisitionError, match="cannot connect: ") as caught:
+        await wire.read(1, [Registers("holding", 0, 1)])
+    assert caught.value.cause is Cause.LINK_DOWN
+
+
+async def test_a_connection_made_anew_is_not_taken_for_the_one_asked_for(clock: FakeClock) -> None:
+    async with plant({1: {0: 5}}) as units:
+        wire = Connection(host="127.0.0.1", port=units.port, timeout=S, pause=0, clock=clock)
+        asked = [Registers("holding", 0, 1)]
+        assert wire.number == 1
+        assert (await wire.read(1, asked, over=1)).blocks == [[5]]
+        assert wire.number == 1
+        await restart(units, wire)
+        assert wire.number == 2
+        with pytest.raises(AcquisitionError, match="made anew") as caught:
+            await wire.read(1, asked, over=1)
+        assert caught.value.cause is Cause.LINK_DOWN
+        assert (await wire.read(1, asked, over=2)).blocks == [[5]]
+        await wire.close()
+
+
+async def restart(units: Plant, wire: Connection) -> None:
+    """Another connection follows, without an acquisition that failed."""
+    number = wire.number
+    await units.stop()
+    with anyio.fail_after(5):
+        while wire.number == number:
+            await anyio.lowlevel.checkpoint()
+    await units.start()
 
 
 def respond(make: Callable[[bytes], bytes]) -> Handler:
@@ -597,6 +663,69 @@ async def test_a_scale_factor_that_moves(clock: FakeClock) -> None:
         image[INVERTER + 15] = 0x8000
         assert (await inverter.acquire("b")).quality == ((0, Quality.NOT_IMPLEMENTED),)
         assert inverter.revision == 2
+
+
+async def test_a_scale_factor_that_goes_to_and_fro_costs_one_plan(clock: FakeClock) -> None:
+    image = sunspec_image()
+    async with plant({126: image}) as units, adapter(units.port, pv(["103.W"]), clock=clock) as running:
+        inverter = running.devices[0]
+        await inverter.prepare()
+        seen = []
+        for value, factor in [(2304, -1), (23041, -2), (2304, -1), (23041, -2), (1, 10), (1, -10), (1, 10), (1, -10)]:
+            image |= {INVERTER + 14: value, INVERTER + 15: factor & 0xFFFF}
+            sample = await inverter.acquire("g")
+            seen.append((sample.values[0], inverter.revision))
+        assert seen == [(2304, 1), (None, 2), (23040, 2), (23041, 2), (10**12, 2), (None, 3), (None, 3), (1, 3)]
+
+
+async def test_the_same_device_over_a_new_connection_loses_nothing(clock: FakeClock) -> None:
+    image = sunspec_image()
+    async with plant({126: image}) as units, adapter(units.port, pv(["103.W"]), clock=clock) as running:
+        inverter = running.devices[0]
+        await inverter.prepare()
+        units.asked.clear()
+        await inverter.acquire("g")
+        assert len(units.asked) == 1
+        await restart(units, running._connection)
+        image |= {INVERTER + 14: 230, INVERTER + 15: 0}
+        assert (await inverter.acquire("g")).values == (2300,)
+        assert (126, 3, 40000, 2) in units.asked  # the marker was looked for
+        assert (inverter.revision, inverter.points("g")[0].exponent) == (1, -1)
+
+
+async def test_another_map_behind_the_same_address(clock: FakeClock) -> None:
+    image = sunspec_image()
+    async with plant({126: image}) as units, adapter(units.port, pv(["203.W"]), clock=clock) as running:
+        meter = running.devices[0]
+        await meter.prepare()
+        assert (await meter.acquire("g")).values == (-200,)
+        # A firmware with a longer inverter model: the meter begins 10 registers later.
+        moved = {place: image[place - 10] for place in range(METER + 10, max(image) + 11)}
+        image |= {INVERTER + 1: 60} | dict.fromkeys(range(METER, METER + 10), 7) | moved
+        await restart(units, running._connection)
+        error = await refused(running)
+        assert (error.cause, error.detail) == (
+            Cause.LINK_DOWN,
+            "the device's models were just read; values follow with the next cycle",
+        )
+        assert (meter.revision, meter.points("g")[0].source) == (2, "203.W holding:40150 int16 sf holding:40154")
+        assert (await meter.acquire("g")).values == (-200,)
+
+
+async def test_another_device_of_the_same_kind(clock: FakeClock) -> None:
+    image = sunspec_image()
+    groups = {name: {"every": "1s", "points": [f"103.{name}"]} for name in ("WH", "W")}
+    async with plant({126: image}) as units, adapter(units.port, pv(groups=groups), clock=clock) as running:
+        inverter = running.devices[0]
+        await inverter.prepare()
+        await inverter.acquire("WH")
+        serial = dict(enumerate(text(b"SN-2", 16), 40052))
+        image |= serial | {INVERTER + 24: 0, INVERTER + 15: 1}  # its counter is lower, its scale factor higher
+        await restart(units, running._connection)
+        assert (await refused(running, group="WH")).cause is Cause.LINK_DOWN
+        assert (inverter.revision, inverter.info.serial, inverter.points("W")[0].exponent) == (2, "SN-2", 1)
+        sample = await inverter.acquire("WH")
+        assert (sample.values, sample.quality) == ((2,), ())
 
 
 async def test_a_sample_that_was_under_way_while_the_exponents_changed_is_given_up(clock: FakeClock) -> None:

@@ -219,6 +219,7 @@ def test_all_problems_are_found_at_once() -> None:
     [
         ("modbus+tcp://192.0.2.20", "192.0.2.20", 502),
         ("modbus+tcp://plc:1502", "plc", 1502),
+        ("modbus+tcp://plc.lan.", "plc.lan.", 502),
         ("modbus+tcp://[::1]:5020", "::1", 5020),
     ],
 )
@@ -239,6 +240,8 @@ def test_connections(url: str, host: str, port: int) -> None:
         ({"url": "http://plc"}, "url", "no address"),
         ({"url": "modbus+tcp://"}, "url", "no address"),
         ({"url": "modbus+tcp://plc/unit1"}, "url", "more in the address"),
+        ({"url": "modbus+tcp://inverter..lan"}, "url", '"inverter..lan" is no host name; '),
+        ({"url": "modbus+tcp://" + "a" * 70 + ".lan"}, "url", "is no host name; "),
         ({"url": "modbus+tcp://plc:99999"}, "url", "cannot be understood"),
         ({"url": "modbus+tcp://plc", "idle_close": "5s"}, "idle_close", "not supported yet by this version"),
         ({"url": "modbus+tcp://plc", "timeout": "0s"}, "timeout", "out of range"),

@@ -138,6 +138,7 @@ def test_minus_zero_becomes_zero() -> None:
         (0, 2304, 11, None, Quality.BAD_ENCODING, {}),
         (0, 2304, 0xFFF5, None, Quality.BAD_ENCODING, {}),
         (0, 0x8000, 11, None, Quality.NOT_IMPLEMENTED, {}),
+        (-10, 1, 10, None, Quality.BAD_ENCODING, {}),  # 10^20: too large, and exponents only fall
     ],
 )
 def test_a_scale_factor_that_moved(
@@ -167,6 +168,14 @@ def test_an_exception_response_costs_only_its_points() -> None:
     decoder = GroupDecoder([source(100), source(0), None], Limits())
     assert decoder.decode([[5], 2]) == Decoded(
         (None, 5, None), ((0, Quality.DEVICE_EXCEPTION), (2, Quality.NOT_IMPLEMENTED))
+    )
+
+
+def test_no_answer_costs_only_its_points() -> None:
+    decoder = GroupDecoder([source(100), source(0), scaled(200, 400)], Limits())
+    assert [each.address for each in decoder.requests] == [0, 100, 200, 400]
+    assert decoder.decode([[4], None, [3], None]) == Decoded(
+        (None, 4, None), ((0, Quality.NO_VALUE), (2, Quality.NO_VALUE))
     )
 
 

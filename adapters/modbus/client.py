@@ -84,13 +84,18 @@ class _Unit:
     backoff: _Backoff = field(default_factory=lambda: _Backoff(1 * S, 60 * S))
 
 
+Answer = list[int] | int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What came back: per request its registers, or the code of an exception response. Times are boot times."""
+    """What came back: per request its registers, the code of an exception response, or None for no answer. Times are
+    boot times.
+    """
 
     started: int
     ended: int
-    blocks: list[list[int] | int]
+    blocks: list[Answer]
 
 
 def exception_text(code: int) -> str:
@@ -98,8 +103,10 @@ def exception_text(code: int) -> str:
     return f"exception {code} {_EXCEPTIONS.get(code, '')}".rstrip()
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """Why a connection could not be made, in the system's words."""
+    if isinstance(error, ValueError):
+        return str(error)
     if error.errno is None:
         return "no answer" if isinstance(error, TimeoutError) else str(error)
     return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
@@ -116,6 +123,7 @@ class Connection:
         self._clock = clock
         self._wire = asyncio.Lock()  # serves in turn; pymodbus is asyncio's anyway, and anyio's costs 3 us more
         self._client: AsyncModbusTcpClient | None = None
+        self._made = 0  # how many connections were made
         self._waiting = False  # a request is on the wire
         self._closed = False
         self._quiet_until = 0
@@ -127,25 +135,39 @@ class Connection:
             # It reports as errors, with dumps of what was sent, what is an expected state here.
             logging.getLogger("pymodbus").setLevel(logging.CRITICAL + 1)
 
-    async def read(self, unit: int, requests: Sequence[Registers]) -> Answers:
+    @property
+    def number(self) -> int:
+        """Which connection, counted from 1, a request would use now: the open one, or the next."""
+        return self._made + (self._client is None or not self._client.connected)
+
+    async def read(self, unit: int, requests: Sequence[Registers], *, over: int | None = None) -> Answers:
         """Send the requests one after another, nobody else's between them. Raises AcquisitionError.
 
-        An exception response is an answer. After one that says the unit is out of the gateway's reach the rest is not
-        asked.
+        An exception response is an answer. After one that says the unit is out of the gateway's reach, and after a
+        time-out, the rest is not asked; a time-out is an error only if nothing was answered before it. ``over``: the
+        ``number`` of the only connection that will do.
         """
         if self._wire.locked():
             self._refuse(unit)  # do not queue for nothing
         async with self._wire:
             self._refuse(unit)
             client = await self._connected()
+            if over is not None and over != self._made:
+                raise AcquisitionError(Cause.LINK_DOWN, "the connection was lost and made anew")
             started = None
-            blocks: list[list[int] | int] = []
+            blocks: list[Answer] = []
             for request in requests:
                 if self._pause:
                     await self._clock.sleep_until(self._quiet_until)
                 if started is None:
                     started = self._clock.boot()
-                answer = await self._request(client, unit, request)
+                try:
+                    answer = await self._request(client, unit, request)
+                except AcquisitionError as error:
+                    if error.cause is not Cause.DEVICE_TIMEOUT or not blocks:
+                        raise
+                    blocks += [None] * (len(requests) - len(blocks))
+                    break
                 blocks.append(answer)
                 if answer in _GATEWAY_LOST_UNIT:
                     blocks += [answer] * (len(requests) - len(blocks))
@@ -188,7 +210,7 @@ class Connection:
             # Not client.connect(): it says only that it failed, not why.
             with anyio.fail_after(self._timeout):
                 await client.ctx.call_create()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be asked for (idna), among others
             client.close()
             raise self._lost(f"cannot connect: {_reason(error)}") from error
         except BaseException:
@@ -198,6 +220,7 @@ class Connection:
             client.close()
             raise AcquisitionError(Cause.LINK_DOWN, _CLOSED)
         self._client = client
+        self._made += 1
         self._timeouts = 0
         return client
 

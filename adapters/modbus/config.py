@@ -61,6 +61,11 @@ def _host_port(text: str) -> tuple[str, int]:
         raise ValueError(f"this is no address of a Modbus device; {remedy}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None or port == 0:
         raise ValueError(f"there is more in the address than host and port; {remedy}")
+    try:
+        host.encode("idna")  # as the look-up will; it raises what nobody there expects
+    except UnicodeError:
+        remedy = "each part between two dots has 1 to 63 characters"
+        raise ValueError(f'"{host[:80]}" is no host name; {remedy}') from None
     return host, 502 if port is None else port
 
 

@@ -49,6 +49,7 @@ class Decoded:
     """Values, what is not good about them, and the new exponents by the address of their scale factor.
 
     All points of a scale factor in ``moved`` are null: such a sample is right under the old plan and under the new one.
+    Exponents only fall: a factor that goes to and fro costs one new plan and is exact from then on.
     """
 
     values: tuple[Value, ...]
@@ -124,15 +125,15 @@ class GroupDecoder:
         self._lows = tuple(low for _, low, _ in bounds)
         self._highs = tuple(high for _, _, high in bounds)
 
-    def decode(self, answers: Sequence[Sequence[int] | int]) -> Decoded:
-        """The values of one acquisition; each request is answered by its registers, or by the code of an exception
-        response.
+    def decode(self, answers: Sequence[Sequence[int] | int | None]) -> Decoded:
+        """The values of one acquisition; each request is answered by its registers, by the code of an exception
+        response, or not at all.
         """
         numbers: tuple[Any, ...] = ()
         unusual = self._lacking
         for block, answer in zip(self._blocks, answers, strict=True):
-            if isinstance(answer, int):
-                numbers += block.nothing
+            if answer is None or isinstance(answer, int):
+                numbers += (Quality.NO_VALUE if answer is None else Quality.DEVICE_EXCEPTION,) * block.width
                 unusual = True
             else:
                 numbers += block.values(answer)
@@ -248,8 +249,9 @@ def _judge(rule: _Rule, numbers: tuple[Any, ...], moved: dict[int, int]) -> tupl
     source = rule.source
     value = numbers[rule.place]
     scale = source.exponent if rule.scale is None else numbers[rule.scale]
-    if value is None or scale is None:
-        return None, Quality.DEVICE_EXCEPTION
+    failed = [each for each in (value, scale) if isinstance(each, Quality)]  # what stands for a number not read
+    if failed:
+        return None, min(failed)
     if value == source.sentinel or value != value or scale == SCALE_NOT_IMPLEMENTED:
         return None, Quality.NOT_IMPLEMENTED
     value *= source.multiplier
@@ -264,7 +266,7 @@ def _judge(rule: _Rule, numbers: tuple[Any, ...], moved: dict[int, int]) -> tupl
         value, rest = (value * 10**shift, 0) if shift >= 0 else divmod(value, 10**-shift)
         low, high = _room(source)
         if rest or not low <= value <= high:
-            if shift and source.scale is not None:
+            if rest and source.scale is not None:
                 moved[source.scale.address] = scale
             return None, Quality.BAD_ENCODING
     if (source.low is not None and value < source.low) or (source.high is not None and value > source.high):

@@ -20,7 +20,6 @@ from adapters.modbus.config import ModbusDevice
 from adapters.modbus.decode import Counters, GroupDecoder, Source
 from adapters.modbus.point import ModbusPoint
 from adapters.modbus.registers import NUMBER_TYPES
-from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, Point, Sample, ValueType
 
@@ -39,6 +38,7 @@ class Device:
         self._config = config
         self._limits = config.limits()
         self._connection = connection
+        self._over: int | None = None  # the connection over which the device said where its points are
         self._info = DeviceInfo(config.id, "modbus", config.asset)
         self._chosen = {group: _chosen(config, group, names) for group, names in groups.items()}
         self._points: dict[str, tuple[Point, ...]] = {}
@@ -60,27 +60,22 @@ class Device:
     async def acquire(self, group: str) -> Sample:
         """Read a group once. Raises AcquisitionError if no point yielded even a quality code."""
         decoder = self._decoders[group]
-        answers = await self._connection.read(self._config.unit, decoder.requests)
+        answers = await self._connection.read(self._config.unit, decoder.requests, over=self._over)
         if self.keep_raw:
             pairs = zip(decoder.requests, answers.blocks, strict=True)
-            self.raw = [(each.kind, each.address, block) for each, block in pairs if not isinstance(block, int)]
+            self.raw = [(each.kind, each.address, block) for each, block in pairs if isinstance(block, list)]
         if self._decoders[group] is not decoder:
             # Another group's sample changed the exponents: it would be unclear to which plan these values belong.
             raise AcquisitionError(
                 Cause.DECODE_ERROR, "the points changed meanwhile; values follow with the next cycle"
             )
         blocks = answers.blocks
-        if blocks and isinstance(blocks[0], int) and all(isinstance(block, int) for block in blocks):
+        if blocks and isinstance(blocks[0], int) and not any(isinstance(block, list) for block in blocks):
             raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(blocks[0]))
         decoded = self._counters[group].judge(decoder.decode(blocks))
         if decoded.moved:
             self._adopt(decoded.moved)
         return Sample(answers.started, answers.ended, decoded.values, decoded.quality)
-
-    def point_registers(self, group: str) -> tuple[tuple[int, ...] | None, ...]:
-        """Per point of a group its registers in ``raw``, None where they were not read."""
-        sources = self._decoders[group].sources
-        return tuple(None if source is None else _cut(self.raw, source.registers) for source in sources)
 
     def _adopt(self, moved: Mapping[int, int]) -> None:
         """Take over new exponents, by the address of their scale factor."""
@@ -142,11 +137,3 @@ def _bound(value: float | None, exponent: int, *, up: bool) -> int | float | Non
         return value
     exact = Fraction(str(value)) / Fraction(10) ** exponent
     return math.ceil(exact) if up else math.floor(exact)
-
-
-def _cut(raw: Sequence[Raw], registers: Registers) -> tuple[int, ...] | None:
-    for kind, address, contents in raw:
-        first = registers.address - address
-        if kind == registers.kind and first >= 0 and first + registers.count <= len(contents):
-            return tuple(contents[first : first + registers.count])
-    return None

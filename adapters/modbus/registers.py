@@ -61,12 +61,11 @@ class Block:
     overlap.
     """
 
-    __slots__ = ("_pack", "_permute", "_unpack", "count", "nothing")
+    __slots__ = ("_pack", "_permute", "_unpack", "count", "width")
 
     def __init__(self, count: int, fields: Sequence[Field]) -> None:
         self.count = count
-        self.nothing: tuple[None, ...] = (None,) * len(fields)
-        """What stands for the values when the request failed."""
+        self.width = len(fields)
         self._pack: Callable[..., bytes] = Struct(f">{count}H").pack
         self._permute: Callable[[bytes], tuple[int, ...]] | None = None
         code = ">"

@@ -1,5 +1,8 @@
 """A device that speaks SunSpec: finds its models, follows its scale factors.
 
+What it said holds for one connection: behind the next there may be another device, or another firmware, so the models
+are read again before the next values. If they and the maker's data are the same, nothing changes.
+
 Until the device was reached, its points are those of the definitions with exponent 0, so that a plan can be made
 without it. A point whose model, register or scale factor the device lacks is null (not implemented) in every sample.
 """
@@ -20,7 +23,7 @@ from adapters.modbus.registers import NUMBER_TYPES
 from adapters.modbus.requests import Registers, plan
 from adapters.modbus.sunspec import ModelAt
 from agent.errors import AcquisitionError
-from agent.model import Cause, Point, Sample
+from agent.model import Cause, DeviceInfo, Point, Sample
 
 _NOTHING_THERE = (1, 2, 3)
 """Exceptions: illegal function, illegal data address, illegal data value."""
@@ -47,11 +50,13 @@ class SunSpecDevice(Device):
             await self._discover()
 
     async def acquire(self, group: str) -> Sample:
-        """Read a group once; the first time find the models, and end there if that changed what the points are."""
-        if self._models is None:
+        """Read a group once; the first time over a connection find the models, and end there if that changed what the
+        points are.
+        """
+        if self._over != self._connection.number:
             before = self.revision
             async with self._discovery:
-                if self._models is None:
+                if self._over != self._connection.number:
                     await self._discover()
             if self.revision != before:
                 text = "the device's models were just read; values follow with the next cycle"
@@ -61,14 +66,20 @@ class SunSpecDevice(Device):
     async def _discover(self) -> None:
         """Learn models, maker and scale factors; nothing is changed unless all of it could be read."""
         wanted = {COMMON} | {model for names in self._names.values() for model, _ in names}
-        models = await self._walk(wanted)
-        info = self._info
+        over = self._connection.number
+        models = await self._walk(wanted, over)
+        info = DeviceInfo(self._config.id, "modbus", self._config.asset)
         if COMMON in models:
-            blocks = await self._ask(sunspec.common_registers(models[COMMON], self._limits.max_registers))
+            blocks = await self._ask(sunspec.common_registers(models[COMMON], self._limits.max_registers), over)
             words = [word for block in blocks if not isinstance(block, int) for word in block]
             if not any(isinstance(block, int) for block in blocks):
                 info = sunspec.describe(info, words)
-        exponents = await self._read_exponents(models)
+        exponents = await self._read_exponents(models, over)
+        if info != self._info:
+            self._decoders.clear()  # another device's counters begin anew
+        elif models == self._models:
+            exponents = {scale: min(now, self._exponents[scale]) for scale, now in exponents.items()}
+        self._over = over
         self._models = models
         self._exponents = exponents
         if models:
@@ -78,23 +89,23 @@ class SunSpecDevice(Device):
             self.revision += 1
         self._info = info
 
-    async def _walk(self, wanted: Collection[int]) -> Mapping[int, ModelAt]:
+    async def _walk(self, wanted: Collection[int], over: int) -> Mapping[int, ModelAt]:
         steps = sunspec.walk(self._bases, wanted)
         request = next(steps)
         while True:
-            answer = (await self._ask([request]))[0]
+            answer = (await self._ask([request], over))[0]
             try:
                 request = steps.send(answer)
             except StopIteration as end:
                 models: Mapping[int, ModelAt] = end.value
                 return models
 
-    async def _read_exponents(self, models: Mapping[int, ModelAt]) -> dict[int, int]:
+    async def _read_exponents(self, models: Mapping[int, ModelAt], over: int) -> dict[int, int]:
         """What the scale factors of all chosen points say now; 0 for one that says nothing."""
         located = [_locate(models, model, name) for names in self._names.values() for model, name in names]
         scales = sorted({place[1] for place in located if place is not None and place[1] is not None}, key=str)
         requests, where = plan(scales, self._limits)
-        blocks = await self._ask(requests)
+        blocks = await self._ask(requests, over)
         exponents: dict[int, int] = {}
         for scale, home in zip(scales, where, strict=True):
             block = blocks[home]
@@ -103,12 +114,16 @@ class SunSpecDevice(Device):
             exponents[scale.address] = exponent if -10 <= exponent <= 10 else 0
         return exponents
 
-    async def _ask(self, requests: Sequence[Registers]) -> list[list[int] | int]:
+    async def _ask(self, requests: Sequence[Registers], over: int) -> list[list[int] | int]:
         """Answers; an exception that says no more than that there is nothing to read is one."""
-        blocks = (await self._connection.read(self._config.unit, requests)).blocks if requests else []
-        for block in blocks:
+        blocks: list[list[int] | int] = []
+        answers = (await self._connection.read(self._config.unit, requests, over=over)).blocks if requests else []
+        for block in answers:
+            if block is None:
+                raise AcquisitionError(Cause.DEVICE_TIMEOUT, "no answer while the device's models were read")
             if isinstance(block, int) and block not in _NOTHING_THERE:
                 raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(block))
+            blocks.append(block)
         return blocks
 
     def _adopt(self, moved: Mapping[int, int]) -> None:
