@@ -9,6 +9,7 @@ acknowledged.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from dataclasses import dataclass
 
 
@@ -43,6 +44,14 @@ class _Share:
             return sum(1 for length in rest if length), sum(rest)
         left = self.end_pos - 2 - pos  # the last position is the end of segment
         return min(left, self.records), self.bytes * left // (self.end_pos - self.first_pos)
+
+    def between(self, before: int, pos: int) -> tuple[int, int]:
+        """Records and bytes behind ``before`` up to ``pos``; what ``above`` is less by."""
+        if self.lengths is not None:
+            gone = self.lengths[max(0, before + 1 - self.first_pos) : max(0, pos + 1 - self.first_pos)]
+            return sum(1 for length in gone if length), sum(gone)
+        (more, larger), (fewer, smaller) = self.above(before), self.above(pos)
+        return more - fewer, larger - smaller
 
 
 class Backlog:
@@ -81,30 +90,30 @@ class Backlog:
 
     def drop(self) -> None:
         """The oldest segment is gone."""
-        self._shares.pop(0)
-        self.recount()
+        records, size = self._shares.pop(0).above(self.acked)
+        self.pending = Pending(self.pending.records - records, self.pending.bytes - size)
 
     def settle(self, pos: int) -> None:
-        """``pos`` is the highest contiguous acknowledged position now. Cheap when it moves on within a segment."""
+        """``pos`` is the highest contiguous acknowledged position now. When it moves on, only the segments that it
+        moves through are looked at.
+        """
         before, self.acked = self.acked, pos
-        share = self._holding(pos)
-        if share and share.lengths is not None and share.first_pos <= before <= pos:
-            gone = share.lengths[before + 1 - share.first_pos : pos + 1 - share.first_pos]
-            records = self.pending.records - sum(1 for length in gone if length)
-            self.pending = Pending(records, self.pending.bytes - sum(gone))
+        if pos < before:
+            self.recount()
             return
-        for share in self._shares[:-1]:
-            if share.end_pos <= pos + 1:
+        records, size = self.pending.records, self.pending.bytes
+        for share in self._shares[self._index(before) : self._index(pos) + 1]:
+            gone = share.between(before, pos)
+            records, size = records - gone[0], size - gone[1]
+            if share.end_pos <= pos + 1 and share is not self._shares[-1]:
                 share.lengths = None  # 4 bytes a record are kept for what waits only
-        self.recount()
+        self.pending = Pending(records, size)
 
     def recount(self) -> None:
         """Work out ``pending`` anew."""
         counts = [share.above(self.acked) for share in self._shares]
         self.pending = Pending(sum(count[0] for count in counts), sum(count[1] for count in counts))
 
-    def _holding(self, pos: int) -> _Share | None:
-        for share in reversed(self._shares):
-            if share.first_pos <= pos:
-                return share
-        return None
+    def _index(self, pos: int) -> int:
+        """Index of the segment that holds ``pos``, 0 if it lies before all."""
+        return max(0, bisect_right(self._shares, pos, key=lambda share: share.first_pos) - 1)

@@ -128,7 +128,10 @@ class Publisher:
                 message_id(link),
             )
         elif position < self._store.acked:
-            log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
+            if await to_thread.run_sync(self._is_near, position):
+                log.info("broker's last record is an earlier one, sending again from there from=%s", message_id(link))
+            else:
+                log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
             self._acknowledged_up_to(sure)
         elif sure > self._store.acked:
             self._acknowledged_up_to(sure)
@@ -154,6 +157,16 @@ class Publisher:
             if after == 0:
                 return position, 0
             back *= 4  # marks lie between
+
+    def _is_near(self, position: int) -> bool:
+        """Whether fewer than ``WINDOW`` records lie behind a position up to the acknowledged one: the record there may
+        have been sent again, and stored, after all of them.
+        """
+        acked, count = self._store.acked, 0
+        while position < acked and count < WINDOW and (stored := self._store.read(position, max_bytes=_READ)):
+            count += sum(1 for record in stored if record.pos <= acked)
+            position = stored[-1].pos
+        return count < WINDOW
 
     async def _send(self, session: TransportSession, flight: _Flight) -> None:
         while True:

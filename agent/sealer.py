@@ -37,7 +37,7 @@ class Facts:
     window_ms: int
 
 
-Record = tuple[bytes, Link]  # an envelope and its place in the chain
+SealedRecord = tuple[bytes, Link]  # an envelope and its place in the chain
 
 
 class Sealer:
@@ -65,7 +65,7 @@ class Sealer:
     def begin_term(
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
     ) -> None:
-        """Set the plan of the next term; ``plan`` seals it."""
+        """Set the plan of the next term; ``plan_body`` and ``seal`` make its record."""
         facts = self._facts
         plan = Plan(
             term=self.term + 1,
@@ -124,7 +124,7 @@ class Sealer:
         """Bytes that the envelopes of these bodies take at most, together."""
         return sum(len(body.content) for body in bodies) + len(bodies) * (len(self._protected) + _RECORD_FIELDS + 64)
 
-    def seal(self, body: Body) -> Record:
+    def seal(self, body: Body) -> SealedRecord:
         """Sign the next record of the stream. Raises SignerError."""
         sealed = Sealed(self._clock.wall(), self._clock.boot())
         payload = encode_record(body, stream=self.stream, seq=self._seq + 1, prev=self._digest, sealed=sealed)

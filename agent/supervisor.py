@@ -1,14 +1,16 @@
 """The supervisor: acquires every group on its marks, and begins a new term when the plan or the wall clock changes.
 
 Within a term each group has a poller that counts cycles on CLOCK_BOOTTIME. A poller never stops for a failing device:
-what it cannot read is a gap with a cause. When a term must end, the pollers finish the acquisition under way, what
-fell due meanwhile is stated, and the next term begins with new anchors (docs/evidence.md sections 4 and 5).
+what it cannot read is a gap with a cause. When a term must end, the pollers finish the acquisition under way (what
+takes longer than ``END_WITHIN`` is cut off, so that a dead device does not hold up the others), what fell due meanwhile
+is stated, and the next term begins with new anchors (docs/evidence.md sections 4 and 5).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from agent.ports import Clock, PolledDevice
 from agent.timetable import anchor, clock_stepped, due_before, following, latest_due, offset
 
 PREPARE_WITHIN = 3.0  # s: how long the first term waits for devices to say what they are
+END_WITHIN = 0.5  # s: how long the end of a term waits for acquisitions under way
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +60,33 @@ class _Term:
     revisions: dict[str, int]
     next: list[int]
     over: bool = False
-    sleepers: set[anyio.CancelScope] = field(default_factory=set)
+    scopes: dict[anyio.CancelScope, float] = field(default_factory=dict)  # grace in s
 
     def end(self) -> None:
-        """Have all pollers stop once their acquisition under way is over."""
+        """Have all pollers stop: those that sleep now, those that acquire once that is over or ``END_WITHIN`` is."""
+        if self.over:
+            return  # the grace counts from the first reason to end
         self.over = True
-        for sleeper in self.sleepers:
-            sleeper.cancel()
+        now = anyio.current_time()
+        for scope, grace in self.scopes.items():
+            scope.deadline = now + grace
+
+    @contextmanager
+    def cut_off(self, *, grace: float) -> Iterator[None]:
+        """What is awaited in here is cancelled ``grace`` s after the term's end."""
+        with anyio.CancelScope() as scope:
+            self.scopes[scope] = grace
+            try:
+                yield
+            finally:
+                del self.scopes[scope]
 
 
 class Supervisor:
     """Runs the pollers of all groups, term after term."""
 
     def __init__(self, groups: Sequence[PolledGroup], *, sink: Sink, clock: Clock, started: tuple[Value, ...]) -> None:
-        """``started``: the details of the start event, the second record of a run."""
+        """``started``: the details of the start event, which comes behind a run's first plan."""
         self._groups = groups
         self._devices: Mapping[str, PolledDevice] = {group.device.info.id: group.device for group in groups}
         self._sink = sink
@@ -162,18 +178,7 @@ class Supervisor:
                 term.end()
                 return
             missed, cycle = term.next[index], latest_due(schedule, boot)
-            item: Frame | Gap
-            try:
-                sample = await device.acquire(group.name)
-            except AcquisitionError as error:
-                self._note(device, group.name, error)
-                item = Gap(index, cycle, cycle, error.cause, error.detail)
-            else:
-                if self._failing:
-                    self._note(device, group.name, None)
-                late = max(0, sample.started - schedule.due(cycle)) // 1000
-                took = (sample.ended - sample.started) // 1000
-                item = Frame(index, cycle, late, took, sample.values, sample.quality)
+            item = await self._acquire(term, index, cycle)
             if device.revision != term.revisions[name]:
                 log.info("plan changed device=%s", name)
                 term.end()
@@ -182,15 +187,29 @@ class Supervisor:
             await self._sink.put(item)
             term.next[index] = cycle + 1
 
+    async def _acquire(self, term: _Term, index: int, cycle: int) -> Frame | Gap:
+        """One cycle of a group: what was read, or why nothing was."""
+        group, sample = self._groups[index], None
+        try:
+            with term.cut_off(grace=END_WITHIN):
+                sample = await group.device.acquire(group.name)
+        except AcquisitionError as error:
+            self._note(group.device, group.name, error)
+            return Gap(index, cycle, cycle, error.cause, error.detail)
+        if sample is None:
+            # No time-out, which would speak of the device: it was the agent that gave this cycle no more time.
+            return Gap(index, cycle, cycle, Cause.OVERRUN, "cut off at the end of the term")
+        if self._failing:
+            self._note(group.device, group.name, None)
+        late = max(0, sample.started - term.schedules[index].due(cycle)) // 1000
+        took = (sample.ended - sample.started) // 1000
+        return Frame(index, cycle, late, took, sample.values, sample.quality)
+
     async def _sleep_until(self, term: _Term, boot: int) -> bool:
         """Sleep; False if the term ended meanwhile."""
         if not term.over:
-            with anyio.CancelScope() as sleeper:
-                term.sleepers.add(sleeper)
-                try:
-                    await self._clock.sleep_until(boot)
-                finally:
-                    term.sleepers.discard(sleeper)
+            with term.cut_off(grace=0):
+                await self._clock.sleep_until(boot)
         return not term.over
 
     def _note(self, device: PolledDevice, group: str, error: AcquisitionError | None) -> None:

@@ -18,12 +18,27 @@ def merged(entries: Iterable[Withdrawn]) -> tuple[Withdrawn, ...]:
     That joins what was not lost into a range of what may be: it is only a permission. Streams keep the order in which
     they came; where no two entries are of one stream the oldest go, nothing joins them.
     """
-    found: list[Withdrawn] = []
-    given = list(entries)
     places: dict[bytes, int] = {}
+    given = list(entries)
     for entry in given:
         places.setdefault(entry.stream, len(places))
-    for entry in sorted(given, key=lambda e: (places[e.stream], e.first)):
+    found = _joined(given, places)
+    while len(found) > MOST:
+        distances = [(after.first - before.last, i) for i, before, after in _neighbours(found)]
+        if distances:
+            _, nearest = min(distances)
+            before, after = found[nearest], found.pop(nearest + 1)
+            found[nearest] = replace(before, last=max(before.last, after.last))
+            found = _joined(found, places)  # it may reach a neighbour of its own cause now
+        else:
+            found.pop(0)
+    return tuple(found)
+
+
+def _joined(entries: Iterable[Withdrawn], places: dict[bytes, int]) -> list[Withdrawn]:
+    """Sorted, neighbours and overlaps of one stream and cause made one."""
+    found: list[Withdrawn] = []
+    for entry in sorted(entries, key=lambda e: (places[e.stream], e.first)):
         last = found[-1] if found else None
         if (
             last is not None
@@ -33,15 +48,7 @@ def merged(entries: Iterable[Withdrawn]) -> tuple[Withdrawn, ...]:
             found[-1] = replace(last, last=max(last.last, entry.last))
         else:
             found.append(entry)
-    while len(found) > MOST:
-        distances = [(after.first - before.last, i) for i, before, after in _neighbours(found)]
-        if distances:
-            _, nearest = min(distances)
-            before, after = found[nearest], found.pop(nearest + 1)
-            found[nearest] = replace(before, last=max(before.last, after.last))
-        else:
-            found.pop(0)
-    return tuple(found)
+    return found
 
 
 def _neighbours(entries: list[Withdrawn]) -> Iterator[tuple[int, Withdrawn, Withdrawn]]:

@@ -259,6 +259,20 @@ def test_rot_in_an_older_segment_is_found_when_it_is_read(tmp_path: Path) -> Non
     assert found == [(), held[:3] + held[4:], stated, held[:3] + held[4:], stated], "found once, when it is read"
 
 
+def test_rot_of_what_is_acknowledged_is_not_stated_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    box, sealer = open_outbox(path), Sealer(1)
+    held = fill(box, sealer, 12)
+    box.settle(held[3][0])
+    fill(box, sealer, 1)
+    box.close()
+    for index in (1, 4):  # record 2 is acknowledged, record 5 is not
+        spoil(path, segment(0) + 96 + index * 400 + 60)
+    box = open_outbox(path)
+    assert len(everything(box)) == 11
+    assert box.lost == (Withdrawn(sealer.stream, 5, 5, Cause.DISK_ERROR),)
+
+
 def test_a_plan_that_rotted_does_not_hide_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "ring"
     box, sealer = open_outbox(path), Sealer(1)

@@ -221,6 +221,16 @@ async def test_a_server_that_never_answers_is_left_after_two_time_outs() -> None
     assert bench.numbers(bench.broker.messages) == [1, 2, 3]
 
 
+async def test_time_outs_with_answers_in_between_are_not_two_in_a_row() -> None:
+    bench = Bench(1, fate=by_number({1: [SILENT], 2: [SILENT]}))
+    async with running(bench):
+        await drained(bench)
+        bench.add(1)
+        await drained(bench)
+    assert bench.sent() == [1, 1, 2, 2]
+    assert len(bench.broker.sent) == 1
+
+
 async def test_a_server_that_answers_slowly_is_kept() -> None:
     bench = Bench(30, fate=lambda message: Fate(answers=[(4 * S, None)]))
     async with running(bench):
@@ -386,7 +396,7 @@ async def test_settling_may_leave_nothing_to_wait_for() -> None:
         bench.publisher._acknowledged_up_to(3)
 
 
-@pytest.mark.parametrize("kept", [3, 40, 100])
+@pytest.mark.parametrize("kept", [3, 40, 150 - WINDOW])
 async def test_an_earlier_record_has_all_behind_it_sent_again(caplog: pytest.LogCaptureFixture, kept: int) -> None:
     bench = Bench(150)
     bench.broker.messages = bench.run.sent[:kept]
@@ -397,6 +407,31 @@ async def test_an_earlier_record_has_all_behind_it_sent_again(caplog: pytest.Log
     assert set(bench.broker.messages) == set(bench.run.sent)
     assert bench.sent()[0] == max(1, kept - WINDOW + 1)
     assert "broker lost acknowledged records" in caplog.text
+
+
+@pytest.mark.parametrize("behind", [1, WINDOW - 1])
+@pytest.mark.parametrize("marks", [0, 100])
+async def test_an_earlier_record_within_the_window_is_no_loss(
+    caplog: pytest.LogCaptureFixture, behind: int, marks: int
+) -> None:
+    """It was sent again and stored last, when all behind it had long been acknowledged."""
+    caplog.set_level(logging.INFO)
+    bench = Bench(100)
+    for position in range(marks):  # they take positions and are no records
+        bench.store.settle(position + 1)
+        bench.store.mark()
+    bench.add(50 + 2 * WINDOW)  # what is not acknowledged yet does not count
+    again = 150 - behind
+    sent = bench.run.sent
+    bench.broker.messages = [*sent[: again - 1], *sent[again:150], sent[again - 1]]
+    bench.store.settle(bench.store.written[149].pos)
+    async with running(bench):
+        await connected(bench)
+        await drained(bench)
+    assert bench.sent() == list(range(again - WINDOW + 1, 151 + 2 * WINDOW))
+    said = [record.levelname for record in caplog.records if record.message.startswith("broker's last record is an")]
+    assert said == ["INFO"]
+    assert "broker lost" not in caplog.text
 
 
 async def test_the_acknowledged_record_itself_changes_nothing() -> None:

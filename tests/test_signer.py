@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from coincurve import PrivateKey
 from eth_account import Account
 
 from agent.errors import SignerError
@@ -36,6 +37,21 @@ def test_signatures_are_those_of_eth_account_and_verify() -> None:
         theirs = Account.unsafe_sign_hash(digest, SECRET)
         assert signature == theirs.r.to_bytes(32, "big") + theirs.s.to_bytes(32, "big")
         assert int.from_bytes(signature[32:], "big") <= ORDER // 2
+
+
+@pytest.mark.parametrize("bit", [0, 255, 256, 511])
+def test_a_signature_that_does_not_verify_is_not_handed_out(bit: int) -> None:
+    signer = KeySigner(SECRET, did=DID)
+
+    class Faulty:
+        def sign_recoverable(self, digest: bytes, hasher: None) -> bytes:
+            signature = bytearray(PrivateKey(SECRET).sign_recoverable(digest, hasher=hasher))
+            signature[bit // 8] ^= 1 << bit % 8
+            return bytes(signature)
+
+    signer._key = Faulty()  # type: ignore[assignment]
+    with pytest.raises(SignerError, match="does not verify"):
+        signer.sign(bytes(32))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666, 0o610])

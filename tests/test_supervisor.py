@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from agent.coverage import Coverage
 from agent.errors import AcquisitionError
 from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Value
-from agent.supervisor import PREPARE_WITHIN, PolledGroup, Supervisor
+from agent.supervisor import END_WITHIN, PREPARE_WITHIN, PolledGroup, Supervisor
 from tests.fakes import BACKEND, MS, Acquisition, FakeDevice, S, virtual_clock
 from tests.runs import FACTS, POINTS, FakeClock
 
@@ -258,18 +258,64 @@ async def test_a_plan_change_begins_a_term_after_the_acquisitions_under_way(cloc
     changing = FakeDevice(
         clock, "a", script=script(Acquisition(), Acquisition(100 * MS, new_points=OTHER_POINTS), Acquisition())
     )
-    busy = FakeDevice(clock, "b", script=script(Acquisition(), Acquisition(2300 * MS)))
-    async with running(terms, PolledGroup(changing, "ac", S), PolledGroup(busy, "ac", S)):
-        await clock.sleep_until(1005 * S + 500 * MS)
+    busy = FakeDevice(clock, "b", script=script(Acquisition(), Acquisition(550 * MS)))
+    async with running(terms, PolledGroup(changing, "ac", 250 * MS), PolledGroup(busy, "ac", 250 * MS)):
+        await clock.sleep_until(1001 * S + 50 * MS)
     assert [plan.devices[0].id for plan in terms.plans] == ["a", "a"]
     assert [plan.groups[0].points for plan in terms.plans] == [POINTS, OTHER_POINTS]
-    assert terms.plans[1].opened[1] == 1003 * S + 300 * MS
+    assert terms.plans[1].opened[1] == 1000 * S + 550 * MS
     assert terms.brief(0) == [(0, 0, None), (1, 1, None), (2, 3, Cause.OVERRUN)]
     assert terms.brief(1) == [(0, 0, None), (1, 1, None), (2, 3, Cause.OVERRUN)]
     schedules = [plan.groups[0].schedule for plan in terms.plans]
     assert schedules[0] is not None
-    assert schedules[1] == replace(schedules[0], first=schedules[0].first + 4, anchor=1004 * S)
+    assert schedules[1] == replace(schedules[0], first=schedules[0].first + 4, anchor=1000 * S + 750 * MS)
     assert terms.brief(0, term=2) == terms.brief(1, term=2) == [(0, 0, None), (1, 1, None)]
+
+
+@pytest.mark.parametrize("change", ["plan", "clock"])
+async def test_a_dead_device_does_not_hold_up_the_end_of_a_term(clock: FakeClock, change: str) -> None:
+    terms = Terms(clock)
+    good = FakeDevice(clock, "good", script=script())
+    dead = FakeDevice(clock, "dead", script=lambda group: Acquisition(60 * S, Cause.DEVICE_TIMEOUT))
+    async with running(terms, PolledGroup(good, "ac", S), PolledGroup(dead, "ac", S)):
+        await clock.sleep_until(1000 * S + 500 * MS)
+        if change == "plan":
+            good.change(OTHER_POINTS)
+        else:
+            clock.offset += 3600 * S
+        await clock.sleep_until(1005 * S + 500 * MS)
+    assert terms.plans[1].opened[1] == 1001 * S + int(END_WITHIN * S)
+    assert terms.brief(0)[0] == (0, 0, None)
+    assert terms.brief(1)[0] == (0, 0, Cause.OVERRUN)
+    (gap,) = [item for item in terms.items[0] if isinstance(item, Gap) and item.detail]
+    assert (gap.group, gap.detail) == (1, "cut off at the end of the term")
+    assert terms.brief(0, term=2) == [(n, n, None) for n in range(4)], "read again from 1002 s on"
+    assert [at for at, _ in dead.acquired] == [1000 * S, 1002 * S]
+
+
+async def test_a_second_reason_to_end_a_term_does_not_prolong_it(clock: FakeClock) -> None:
+    terms = Terms(clock)
+    changing = [
+        FakeDevice(clock, name, script=script(Acquisition(took * MS, new_points=OTHER_POINTS)))
+        for name, took in (("a", 100), ("b", 400))
+    ]
+    dead = FakeDevice(clock, "dead", script=lambda group: Acquisition(60 * S, Cause.DEVICE_TIMEOUT))
+    async with running(terms, *(PolledGroup(device, "ac", S) for device in (*changing, dead))):
+        await clock.sleep_until(1001 * S + 500 * MS)
+    assert terms.plans[1].opened[1] == 1000 * S + 100 * MS + int(END_WITHIN * S)
+    assert terms.brief(0) == terms.brief(1) == [(0, 0, None)]
+
+
+async def test_a_sample_that_the_sink_does_not_take_yet_is_not_cut_off(clock: FakeClock) -> None:
+    terms = Terms(clock)
+    changing = FakeDevice(clock, "a", script=script(Acquisition(100 * MS, new_points=OTHER_POINTS)))
+    other = FakeDevice(clock, "b", script=script(Acquisition(50 * MS)))
+    waits = [3 * S]  # from 1000.05 s on; the term ends at 1000.1 s
+    terms.slow = lambda: waits.pop(0) if waits else 0
+    async with running(terms, PolledGroup(changing, "ac", S), PolledGroup(other, "ac", S)):
+        await clock.sleep_until(1004 * S + 500 * MS)
+    assert terms.plans[1].opened[1] == 1003 * S + 50 * MS
+    assert terms.brief(1) == [(0, 0, None), (1, 3, Cause.OVERRUN)]
 
 
 @pytest.mark.parametrize("drift", [-4 * MS, -MS, -1000, 0, 1000, MS, 4 * MS])
