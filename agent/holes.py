@@ -27,6 +27,12 @@ class Holes:
             if not any(_within(new, known) for known in self._withdrawn):
                 self._withdrawn = [known for known in self._withdrawn if not _within(known, new)] + [new]
 
+    def withdrawn(self, stream: bytes, last: int) -> bool:
+        """Whether plans withdraw the records of a stream from its first to ``last``."""
+        probe = Hole(stream, 1, last)
+        self._account(probe)
+        return probe.state == "accounted"
+
     def open(self, stream: bytes, first: int, last: int) -> Hole:
         """Records ``first`` to ``last`` of a stream did not come."""
         hole = Hole(stream, first, last)

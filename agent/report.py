@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.coverage import Added, GroupKey
-from agent.model import Cause
+from agent.model import Cause, Plan, Record
+from agent.record import Head
 
 
 class Level(enum.StrEnum):
@@ -44,6 +45,32 @@ class Finding:
     def __str__(self) -> str:
         place = f" at {self.stream.hex()[:8]}/{self.seq}" if self.stream is not None else ""
         return f"{self.level} {self.outcome}{place}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A record and how each level came out; ``plan`` is the plan in force, which names its groups and points."""
+
+    outcomes: dict[Level, Outcome]
+    findings: tuple[Finding, ...] = ()
+    head: Head | None = None
+    record: Record | None = None
+    plan: Plan | None = None
+    repeat: bool = False
+    foreign: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``repeat``, ``foreign``, or the lowest level that failed, else is unknown: ``identity failed``."""
+        if self.repeat:
+            return "repeat"
+        if self.foreign:
+            return "foreign"
+        for worst in (Outcome.FAILED, Outcome.UNKNOWN):
+            for level, outcome in self.outcomes.items():
+                if outcome is worst:
+                    return f"{level} {outcome}"
+        return "ok"
 
 
 @dataclass(slots=True)

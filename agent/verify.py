@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from agent.coverage import Coverage, cycles_between, opening_problems
+from agent.coverage import Coverage, GroupKey, cycles_between, group_key, opening_problems
 from agent.did import DidKey, did_key
 from agent.envelope import Envelope, Keys, unpack
 from agent.errors import EvidenceError
@@ -21,35 +21,10 @@ from agent.holes import Holes
 from agent.model import Data, Plan, Record
 from agent.record import VERSION, ZEROS, Head, decode_head, decode_record
 from agent.report import Finding, Hole, Level, Outcome, Report, Run
+from agent.report import Judged as Judged
 
 WINDOW = 64  # records that may wait for an earlier one, as many as a publisher has in flight
 REMEMBERED = 256  # digests kept per stream, to tell a repeat from an equivocation
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A record and how each level came out; ``plan`` is the plan in force, which names its groups and points."""
-
-    outcomes: dict[Level, Outcome]
-    findings: tuple[Finding, ...] = ()
-    head: Head | None = None
-    record: Record | None = None
-    plan: Plan | None = None
-    repeat: bool = False
-    foreign: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """``ok``, ``repeat``, ``foreign``, or the lowest level that failed, else is unknown: ``identity failed``."""
-        if self.repeat:
-            return "repeat"
-        if self.foreign:
-            return "foreign"
-        for worst in (Outcome.FAILED, Outcome.UNKNOWN):
-            for level, outcome in self.outcomes.items():
-                if outcome is worst:
-                    return f"{level} {outcome}"
-        return "ok"
 
 
 @dataclass(slots=True)
@@ -61,6 +36,8 @@ class _Stream:
     start: int = 1  # seq of the first record judged
     digest: bytes | None = None  # of the record before it; None behind a hole
     planned: bool = False  # a plan of it was at hand
+    joined: bool = False  # what lies before its first record at hand was judged
+    skipped: dict[GroupKey, int] | None = None  # cycles of its first term before that record
     waiting: dict[int, Head] = field(default_factory=dict)
     recent: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
     coverage: Coverage | None = None
@@ -71,6 +48,9 @@ class _Stream:
     @property
     def last(self) -> int:
         return (self.expected or 1) - 1
+
+
+_Found = tuple[Level, Outcome, str]
 
 
 class Verifier:
@@ -115,6 +95,7 @@ class Verifier:
         judged = self.settle()
         for stream in list(self._streams):
             judged += self._release(stream, begin=True, flush=True)
+        self._beheaded()
         self._holes.settle(complete=complete)
         return judged
 
@@ -218,8 +199,8 @@ class Verifier:
         if record is None:
             find(Level.COMPLETENESS, "the record cannot be read", Outcome.UNKNOWN)
         elif plan is not None:
-            for level, text in self._plan(stream, head, plan):
-                find(level, text)
+            for level, outcome, text in self._plan(stream, head, plan):
+                find(level, text, outcome)
         elif isinstance(record.body, Data):
             if stream.coverage is None:
                 self.report.before_plan += 1
@@ -233,14 +214,14 @@ class Verifier:
                     find(Level.COMPLETENESS, text)
         return self._counted(head, record, stream.coverage, findings)
 
-    def _plan(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[tuple[Level, str]]:
+    def _plan(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[_Found]:
         """Take a plan into force; yields what is wrong with it."""
         self.report.planned = True
         self._holes.permit(plan.withdrawn)
         if stream.coverage is not None:
             same = plan.term == stream.coverage.plan.term
             for text in stream.coverage.repeat(plan) if same else stream.coverage.change(plan):
-                yield Level.COMPLETENESS, text
+                yield Level.COMPLETENESS, Outcome.FAILED, text
             return
         if stream.before is not None:  # behind a hole
             begins = dict(zip(stream.before.keys, stream.before.next, strict=True))
@@ -249,7 +230,7 @@ class Verifier:
             yield from self._begin(stream, head, plan)
         stream.coverage, stream.planned = Coverage(plan), True
 
-    def _begin(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[tuple[Level, str]]:
+    def _begin(self, stream: _Stream, head: Head, plan: Plan) -> Iterator[_Found]:
         """The first plan of a run: how the run joins the one before it."""
         name = head.link.stream
         lineage = (stream.signer, plan.channel)
@@ -261,6 +242,11 @@ class Verifier:
         if stream.start == 1 and head.link.seq > 1:  # its first plan could not be read
             self.report.runs.append(Run(name, "unknown: its first plan could not be read", length_known=False))
             return
+        if plan.term == 1:
+            stream.skipped = {
+                group_key(plan, group): group.next - group.schedule.first for group in plan.groups if group.schedule
+            }
+        stream.joined = stream.start == 1 or before is not None
         if stream.start > 1 or (plan.follows and (parent is None or parent.expected is None)):
             if before is not None:  # not where the input begins: something in between is not at hand
                 if stream.start > 1:
@@ -278,11 +264,14 @@ class Verifier:
             self.report.runs.append(Run(name, joins, cause, length_known=False))
             return
         for text in opening_problems(plan):
-            yield Level.COMPLETENESS, text
+            yield Level.COMPLETENESS, Outcome.FAILED, text
         if parent is None or plan.follows is None:
             if head.link.prev != ZEROS:
-                yield Level.CONTINUITY, "the first run of an outbox has a prev that is not zeros"
-            self.report.runs.append(Run(name, "first"))
+                yield Level.CONTINUITY, Outcome.FAILED, "the first run of an outbox has a prev that is not zeros"
+            if before is not None:
+                text = "a new outbox: the run follows none, though this signer had one on this channel"
+                yield Level.CONTINUITY, Outcome.UNKNOWN, text
+            self.report.runs.append(Run(name, "first" if before is None else "unknown: a new outbox, it follows none"))
             return
         last = parent.last
         if last < plan.follows[1]:
@@ -290,12 +279,16 @@ class Verifier:
         joins = "continuous" if last <= plan.follows[1] else f"rolled back {last - plan.follows[1]}"
         known = parent.recent.get(plan.follows[1])
         if known is not None and known != head.link.prev:
-            yield Level.CONTINUITY, "the chain is broken: prev is not the digest of the record it follows"
+            yield (
+                Level.CONTINUITY,
+                Outcome.FAILED,
+                "the chain is broken: prev is not the digest of the record it follows",
+            )
             joins = "broken"
         length_known = yield from self._resume(parent, plan, went_on=last > plan.follows[1])
         self.report.runs.append(Run(name, joins, cause, length_known))
 
-    def _resume(self, parent: _Stream, plan: Plan, *, went_on: bool) -> Generator[tuple[Level, str], None, bool]:
+    def _resume(self, parent: _Stream, plan: Plan, *, went_on: bool) -> Generator[_Found, None, bool]:
         """Count what fell due between two runs as gaps with the stated cause; returns whether their number is known.
 
         ``resumes`` must say what the parent's records say, unless these are not all at hand or the parent went on
@@ -317,10 +310,24 @@ class Verifier:
                 self._fill(parent, cycles_between(old=old.plan, old_next=mine, new=plan))
                 return False
         elif not went_on and (stated != mine or len(resumes) != len(mine)):
-            yield Level.COMPLETENESS, "the new run resumes elsewhere than the run before it ended"
+            yield Level.COMPLETENESS, Outcome.FAILED, "the new run resumes elsewhere than the run before it ended"
         for key, count in cycles_between(old=old.plan, old_next=begins, new=plan).items():
             self.report.tally(key).gaps[cause] += count
         return old.plan.boot_id == plan.boot_id
+
+    def _beheaded(self) -> None:
+        """Runs seen from their middle on: what is missing of them was withdrawn, or is missing if no plan ever told how
+        they join. Only the first run at hand may begin anywhere.
+        """
+        begun = [(name, stream) for name, stream in self._streams.items() if stream.expected is not None]
+        for number, (name, stream) in enumerate(begun):
+            if stream.start == 1 or stream.joined:
+                continue
+            if not stream.planned:
+                self.report.runs.append(Run(name, "seen from its middle on, without a plan", length_known=False))
+            earlier = any(other.signer == stream.signer for _, other in begun[:number])
+            if self._holes.withdrawn(name, stream.start - 1) or (earlier and not stream.planned):
+                self._holes.open(name, 1, stream.start - 1).cycles = stream.skipped
 
     def _open_hole(self, name: bytes, stream: _Stream, first: int, last: int) -> None:
         stream.holes.append(self._holes.open(name, first, last))
@@ -328,7 +335,7 @@ class Verifier:
         if stream.coverage is not None:
             stream.before, stream.coverage = stream.coverage, None
 
-    def _fill(self, stream: _Stream, cycles: dict[tuple[str, str], int]) -> None:
+    def _fill(self, stream: _Stream, cycles: dict[GroupKey, int]) -> None:
         """The cycles that the holes since the last plan took are known now: they go to the last of these holes."""
         if stream.holes:
             stream.holes[-1].cycles = cycles

@@ -388,6 +388,42 @@ def test_the_first_run_at_hand_may_follow_one_that_is_not() -> None:
     assert report.runs[0].joins.startswith("unknown")
 
 
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_beheaded_run_without_any_plan_is_a_hole(cut: int) -> None:
+    first, second, third = three_runs()
+    second.data([frame(108)])
+    report, _ = verified(first.sent + second.sent[cut:] + third.sent)
+    assert (second.sealer.stream, 1, cut) in {(hole.stream, hole.first, hole.last) for hole in report.holes}
+    assert any(run.stream == second.sealer.stream for run in report.runs)
+    assert not report.good
+    report, _ = verified(first.sent + second.sent + third.sent[1:])
+    assert not report.good
+
+
+def test_a_new_outbox_is_told_and_its_join_unknown() -> None:
+    first, again = three_runs()[0], Run(clock=FakeClock(boot=1005 * S))
+    again.begin([group(105, anchor=1005 * S)])
+    report, _ = verified(first.sent + again.sent)
+    assert [run.joins for run in report.runs] == ["first", "unknown: a new outbox, it follows none"]
+    assert report.outcome(Level.CONTINUITY) is Outcome.UNKNOWN
+    assert not report.failed
+
+
+def test_what_was_dropped_before_the_first_record_at_hand_is_accounted_for() -> None:
+    run = Run()
+    run.begin([group(100)])
+    for cycle in range(100, 105):
+        run.data([frame(cycle)])
+    run.plan()
+    run.data([frame(105)])
+    run.withdraw(1, 6, Cause.OVERFLOW)
+    run.plan()
+    report, judged = verified(run.sent[6:])
+    assert_all_ok(report, judged)
+    assert [(hole.first, hole.last, hole.state) for hole in report.holes] == [(1, 6, "accounted")]
+    assert report.cycles() == (6, 1, 5)
+
+
 def test_runs_of_other_channels_are_not_missed() -> None:
     first, second, _ = three_runs()
     other = Run(clock=FakeClock(boot=2000 * S))
