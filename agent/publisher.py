@@ -49,7 +49,7 @@ class Publisher:
         self._idle = anyio.Event()
         self._keys = Keys()
         self._read_back_refused = False
-        self.connected = False
+        self.connected = False  # and delivers
         self.acknowledged = 0  # records since start
 
     def notify(self) -> None:
@@ -65,14 +65,13 @@ class Publisher:
         """Deliver until cancelled; every failure of the broker or the way to it ends in another try."""
         pause, failed = _FIRST_PAUSE, ""
         while True:
-            before = self.acknowledged
             try:
                 await self._session()
                 continue
             except (TransportError, BaseExceptionGroup) as raised:
                 error = _transport_error(raised)
-            if self.acknowledged > before:
-                pause, failed = _FIRST_PAUSE, ""
+            if self.connected:
+                pause, failed, self.connected = _FIRST_PAUSE, "", False
             if str(error) != failed:  # one line per change of state, not one per try
                 log.warning("broker away error=%s hint=%s", error, error.hint or "none")
                 failed = str(error)
@@ -82,17 +81,20 @@ class Publisher:
     async def _session(self) -> None:
         async with self._transport.session() as session:
             await self._settle(session)
-            self.connected = True
-            log.info("broker connected waiting=%d", self._store.pending.records)
+            if not self._store.pending.records:
+                self._delivers()
             self.on_connected()
             flight = _Flight(self._store.acked)
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._receive, session, flight)
-                    tasks.start_soon(self._watch, flight)
-                    await self._send(session, flight)
-            finally:
-                self.connected = False
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._receive, session, flight)
+                tasks.start_soon(self._watch, flight)
+                await self._send(session, flight)
+
+    def _delivers(self) -> None:
+        """A connection is worth its name once a record has come through, or none waits."""
+        if not self.connected:
+            self.connected = True
+            log.info("broker connected waiting=%d", self._store.pending.records)
 
     async def _settle(self, session: TransportSession) -> None:
         """Hold the outbox against the broker's last record of ours (docs/outbox.md, rule 5).
@@ -121,7 +123,9 @@ class Publisher:
             log.error("last message on our subject is of another signer signer=%s", opened.did)
             return
         position, sure = await to_thread.run_sync(self._place, link)
-        if position is None:
+        if position is None and await to_thread.run_sync(self._was_overwritten, link):
+            log.info("broker's last record was overwritten here, going on behind it record=%s", message_id(link))
+        elif position is None:
             log.error(
                 "broker holds a record that this outbox does not: it was overwritten here, the outbox was rolled back, "
                 "or the key has two users record=%s",
@@ -135,6 +139,11 @@ class Publisher:
             self._acknowledged_up_to(sure)
         elif sure > self._store.acked:
             self._acknowledged_up_to(sure)
+
+    def _was_overwritten(self, link: Link) -> bool:
+        """Whether the oldest record held is a later one of the same run."""
+        oldest = self._store.read(0, max_bytes=1)[:1]
+        return any(held.link.stream == link.stream and held.link.seq > link.seq for held in oldest)
 
     def _place(self, link: Link) -> tuple[int | None, int]:
         """Where the outbox holds this very record (None: nowhere, or another one with its number), and the position of
@@ -199,6 +208,7 @@ class Publisher:
         """Settle what is acknowledged without a hole."""
         if count := flight.advance():
             self.acknowledged += count
+            self._delivers()
             self._acknowledged_up_to(flight.acked)
 
     def _acknowledged_up_to(self, position: int) -> None:

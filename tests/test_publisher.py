@@ -250,6 +250,45 @@ async def test_a_refused_record_is_tried_again_and_not_passed_over() -> None:
     assert bench.sent(1)[0] == bench.sent(2)[0] == 3
 
 
+async def test_a_broker_that_refuses_everything_is_away_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    bench = Bench(3, fate=lambda message: Fate(stored=False, answers=[(MS, TransportError("no room"))]))
+    async with running(bench):
+        await until(lambda: len(bench.broker.sent) == 6, within=60 * S)
+        assert not bench.publisher.connected
+        assert "broker connected" not in caplog.text
+        assert caplog.text.count("broker away") == 1
+        bench.broker.fate = lambda message: Fate()
+        await drained(bench)
+        assert bench.publisher.connected
+    assert caplog.text.count("broker connected") == 1
+
+
+async def test_every_loss_of_a_good_connection_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    bench = Bench(0)
+    async with running(bench):
+        for losses in (1, 2):
+            await until(lambda: bench.publisher.connected, within=60 * S)
+            bench.broker.down()
+            await until(lambda: not bench.publisher.connected, within=60 * S)
+            bench.broker.up()
+            assert caplog.text.count("broker away") >= losses
+
+
+async def test_a_last_record_that_was_overwritten_here_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    bench = Bench(0)
+    bench.store.max_segments = 4
+    while not bench.store.written or bench.store.written[0] in bench.store.held():
+        bench.add(5)
+    bench.broker.messages = bench.run.sent[:1]
+    async with running(bench):
+        await drained(bench)
+    assert "was overwritten here" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_record_that_was_dropped_is_not_passed_over_when_the_connection_breaks() -> None:
     bench = Bench(6, fate=by_number({3: [SILENT]}))
     async with running(bench):
