@@ -13,11 +13,11 @@ What a crash leaves:
 - in ``open``: nothing new; see agent/ring_recovery.py. In the creation: no ring file, or a whole one; see
   agent/files.py.
 
-Threads: one writes (``append``, ``mark``, ``overwritten``); reading (``read``, ``find``, ``recovered``) may run in
-others beside it, one at a time by a lock that the writer takes only to close; the rest is memory only and free to all.
-What the ring holds is one immutable ``View``, replaced as a whole once a sync has returned, so no reader sees a record
-before. A segment leaves the view before its first byte is overwritten, and a reader looks at the view again after it
-has read. Counts and ``lost`` have a lock of their own, never held over I/O.
+Threads: one writes (``append`` and ``mark``, which a lock keeps apart, and ``overwritten``); reading (``read``,
+``find``, ``recovered``) may run in others beside it, one at a time by a lock that the writer takes only to close; the
+rest is memory only and free to all. What the ring holds is one immutable ``View``, replaced as a whole once a sync
+has returned, so no reader sees a record before. A segment leaves the view before its first byte is overwritten, and a
+reader looks at the view again after it has read. Counts and ``lost`` have a lock of their own, never held over I/O.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Outbox:
         self._file = file
         self._broken = ""
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # two writers at once would write over each other
         self.salt, self.ring_id = file.header.salt, file.header.ring_id
         self.max_envelope = file.header.segment_size // 4
         found = recover(file, inspect)
@@ -99,7 +100,7 @@ class Outbox:
         if len(channel.encode()) > ring.MAX_CHANNEL or segment_size < ring.BLOCK or segment_size % ring.BLOCK:
             raise ValueError("channel name too long, or segment size no multiple of 4096")
         if segments < MIN_SEGMENTS:
-            least = _size_in_words(MIN_SEGMENTS, segment_size)
+            least = ring.size_in_words(MIN_SEGMENTS, segment_size)
             raise OutboxError(f"{path}: an outbox of {size} bytes is too small", hint=f"give it at least {least}")
         wanted = FileHeader(segment_size, segments, os.urandom(16), os.urandom(16), channel)
 
@@ -115,7 +116,7 @@ class Outbox:
                 fd = create_locked(path, fill)
             try:
                 header = ring.unpack_file_header(files.pread(fd, ring.START, 0))
-                _agree(header, wanted, os.fstat(fd).st_size)
+                ring.agree(header, wanted, os.fstat(fd).st_size)
                 return cls(RingFile(fd, header, files), inspect)
             except BaseException:
                 os.close(fd)
@@ -166,6 +167,10 @@ class Outbox:
         ``new_segment``. Raises OutboxError: nothing is known of the batch any more. ValueError: it does not fit, or
         does not follow ``last``; nothing happened.
         """
+        with self._writing:
+            return self._append(records, new_segment=new_segment)
+
+    def _append(self, records: Sequence[tuple[bytes, Link]], *, new_segment: bool) -> range:
         self._check()
         view, acked = self._view, self.acked
         before = prev = self.last.digest if self.last else ring.NO_DIGEST
@@ -231,6 +236,10 @@ class Outbox:
         """Write down the acknowledged position if it moved since it last was; False if not, or if the segment has no
         room for it.
         """
+        with self._writing:
+            return self._mark()
+
+    def _mark(self) -> bool:
         self._check()
         view, acked = self._view, self.acked
         full = view.closed or view.at + ring.RECORD_HEADER + ring.END_ROOM > self._file.header.segment_size
@@ -373,23 +382,3 @@ class Outbox:
             if until > self.acked:
                 known = {(span.stream, span.first, span.last) for span in self.lost}
                 self.lost += tuple(span for span in spans if (span.stream, span.first, span.last) not in known)
-
-
-def _agree(header: FileHeader, wanted: FileHeader, size: int) -> None:
-    """Raise OutboxError if a ring file is not the one that the configuration means."""
-    if header.channel != wanted.channel:
-        hint = f"each channel has its own file: name the channel {header.channel!r} again, or move the file away"
-        raise OutboxError(f"it is the outbox of channel {header.channel!r}, not of {wanted.channel!r}", hint=hint)
-    if (header.segment_size, header.segments) != (wanted.segment_size, wanted.segments):
-        hint = f"put size back to {_size_in_words(header.segments, header.segment_size)}"
-        raise OutboxError(f"it was made with {header.segments} segments of {header.segment_size} bytes", hint=hint)
-    if size != header.size:
-        hint = "it was cut or extended from outside: restore it, or move it away to begin a new outbox"
-        raise OutboxError(f"it has {size} bytes and not {header.size}", hint=hint)
-
-
-def _size_in_words(segments: int, segment_size: int) -> str:
-    """A configured size that gives this many segments, in MiB where that is exact enough."""
-    size = ring.START + segments * segment_size
-    mib = -(-size // (1 << 20))
-    return f'"{mib}MiB"' if mib << 20 < size + segment_size else f"{size} bytes"

@@ -102,6 +102,26 @@ def unpack_file_header(blocks: bytes) -> FileHeader:
     raise OutboxError("this file is no ring file", hint="it is left as it is; move it away to begin a new outbox")
 
 
+def agree(header: FileHeader, wanted: FileHeader, size: int) -> None:
+    """Raise OutboxError if a ring file is not the one that the configuration means."""
+    if header.channel != wanted.channel:
+        hint = f"each channel has its own file: name the channel {header.channel!r} again, or move the file away"
+        raise OutboxError(f"it is the outbox of channel {header.channel!r}, not of {wanted.channel!r}", hint=hint)
+    if (header.segment_size, header.segments) != (wanted.segment_size, wanted.segments):
+        hint = f"put size back to {size_in_words(header.segments, header.segment_size)}"
+        raise OutboxError(f"it was made with {header.segments} segments of {header.segment_size} bytes", hint=hint)
+    if size != header.size:
+        hint = "it was cut or extended from outside: restore it, or move it away to begin a new outbox"
+        raise OutboxError(f"it has {size} bytes and not {header.size}", hint=hint)
+
+
+def size_in_words(segments: int, segment_size: int) -> str:
+    """A configured size that gives this many segments, in MiB where that is exact enough."""
+    size = START + segments * segment_size
+    mib = -(-size // (1 << 20))
+    return f'"{mib}MiB"' if mib << 20 < size + segment_size else f"{size} bytes"
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """The head of a segment; ``acked_stream`` is NO_STREAM when the acknowledged record is not known."""

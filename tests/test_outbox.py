@@ -1015,3 +1015,29 @@ TestLives.settings = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    outbox, sealer = open_outbox(tmp_path / "dso.ring"), Sealer(1)
+    fill(outbox, sealer, 3)
+    outbox.settle(2)
+    sync, entered, go = outbox._file.sync, threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        go.wait(10)
+        sync()
+
+    outbox._file.sync = slow  # type: ignore[method-assign]
+    append = threading.Thread(target=lambda: fill(outbox, sealer, 1))
+    append.start()
+    assert entered.wait(10)
+    mark = threading.Thread(target=outbox.mark)
+    mark.start()
+    go.set()
+    append.join()
+    mark.join()
+    outbox.close()
+    again = open_outbox(tmp_path / "dso.ring")
+    assert len(everything(again)) == 4
+    again.close()
