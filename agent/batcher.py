@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio import to_thread
 
-from agent.errors import OutboxError
+from agent.errors import RecordTooLargeError
 from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType, Withdrawn
 from agent.ports import Clock, Store
 from agent.record import Body
@@ -224,7 +224,7 @@ class Batcher:
             plan = True
         for body in bodies:
             if self._sealer.bound([body]) > self._outbox.max_envelope:
-                raise OutboxError(
+                raise RecordTooLargeError(
                     f"a {body.kind.name.lower()} record of {len(body.content)} bytes is larger than the outbox takes",
                     hint="spread the points over several groups and channels, or shorten seal_within",
                 )

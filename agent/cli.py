@@ -1,29 +1,57 @@
 """The command line: ``edge-agent NOUN ...``. Parses arguments, calls one command, turns errors into exit codes.
 
-Exit codes: 0 good; 1 a finding; 2 usage or unreadable input; 69 agent or broker unreachable; 77 permission; 78
-configuration.
+Exit codes: 0 good; 1 a finding; 2 usage, or a file or output that cannot be used; 69 agent or broker unreachable; 77
+permission; 78 configuration; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from agent import __version__
-from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, say
-from agent.errors import AgentError, ConfigError, SignerError, TransportError
+try:
+    import argparse
+    import errno
+    import importlib
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
 
-_CODES = {SignerError: CONFIGURATION, TransportError: UNAVAILABLE}
+    from agent import __version__
+    from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
+    from agent.errors import AgentError, ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError
+except KeyboardInterrupt:  # loading takes long enough for a Ctrl-C
+    sys.exit(130)
+
+_CODES = {SignerError: CONFIGURATION, RecordTooLargeError: CONFIGURATION, TransportError: UNAVAILABLE}
+_AS_WHOM = "run it as the agent's user or as root"
+_REMEDIES = {
+    errno.ENOSPC: "make room on this disk",
+    errno.EDQUOT: "make room: the user's quota is used up",
+    errno.ENOENT: "is the path right? the folder must be there",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "a part of the path is no folder",
+    errno.EEXIST: "name a folder",
+    errno.EROFS: "name a place that can be written",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        # Closed by the caller (`>&-`): as if it went to /dev/null.
+        sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # open to the end
+        sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+        try:
+            return _run(arguments)
+        finally:
+            _let_go_of_output()
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
         code: int = importlib.import_module(f"agent.commands.{options.module}").main(options)
         sys.stdout.flush()
         return code
@@ -32,16 +60,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(problem)
         return CONFIGURATION
     except AgentError as error:
-        say(f"edge-agent: {error}" + (f"; {error.hint}" if error.hint else ""))
-        return next((code for kind, code in _CODES.items() if isinstance(error, kind)), FINDING)
+        denied = isinstance(error, (OutboxError, SignerError)) and isinstance(error.__cause__, PermissionError)
+        hint = _AS_WHOM if denied else error.hint
+        say(f"edge-agent: {error}" + (f"; {hint}" if hint else ""))
+        return NO_PERMISSION if denied else next((_CODES[kind] for kind in _CODES if isinstance(error, kind)), FINDING)
     except PermissionError as error:
-        say(f"edge-agent: {error.filename or ''}: {error.strerror}; run it as the agent's user or as root")
+        say(f"edge-agent: {error.filename or 'output'}: {error.strerror}; {_AS_WHOM}")
         return NO_PERMISSION
     except BrokenPipeError:  # `edge-agent tail | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return 130
+    except OSError as error:
+        if error.errno is None:  # not of the system: a defect, which must show where it is
+            raise
+        remedy = _REMEDIES.get(error.errno, "look at the path and at the disk")
+        say(f"edge-agent: {error.filename or 'output'}: {error.strerror}; {remedy}")
+        return USAGE
+
+
+def _let_go_of_output() -> None:
+    """What could not be written would be tried again when Python ends, and end it with code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

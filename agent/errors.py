@@ -64,6 +64,10 @@ class OutboxError(AgentError):
     """
 
 
+class RecordTooLargeError(OutboxError):
+    """A record is larger than the outbox takes: the configuration asks for it, and would ask for it again."""
+
+
 class TransportError(AgentError):
     """The broker could not be reached or did not take a record; the verdict says whether to try again."""
 

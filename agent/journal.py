@@ -1,40 +1,50 @@
 """The log: one line per change of state on standard error, with a priority that journald understands (sd-daemon(3)).
 
-A line is a constant message and then key=value pairs. The same line within a minute is held back and counted.
+A line is a constant message and then key=value pairs. A line that says what the last one of its subject said is held
+back for a minute and counted. Whatever the state, the last line written of a subject tells it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
+from collections.abc import Callable
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _FOLD = 60.0  # s
 _REMEMBERED = 256
+_OF = re.compile(r" (?:group|device)=(\S+)")
 
 
 class _Folded(logging.Filter):
-    """Holds back a line that was written less than a minute ago; the next one that passes says how many were held
-    back.
+    """Holds back a line if the last one written of its subject was the same and is less than a minute old. The next one
+    that passes says how many were held back.
+
+    The subject is the group or device that a line names, or else the part of the agent that wrote it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._now = now
+        self._last: dict[tuple[str, str], tuple[str, float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        line, now = record.getMessage(), time.monotonic()
-        since, held = self._seen.get(line, (-_FOLD, 0))
-        if now - since < _FOLD:
-            self._seen[line] = (since, held + 1)
+        line, now = record.getMessage(), self._now()
+        named = _OF.search(line)
+        subject = record.name, named[1] if named else ""
+        last, since, held = self._last.get(subject, ("", now, 0))
+        if line == last and now - since < _FOLD:
+            self._last[subject] = (line, since, held + 1)
             return False
-        if len(self._seen) >= _REMEMBERED:
-            self._seen.clear()
-        self._seen[line] = (now, 0)
+        if len(self._last) >= _REMEMBERED:
+            self._last.clear()
+        self._last[subject] = (line, now, 0)
         if held:
-            record.msg, record.args = f"{line} repeated={held}", ()
+            repeated = "repeated" if line == last else "before_repeated"
+            record.msg, record.args = f"{line} {repeated}={held}", ()
         return True
 
 

@@ -208,9 +208,9 @@ def retained(path: Path, *, inspect: Inspect, files: Files = OS_FILES) -> Iterat
         finally:
             os.close(fd)
     except OSError as error:
-        raise OutboxError(
-            f"{path} cannot be read: {error.strerror}", hint="look at its rights and at the disk"
-        ) from error
+        missing = isinstance(error, FileNotFoundError)
+        hint = "the agent makes it at its first start; see agent.state" if missing else "look at the disk"
+        raise OutboxError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except OutboxError as error:
         raise OutboxError(f"{path}: {error}", hint=error.hint) from error
 

@@ -8,6 +8,7 @@ either no file or a whole one.
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import stat
 from pathlib import Path
@@ -59,14 +60,15 @@ def open_key_file(path: Path, *, did: str | None = None) -> KeySigner:
             status = os.fstat(file.fileno())
             text = file.read(200)
     except OSError as error:
-        raise SignerError(
-            f"cannot read the key file {path}: {error.strerror}", hint="`edge-agent init` makes one; check identity.key"
-        ) from None
+        missing = isinstance(error, FileNotFoundError)  # a key that is only out of reach must not get a successor
+        hint = "check identity.key; `edge-agent init` makes a new key" if missing else "check identity.key"
+        raise SignerError(f"cannot read the key file {path}: {error.strerror}", hint=hint) from error
     if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077:
         raise SignerError(f"the key file {path} is open to others", hint=f"chmod 600 {path}")
     if status.st_uid not in (os.geteuid(), 0):
         raise SignerError(
-            f"the key file {path} belongs to another user", hint="chown it to the user that runs the agent"
+            f"the key file {path} belongs to another user",
+            hint=f"the key must belong to the user that runs the agent, or to root; this is user {_user()}",
         )
     digits = text.strip().removeprefix(b"0x")
     try:
@@ -79,7 +81,7 @@ def open_key_file(path: Path, *, did: str | None = None) -> KeySigner:
 
 
 def create_key_file(path: Path, *, network: str = DEFAULT_NETWORK) -> KeySigner:
-    """Make a new key and its file, mode 0600, never over an existing one. Raises SignerError."""
+    """Make a new key and its file, mode 0600, never over another. Raises SignerError if there is one, OSError."""
     while True:
         secret = secrets.token_bytes(32)
         try:
@@ -91,11 +93,11 @@ def create_key_file(path: Path, *, network: str = DEFAULT_NETWORK) -> KeySigner:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(descriptor, secret.hex().encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
+            try:
+                os.write(descriptor, secret.hex().encode() + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             os.link(draft, path)  # unlike rename this fails if the name is taken
         finally:
             os.unlink(draft)
@@ -104,8 +106,18 @@ def create_key_file(path: Path, *, network: str = DEFAULT_NETWORK) -> KeySigner:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
+    except FileExistsError as error:
         raise SignerError(
             f"cannot write the key file {path}: {error.strerror}", hint="a key is never overwritten; move it away first"
-        ) from None
+        ) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     return KeySigner(secret, did=did_of(key.public_key, network))
+
+
+def _user() -> str:
+    """Who this process is: NAME/UID."""
+    try:
+        return f"{pwd.getpwuid(os.geteuid()).pw_name}/{os.geteuid()}"
+    except KeyError:
+        return str(os.geteuid())

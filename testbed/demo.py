@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -39,6 +40,7 @@ _RECORD_EVERY = 10.0
 _CONCLUDING = 1.0  # what stopping and judging takes
 _DRAIN_WITHIN = 15.0
 _SHORTEST = 5.0
+_FOLDERS = ROOT / ".demo"
 P = TypeVar("P", bound=Process)
 
 _CONFIG = """\
@@ -102,8 +104,9 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    (ROOT / ".demo").mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=ROOT / ".demo", prefix=time.strftime("%H%M%S-")))
+    _FOLDERS.mkdir(exist_ok=True)
+    sweep(_FOLDERS)
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS, prefix=f"{os.getpid()}."))
     demo = _Demo(folder, seconds=options.seconds)
     code, keep = 130, options.keep
     try:
@@ -115,6 +118,9 @@ def main() -> int:
             print(json.dumps({**asdict(account), "good": account.good, "levels": report["levels"]}), flush=True)
     except Interrupted:
         print("demo: ended before there was a verdict", file=sys.stderr)
+    except BrokenPipeError:  # `./demo | head`
+        code = 128 + signal.SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001  # whatever it is: say it, and where to look
         code, keep = 1, True
         print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
@@ -124,10 +130,21 @@ def main() -> int:
         for process in demo.processes:
             process.kill()
         if keep:
+            folder = folder.rename(folder.with_name(f"kept-{folder.name}"))
             print(f"demo: logs, journal and evidence are in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def sweep(folders: Path) -> None:
+    """Remove what demos left that were killed: folders named by a process that is no more. What is kept has another
+    name.
+    """
+    for folder in folders.iterdir():
+        owner = re.fullmatch(r"([0-9]+)(\.\w+)?", folder.name)
+        if owner and not Path("/proc", owner[1]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _interrupt(*_: object) -> None:

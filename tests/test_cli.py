@@ -4,16 +4,25 @@ daemon.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent import __version__
 from agent.cli import main
+from agent.commands import outbox_export
+from agent.config import load
+from agent.outbox import Outbox, retained
+from agent.record import link_of
+from agent.ring_reader import Stored
 from tests.runs import DID, simple_run
 
 
@@ -157,6 +166,266 @@ def test_verify_of_nothing_and_of_no_did(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["verify", str(tmp_path / "missing"), "--did", DID]) == 2
     assert main(["verify", str(tmp_path / "empty"), "--did", DID]) == 1
     assert main(["verify", str(tmp_path / "empty"), "--did", "nobody"]) == 2
+
+
+# ---- outbox export --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A configuration whose outbox holds the records of a run."""
+    folder = tmp_path / "agent"
+    main(["init", str(folder)])
+    capsys.readouterr()
+    loaded = load(folder / "agent.toml")
+    loaded.agent.state.mkdir()
+    channel = loaded.channel
+    store = Outbox.open(ring_of(folder / "agent.toml"), channel=channel.id, size=channel.outbox.size, inspect=link_of)
+    run = simple_run(10)
+    (tmp_path / "agent" / "sent").write_bytes(b"".join(run.sent))
+    store.append(list(zip(run.sent, run.links, strict=True)), new_segment=True)
+    store.close()
+    return folder / "agent.toml"
+
+
+def ring_of(config: Path) -> Path:
+    loaded = load(config)
+    return loaded.agent.state / f"{loaded.channel.id}.ring"
+
+
+def stored(config: Path) -> bytes:
+    """What the outbox holds."""
+    return (config.parent / "sent").read_bytes()
+
+
+def export(config: Path, target: Path) -> int:
+    return main(["outbox", "export", str(target), "--config", str(config)])
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(config: Path, tmp_path: Path) -> None:
+    target = tmp_path / "all.cbor"
+    (tmp_path / "all.cbor.new").write_text("of an export that was killed")
+    for _ in range(2):
+        assert export(config, target) == 0
+        assert target.read_bytes() == stored(config)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["agent", "all.cbor"]
+
+
+def test_an_export_to_stdout_and_to_what_is_no_file(config: Path) -> None:
+    command = [sys.executable, "-m", "agent.cli", "outbox", "export", "--config", str(config)]
+    for target in ("-", "/dev/stdout"):
+        done = subprocess.run([*command, target], capture_output=True, check=True)
+        assert done.stdout == stored(config)
+    assert export(config, Path("/dev/null")) == 0
+    assert not Path("/dev/null").is_file()
+
+
+def test_an_export_onto_the_outbox_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ring = ring_of(config)
+    before = ring.read_bytes()
+    (tmp_path / "link").symlink_to(ring)
+    (tmp_path / "hard").hardlink_to(ring)
+    for target in (ring, tmp_path / "link", tmp_path / "hard"):
+        assert export(config, target) == 2
+        assert "is the outbox itself" in capsys.readouterr().err
+    assert ring.read_bytes() == before
+
+
+def test_an_export_that_fails_leaves_the_earlier_one(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "all.cbor"
+    target.write_bytes(b"earlier")
+
+    def full(*arguments: object, **options: object) -> Iterator[Stored]:
+        yield from list(retained(ring_of(config), inspect=link_of))[:3]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(outbox_export, "retained", full)
+    assert export(config, target) == 2
+    assert f"edge-agent: {target}: No space left on device; make room" in capsys.readouterr().err
+    monkeypatch.undo()
+    ring_of(config).write_bytes(b"no ring")
+    assert export(config, target) == 1
+    ring_of(config).unlink()
+    capsys.readouterr()
+    assert export(config, target) == 1
+    assert "first start" in capsys.readouterr().err
+    assert target.read_bytes() == b"earlier"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["agent", "all.cbor"]
+
+
+# ---- errors that are to be expected ---------------------------------------------------------------------------------
+
+
+def test_a_path_that_cannot_be_ends_with_2_and_a_remedy(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    cases = [
+        ["init", str(file)],
+        ["init", str(file / "below")],
+        ["init", "/proc/agent"],
+        ["init", "/proc"],
+        ["outbox", "export", "/nonexistent/x", "--config", str(config)],
+        ["outbox", "export", str(tmp_path), "--config", str(config)],
+        ["verify", str(tmp_path), "--did", DID],
+    ]
+    for case in cases:
+        assert main(case) == 2, case
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert len(said.err.splitlines()) == 1
+        assert said.err.startswith("edge-agent: /")
+        assert said.err.count("; ") == 1, "a remedy"
+
+
+def test_output_that_cannot_be_written_is_one_line(config: Path, evidence: Path) -> None:
+    commands = f"check {config}", f"outbox export - --config {config}", f"verify {evidence} --did {DID}"
+    for command in commands:
+        program = f"{sys.executable} -m agent.cli {command}"
+        full = subprocess.run(f"{program} >/dev/full", shell=True, capture_output=True, text=True)
+        assert full.returncode == 2
+        assert full.stderr == "edge-agent: output: No space left on device; make room on this disk\n"
+        for redirection in (">&-", "2>&-", ">&- 2>&-", "2>/dev/full"):
+            closed = subprocess.run(
+                f"{program} {redirection}", shell=True, capture_output=True, text=True, errors="replace"
+            )
+            assert closed.returncode == 0, (command, redirection)
+            assert "Traceback" not in closed.stderr
+            assert "exported" not in closed.stdout, "words are no data"
+
+
+def test_a_reader_that_goes_away_is_no_error(evidence: Path) -> None:
+    program = f"{sys.executable} -m agent.cli verify {evidence} --did {DID}; echo code $? >&2"
+    done = subprocess.run(["bash", "-c", f"({program}) | true"], capture_output=True, text=True)
+    assert done.stderr == "code 0\n"
+
+
+def test_ctrl_c_while_it_loads_ends_with_130() -> None:
+    """As if it came at the worst moments: while modules load, and before a command began."""
+    for where in ("argparse", "agent.errors", "agent.commands.check"):
+        program = (
+            "import sys, importlib.abc\n"
+            "class Interrupt(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            f"        if name == {where!r}: raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Interrupt())\n"
+            "from agent.cli import main\n"
+            "sys.exit(main(['check']))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (130, ""), where
+
+
+# ---- permissions ----------------------------------------------------------------------------------------------------
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, refused: Path) -> None:
+    """Opening this path is not permitted, whoever runs the tests."""
+    opened, made = os.open, Path.mkdir
+
+    def denied(path: object) -> None:
+        if str(path) == str(refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def os_open(path: str, *arguments: int, **options: int) -> int:
+        denied(path)
+        return opened(path, *arguments, **options)
+
+    def path_open(path: Path, mode: str = "r") -> object:
+        denied(path)
+        return open(path, mode)
+
+    def mkdir(path: Path, *arguments: int, **options: bool) -> None:
+        denied(path)
+        made(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", os_open)
+    monkeypatch.setattr(Path, "open", path_open)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+
+@pytest.mark.parametrize(
+    ("what", "command"),
+    [
+        ("key", ["run"]),
+        ("key", ["tail"]),
+        ("state", ["run"]),
+        ("ring", ["run"]),
+        ("ring", ["outbox", "export", "-"]),
+    ],
+)
+def test_no_permission_is_77_everywhere(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, command: list[str]
+) -> None:
+    loaded = load(config)
+    if command == ["tail"]:
+        without_did(config)
+    paths = {"key": loaded.identity.key, "state": loaded.agent.state, "ring": ring_of(config)}
+    with monkeypatch.context() as patched:
+        refuse(patched, paths[what])
+        assert main([*command, "--config", str(config)]) == 77
+    said = capsys.readouterr().err
+    assert "Permission denied; run it as the agent's user or as root" in said
+    assert "init" not in said
+
+
+def without_did(config: Path) -> None:
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("did =")))
+    assert load(config).identity.did is None
+
+
+def test_tail_asks_for_a_did_and_not_for_another_owner(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_did(config)
+    real = os.fstat
+
+    def of_another(fd: int) -> os.stat_result:
+        values = list(real(fd))
+        values[stat.ST_UID] = 4_000_000
+        return os.stat_result(values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", of_another)
+        assert main(["tail", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "give --did" in said
+    assert "chown" not in said
+
+
+def test_tail_without_the_key_asks_for_a_did(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without_did(config)
+    load(config).identity.key.unlink()
+    assert main(["tail", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "give --did" in said
+    assert "init" not in said
+
+
+# ---- a configuration that asks for too much -------------------------------------------------------------------------
+
+
+def test_a_plan_larger_than_the_outbox_takes_ends_run_with_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["init", str(tmp_path)])
+    config = tmp_path / "agent.toml"
+    names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(12_000)]  # do not pack well
+    points = ",".join(f'{{name = "{name}", at = "holding:{at}", type = "int16"}}' for at, name in enumerate(names))
+    lines = [line for line in config.read_text().splitlines() if not line.startswith(("sunspec ", "groups "))]
+    at = lines.index("[[channel]]")
+    lines[at:at] = ["[device.groups.all]", 'every = "1s"', f"points = [{points}]"]
+    text = "\n".join(lines).replace("192.0.2.20:502", "127.0.0.1:1").replace("192.0.2.50:4222", "127.0.0.1:1")
+    config.write_text(text)
+    assert main(["check", str(config)]) == 0
+    capsys.readouterr()
+    command = [sys.executable, "-m", "agent.cli", "run", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert "larger than the outbox takes; spread the points" in done.stderr
+    assert done.returncode == 78
 
 
 def test_the_running_agent_loads_nothing_that_it_does_not_need() -> None:

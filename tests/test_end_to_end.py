@@ -334,6 +334,18 @@ def test_a_demo_that_ends_early_leaves_nothing_behind(start_demo: Callable[..., 
     assert not any("are in" in demo.words.read_text() for demo in demos if demo is not broken)
 
 
+def test_a_demo_whose_reader_goes_away_ends_quietly() -> None:
+    command = [sys.executable, "-m", "testbed.demo"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        demo.stdout.readline()
+        demo.stdout.close()
+        assert demo.stderr.read() == b""
+        assert demo.wait(40) == 128 + signal.SIGPIPE
+    assert not list((ROOT / ".demo").glob(f"*{demo.pid}.*"))
+
+
 # ---- the long campaign ----------------------------------------------------------------------------------------------
 
 

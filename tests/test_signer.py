@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -80,6 +82,40 @@ def test_a_missing_file_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(SignerError, match="cannot read") as caught:
         open_key_file(tmp_path / "key")
     assert "init" in caught.value.hint
+
+
+def test_a_key_out_of_reach_is_not_to_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SignerError, match="cannot read") as caught:
+        open_key_file(tmp_path / "file" / "key")
+    assert "init" not in caught.value.hint
+
+
+def test_a_key_of_another_user_is_refused_and_says_who_this_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, SECRET.hex().encode())
+    real = os.fstat
+
+    def of_another(fd: int) -> os.stat_result:
+        values = list(real(fd))
+        values[stat.ST_UID] = 4_000_000
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", of_another)
+    with pytest.raises(SignerError, match="belongs to another user") as caught:
+        open_key_file(path)
+    assert f"/{os.geteuid()}" in caught.value.hint
+    assert "chown" not in caught.value.hint
+
+
+def test_a_key_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        create_key_file(tmp_path / "key")
+    assert caught.value.filename == str(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_no_key_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from pymodbus.exceptions import ConnectionException, ModbusIOException
 
 from testbed import plant
 from testbed.broker import create_stream
+from testbed.demo import sweep
 from testbed.plant import Plant
 from testbed.processes import NatsServer, Process, ProcessError, Service, Site, Tail, edge_agent, wait_for
 from testbed.registers import INVERTER_103, METER_203, PlainUnit, SunSpecUnit
@@ -442,3 +444,13 @@ async def test_a_stream_outlives_the_sigkill_of_its_server(tmp_path: Path) -> No
         assert (info.state.messages, info.config.duplicate_window) == (1, 120)
         await client.close()
         assert server.stop() == 0
+
+
+def test_a_demo_removes_what_killed_ones_left_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (f"{ended.pid}", f"{ended.pid}.abc_1", f"{os.getpid()}.abc", f"kept-{ended.pid}.abc", "050607-abc"):
+        (tmp_path / name / "state").mkdir(parents=True)
+    sweep(tmp_path)
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {f"{os.getpid()}.abc", f"kept-{ended.pid}.abc", "050607-abc"}

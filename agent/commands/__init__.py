@@ -5,6 +5,7 @@ code.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/edge-agent/agent.toml")
@@ -19,5 +20,6 @@ CONFIGURATION = 78
 
 
 def say(*words: object) -> None:
-    """Words for people, on stderr."""
-    print(*words, file=sys.stderr, flush=True)
+    """Words for people, on stderr; where nobody can read them they are not worth an error."""
+    with suppress(OSError):
+        print(*words, file=sys.stderr, flush=True)

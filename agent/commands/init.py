@@ -14,7 +14,9 @@ from agent.signer import create_key_file, open_key_file
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write agent.toml and key into a folder; what is there already stays as it is. Raises SignerError."""
+    """Write agent.toml and key into a folder; what is there already stays as it is. Raises SignerError,
+    OSError.
+    """
     folder: Path = options.folder
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     key, config = folder / "key", folder / "agent.toml"
@@ -35,10 +37,14 @@ def main(options: argparse.Namespace) -> int:
         print(signer.did)
         return GOOD
     descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    with os.fdopen(descriptor, "w") as file:
-        # Beside the installed unit /etc is read-only to the agent; anywhere else all is kept in one folder.
-        state = DEFAULT_STATE if folder == DEFAULT_CONFIG.parent else "state"
-        file.write(template.agent_toml(did=signer.did, state=str(state)))
+    # Beside the installed unit /etc is read-only to the agent; anywhere else all is kept in one folder.
+    state = DEFAULT_STATE if folder == DEFAULT_CONFIG.parent else "state"
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(template.agent_toml(did=signer.did, state=str(state)))
+    except OSError as error:
+        config.unlink()  # half a file would stay at the next try
+        raise OSError(error.errno, error.strerror, str(config)) from error
     say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
     print(signer.did)
     return GOOD

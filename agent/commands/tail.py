@@ -10,13 +10,14 @@ import json
 import signal
 from collections.abc import Iterable
 from contextlib import aclosing
+from pathlib import Path
 
 import anyio
 
 from agent import render
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.config import load
-from agent.errors import TransportError
+from agent.errors import SignerError, TransportError
 from agent.signer import open_key_file
 from agent.transports.nats_consumer import Consumer, Source
 from agent.verify import Judged, Verifier
@@ -28,7 +29,7 @@ _PAUSE = 1.0  # s between tries to connect
 def main(options: argparse.Namespace) -> int:
     """Ends on SIGTERM or SIGINT, with the report on stderr (text) or as last line (JSON Lines).
 
-    Raises ConfigError, SignerError, and with ``--until-idle`` TransportError.
+    Raises ConfigError, PermissionError, and with ``--until-idle`` TransportError.
     """
     try:
         source, dids = _source(options)
@@ -47,8 +48,18 @@ def _source(options: argparse.Namespace) -> tuple[Source, list[str]]:
         return source, options.did
     config = load(options.config)
     settings = config.channel.settings
-    dids = options.did or [config.identity.did or open_key_file(config.identity.key).did]
+    dids = options.did or [config.identity.did or _did_of_key(config.identity.key)]
     return Source(settings.servers, settings.stream, config.channel.topic), dids
+
+
+def _did_of_key(path: Path) -> str:
+    """Raises ValueError: a reader needs no key, so the remedy is not to change the key's owner or mode."""
+    try:
+        return open_key_file(path).did
+    except SignerError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise error.__cause__ from None
+        raise ValueError(f"whose records are to be accepted? give --did did:ethr:...; {error}") from error
 
 
 async def _tail(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:

@@ -16,10 +16,10 @@ from agent.verify import Judged, Verifier
 
 
 def main(options: argparse.Namespace) -> int:
-    """Verify files in the order given; findings and the report are printed."""
+    """Verify files in the order given; findings and the report are printed. Raises OSError."""
     try:
         return _verify(options, options.did or _only_signer(options.files))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         say(f"edge-agent verify: {error}")
         return USAGE
 

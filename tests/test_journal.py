@@ -1,0 +1,69 @@
+"""The log: what is folded, and what never is."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from agent.journal import _Folded, _Line
+
+FAILS, ANSWERS = "device fails group=%s cause=link_down", "device answers again group=%s"
+
+
+class Log:
+    """What passes, with a clock that moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._filter = _Folded(lambda: self.now)
+
+    def passes(self, message: str, *arguments: object, name: str = "agent.supervisor") -> str | None:
+        """The line as it is written; None if it is held back."""
+        record = logging.LogRecord(name, logging.WARNING, "", 0, message, arguments, None)
+        return record.getMessage() if self._filter.filter(record) else None
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+def test_a_state_that_flaps_is_always_the_last_line(log: Log) -> None:
+    for _ in range(5):
+        log.now += 1
+        assert log.passes(FAILS, "a/x") == "device fails group=a/x cause=link_down"
+        log.now += 1
+        assert log.passes(ANSWERS, "a/x") == "device answers again group=a/x"
+
+
+def test_the_same_line_of_the_same_subject_is_folded_and_counted(log: Log) -> None:
+    assert log.passes(FAILS, "a/x")
+    log.now += 59.9
+    assert log.passes(FAILS, "a/x") is None
+    assert log.passes(FAILS, "b/x"), "another group"
+    assert log.passes(FAILS, "a/x") is None, "another group between changes nothing"
+    log.now += 0.2
+    assert log.passes(FAILS, "a/x") == "device fails group=a/x cause=link_down repeated=2"
+    assert log.passes(FAILS, "a/x") is None
+    assert log.passes(ANSWERS, "a/x") == "device answers again group=a/x before_repeated=1"
+    assert log.passes(FAILS, "a/x") == "device fails group=a/x cause=link_down"
+
+
+def test_the_broker_that_flaps_is_told_too(log: Log) -> None:
+    for _ in range(3):
+        assert log.passes("broker away error=%s", "gone", name="agent.publisher")
+        assert log.passes("broker away error=%s", "gone", name="agent.publisher") is None
+        assert log.passes("broker connected waiting=%d", 0, name="agent.publisher")
+
+
+def test_many_subjects_do_not_fill_the_memory(log: Log) -> None:
+    for number in range(10_000):
+        assert log.passes(FAILS, f"a/{number}")
+    assert len(log._filter._last) <= 256
+
+
+def test_a_line_stays_one_line_and_journald_gets_its_priority() -> None:
+    record = logging.LogRecord("agent", logging.ERROR, "", 0, "a\nb", (), None)
+    assert _Line(journald=True).format(record) == "<3>ERROR a | b"
+    assert _Line(journald=False).format(record).endswith(" ERROR a | b")
