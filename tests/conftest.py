@@ -7,10 +7,12 @@ skip is a failure (the environment variable CI is set).
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 import pytest
+
+from testbed.processes import NatsServer
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -19,6 +21,13 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 def anyio_backend() -> str:
     """Run the async tests on asyncio, as the agent does."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A real NATS server for the tests of one module, which leave it as it is."""
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 def _not_skipped(report: Report) -> Report:

@@ -38,12 +38,6 @@ SHORT = Timeouts(connect=0.3, answer=1.0, ping=0.1)
 numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server that the test may freeze and kill."""

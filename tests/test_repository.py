@@ -182,7 +182,7 @@ def test_a_skip_is_a_failure_in_ci_only(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_skips.py").write_text("import pytest\n\ndef test_skips():\n    pytest.skip('no disk')\n")
     (tmp_path / "test_absent.py").write_text("import pytest\n\npytest.importorskip('no_such_module')\n")
-    outside = {name: value for name, value in os.environ.items() if name != "CI"}
+    outside = {name: value for name, value in os.environ.items() if name != "CI"} | {"PYTHONPATH": str(ROOT)}
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert run(*command, "test_skips.py", cwd=tmp_path, env=outside).returncode == 0
     for name in ("test_skips.py", "test_absent.py"):

@@ -32,12 +32,6 @@ OTHER_DID = KeySigner(OTHER_SECRET).did
 numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
 def subject(server: NatsServer) -> str:
     """The subject of a stream of its own."""
