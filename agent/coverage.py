@@ -44,6 +44,10 @@ class Coverage:
         self.keys = tuple(group_key(plan, group) for group in plan.groups)
         self.next = [group.next for group in plan.groups]
 
+    def standing(self) -> dict[GroupKey, int]:
+        """Each group's ``next``."""
+        return dict(zip(self.keys, self.next, strict=True))
+
     def restated(self) -> Plan:
         """The plan in force with each group's ``next`` as it is now."""
         groups = (replace(group, next=n) for group, n in zip(self.plan.groups, self.next, strict=True))

@@ -224,8 +224,7 @@ class Verifier:
                 yield Level.COMPLETENESS, Outcome.FAILED, text
             return
         if stream.before is not None:  # behind a hole
-            begins = dict(zip(stream.before.keys, stream.before.next, strict=True))
-            self._fill(stream, cycles_between(old=stream.before.plan, old_next=begins, new=plan))
+            self._fill(stream, cycles_between(old=stream.before.plan, old_next=stream.before.standing(), new=plan))
         elif not stream.planned:
             yield from self._begin(stream, head, plan)
         stream.coverage, stream.planned = Coverage(plan), True
@@ -247,24 +246,21 @@ class Verifier:
                 group_key(plan, group): group.next - group.schedule.first for group in plan.groups if group.schedule
             }
         stream.joined = stream.start == 1 or before is not None
-        if stream.start > 1 or (plan.follows and (parent is None or parent.expected is None)):
-            if before is not None:  # not where the input begins: something in between is not at hand
-                if stream.start > 1:
-                    hole = self._holes.open(name, 1, stream.start - 1)
-                    if plan.follows and parent is not None and parent.expected and parent.last < plan.follows[1]:
-                        self._holes.open(plan.follows[0], parent.last + 1, plan.follows[1])
-                else:
-                    assert plan.follows is not None
-                    hole = self._holes.open(*plan.follows[:1], 1, plan.follows[1])
-                    hole.whole_run = True
-                if old := before.coverage or before.before:
-                    next_ = dict(zip(old.keys, old.next, strict=True))
-                    hole.cycles = cycles_between(old=old.plan, old_next=next_, new=plan)
-            joins = "seen from its middle on" if stream.start > 1 else "unknown: the run before it is not at hand"
-            self.report.runs.append(Run(name, joins, cause, length_known=False))
+        if stream.start > 1:
+            if before is not None:
+                self._missing_since(before, plan, name, last=stream.start - 1)
+                if plan.follows and parent and parent.expected and parent.last < plan.follows[1]:
+                    self._holes.open(plan.follows[0], parent.last + 1, plan.follows[1])
+            self.report.runs.append(Run(name, "seen from its middle on", cause, length_known=False))
             return
         for text in opening_problems(plan):
             yield Level.COMPLETENESS, Outcome.FAILED, text
+        if plan.follows is not None and (parent is None or parent.expected is None):
+            if before is not None:
+                self._missing_since(before, plan, plan.follows[0], last=plan.follows[1]).whole_run = True
+            joins = "unknown: the run before it is not at hand"
+            self.report.runs.append(Run(name, joins, cause, length_known=False))
+            return
         if parent is None or plan.follows is None:
             if head.link.prev != ZEROS:
                 yield Level.CONTINUITY, Outcome.FAILED, "the first run of an outbox has a prev that is not zeros"
@@ -288,6 +284,15 @@ class Verifier:
         length_known = yield from self._resume(parent, plan, went_on=last > plan.follows[1])
         self.report.runs.append(Run(name, joins, cause, length_known))
 
+    def _missing_since(self, before: _Stream, plan: Plan, name: bytes, *, last: int) -> Hole:
+        """Records 1 to ``last`` of a run are not at hand, and not because the input begins behind them: with them went
+        what fell due since the last run at hand.
+        """
+        hole = self._holes.open(name, 1, last)
+        if old := before.coverage or before.before:
+            hole.cycles = cycles_between(old=old.plan, old_next=old.standing(), new=plan)
+        return hole
+
     def _resume(self, parent: _Stream, plan: Plan, *, went_on: bool) -> Generator[_Found, None, bool]:
         """Count what fell due between two runs as gaps with the stated cause; returns whether their number is known.
 
@@ -299,7 +304,7 @@ class Verifier:
             return False
         cause, resumes = plan.resumes
         periodic = {key for key, group in zip(old.keys, old.plan.groups, strict=True) if group.schedule is not None}
-        mine = {key: cycle for key, cycle in zip(old.keys, old.next, strict=True) if key in periodic}
+        mine = {key: cycle for key, cycle in old.standing().items() if key in periodic}
         stated = {(r.device, r.group): r.cycle for r in resumes if r.term == old.plan.term}
         begins = mine
         if parent.coverage is None:  # a hole hides where the parent ended: what it took ends where resumes begins
