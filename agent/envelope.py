@@ -140,9 +140,9 @@ class _Reader:
 
     def _step_over(self, *, depth: int) -> None:
         self._items -= 1
-        if self._items < 0 or depth > cbor.MAX_DEPTH + 1:
-            raise EvidenceError("envelope: unprotected map too large or nested too deeply")
         major, argument = self._head()
+        if self._items < 0 or (major in (_ARRAY, _MAP) and depth > cbor.MAX_DEPTH):
+            raise EvidenceError("envelope: unprotected map too large or nested too deeply")
         if major in (_BYTES, _TEXT):
             self._over(argument)
         elif major == _TAG:

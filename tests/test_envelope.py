@@ -94,6 +94,17 @@ def test_the_unprotected_map_is_ignored_whatever_it_holds(unprotected: str) -> N
     Keys().check(unpack(with_unprotected(bytes.fromhex(unprotected))))
 
 
+@pytest.mark.parametrize(("arrays", "good"), [(6, True), (7, False)])
+def test_the_unprotected_map_counts_for_the_nesting(arrays: int, good: bool) -> None:
+    """The envelope's array is level 1, the map level 2; 8 are allowed, empty ones included."""
+    envelope = with_unprotected(b"\xa1\x01" + b"\x81" * (arrays - 1) + b"\x80")
+    if good:
+        Keys().check(unpack(envelope))
+    else:
+        with pytest.raises(EvidenceError, match="nested"):
+            unpack(envelope)
+
+
 @pytest.mark.parametrize(
     ("mangle", "why"),
     [
