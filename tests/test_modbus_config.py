@@ -14,6 +14,8 @@ from adapters.modbus import ModbusAdapter, ModbusConnection, ModbusDevice
 from adapters.modbus.addresses import register, register_range
 from adapters.modbus.requests import Limits, Registers
 
+S = 1_000_000_000
+
 CHP = """
 id = "chp"
 connection = "hall"
@@ -158,6 +160,9 @@ def test_scales(scale: float, expected: tuple[int, int]) -> None:
         (point() | {"sunspec": {}}, "groups.g.points.0", "by hand on a SunSpec device"),
         (point() | {"groups": {}}, "groups", "at least 1"),
         (device(PV, word_order="little"), "word_order", "no effect"),
+        (device(PV, identification="off"), "identification", "no effect"),
+        (device(PV, identification="auto"), "identification", "no effect"),
+        (point() | {"identification": "on"}, "identification", "'auto' or 'off'"),
         (device(PV, sunspec={"base": []}), "sunspec.base", "at least one"),
     ],
 )
@@ -167,7 +172,7 @@ def test_problems_are_found_at_their_key(raw: dict[str, Any], key: str, text: st
     assert text in found[key]
 
 
-@pytest.mark.parametrize("name", ["phase", "sample", "aggregate"])
+@pytest.mark.parametrize("name", ["sample", "aggregate"])
 def test_keys_of_groups_that_come_later(name: str) -> None:
     raw = point()
     raw["groups"]["g"][name] = "1s"

@@ -6,6 +6,9 @@ doubling to 30 s; a unit that did not answer three times in a row is left alone 
 does not hold the wire for the others. Meanwhile acquisitions fail at once, with the same words. Any answer ends both.
 No state outlives the process.
 
+Function 43/14 is unknown to many devices. Most say so; some gateways close the connection or lock up. So a unit that
+gave no good answer to it once is not asked again, and nobody is once two units gave none and no unit ever gave one.
+
 pymodbus (3.16) as it is: a request whose connection breaks waits for its time-out, and an answer that it cannot parse
 is raised into the event loop, which prints a traceback; both are turned into an error of the request here. A late
 answer is recognised by its transaction id and skipped; one without id (0) would be taken for the answer to a later
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +28,9 @@ import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
 from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ConnectionException, ModbusException
+from pymodbus.pdu.mei_message import ReadDeviceInformationResponse
 
+from adapters.modbus.identification import Objects, Question
 from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
 from agent.model import Cause
@@ -36,7 +41,9 @@ S = 1_000 * MS
 _TIMEOUTS_IN_A_ROW = 3
 _CLOSED = "the connection was closed by the agent"
 _NOT_TRIED = "not tried after repeated time-outs"
-_GATEWAY_LOST_UNIT = (0x0A, 0x0B)
+_MOST_MUTE = 2
+_MORE_FOLLOWS = 0xFF
+GATEWAY_LOST_UNIT = (0x0A, 0x0B)
 """Exceptions of a gateway that cannot reach the unit: asking on would only hold the wire."""
 
 _EXCEPTIONS = {
@@ -131,6 +138,8 @@ class Connection:
         self._trouble = ""
         self._backoff = _Backoff(200 * MS, 30 * S)
         self._units: dict[int, _Unit] = {}
+        self._mute: set[int] = set()  # units that are not asked again what they are
+        self._identified = False  # one was asked, and answered
         if not log.isEnabledFor(logging.DEBUG):
             # It reports as errors, with dumps of what was sent, what is an expected state here.
             logging.getLogger("pymodbus").setLevel(logging.CRITICAL + 1)
@@ -151,9 +160,7 @@ class Connection:
             self._refuse(unit)  # do not queue for nothing
         async with self._wire:
             self._refuse(unit)
-            client = await self._connected()
-            if over is not None and over != self._made:
-                raise AcquisitionError(Cause.LINK_DOWN, "the connection was lost and made anew")
+            client = await self._connected(over)
             started = None
             blocks: list[Answer] = []
             for request in requests:
@@ -169,11 +176,38 @@ class Connection:
                     blocks += [None] * (len(requests) - len(blocks))
                     break
                 blocks.append(answer)
-                if answer in _GATEWAY_LOST_UNIT:
+                if answer in GATEWAY_LOST_UNIT:
                     blocks += [answer] * (len(requests) - len(blocks))
                     break
             ended = self._clock.boot()
             return Answers(ended if started is None else started, ended, blocks)
+
+    async def identify(self, unit: int, question: Question, *, over: int) -> Objects | int | None:
+        """Ask a unit that just answered a read what it is: objects, the code of an exception response, or None, also
+        for all later questions, if there is no good answer. Raises AcquisitionError if it could not be asked.
+
+        That there was none is held against the question: reading goes on as before, over a new connection at once.
+        """
+        if unit in self._mute or (len(self._mute) >= _MOST_MUTE and not self._identified):
+            return None
+        async with self._wire:
+            self._refuse(unit)
+            client = await self._connected(over)
+            if self._pause:
+                await self._clock.sleep_until(self._quiet_until)
+            answer: Objects | int | None = None
+            try:
+                answer = await self._question(client, unit, question)
+            except AcquisitionError:
+                if self._closed:
+                    raise
+                self._backoff.succeed()
+                self._units.pop(unit, None)
+            if answer is None or answer in GATEWAY_LOST_UNIT:
+                self._mute.add(unit)
+                return None
+            self._identified = True
+            return answer
 
     async def close(self) -> None:
         """Let go of the connection; a request on the wire fails with LINK_DOWN."""
@@ -191,10 +225,17 @@ class Connection:
         if unit in self._units and now < self._units[unit].backoff.until:
             raise AcquisitionError(Cause.DEVICE_TIMEOUT, _NOT_TRIED)
 
-    async def _connected(self) -> AsyncModbusTcpClient:
-        """The open connection, opened now if need be. Raises AcquisitionError."""
-        if self._client is not None and self._client.connected:
-            return self._client
+    async def _connected(self, over: int | None) -> AsyncModbusTcpClient:
+        """The open connection, opened now if need be. Raises AcquisitionError, also if it is not the one asked for."""
+        if self._client is None or not self._client.connected:
+            await self._connect()
+        assert self._client is not None
+        if over is not None and over != self._made:
+            raise AcquisitionError(Cause.LINK_DOWN, "the connection was lost and made anew")
+        return self._client
+
+    async def _connect(self) -> None:
+        """Open the connection. Raises AcquisitionError."""
         client = AsyncModbusTcpClient(
             self._host,
             port=self._port,
@@ -222,16 +263,43 @@ class Connection:
         self._client = client
         self._made += 1
         self._timeouts = 0
-        return client
 
     async def _request(self, client: AsyncModbusTcpClient, unit: int, request: Registers) -> list[int] | int:
         """Registers, or the code of an exception response. Raises AcquisitionError."""
         read: Callable[..., Any] = (
             client.read_holding_registers if request.kind == "holding" else client.read_input_registers
         )
+        response = await self._answer(unit, read(request.address, count=request.count, device_id=unit))
+        if response.isError():
+            return int(response.exception_code)
+        if response.function_code != (3 if request.kind == "holding" else 4):
+            raise AcquisitionError(Cause.DECODE_ERROR, f"function {response.function_code} in the answer")
+        registers: list[int] = response.registers
+        if len(registers) != request.count:
+            raise AcquisitionError(
+                Cause.DECODE_ERROR, f"{len(registers)} registers instead of {request.count} in the answer"
+            )
+        return registers
+
+    async def _question(self, client: AsyncModbusTcpClient, unit: int, question: Question) -> Objects | int:
+        """Objects, or the code of an exception response. Raises AcquisitionError."""
+        response = await self._answer(
+            unit,
+            client.read_device_information(read_code=question.category, object_id=question.first, device_id=unit),
+        )
+        if response.isError():
+            return int(response.exception_code)
+        if not isinstance(response, ReadDeviceInformationResponse):
+            raise AcquisitionError(Cause.DECODE_ERROR, f"function {response.function_code} in the answer")
+        texts = {key: each[0] if isinstance(each, list) else each for key, each in response.information.items()}
+        more = response.more_follows == _MORE_FOLLOWS
+        return Objects(texts, response.conformity, response.next_object_id if more else None)
+
+    async def _answer(self, unit: int, request: Awaitable[Any]) -> Any:
+        """What comes back for a request, an exception response too. Raises AcquisitionError."""
         self._waiting = True
         try:
-            response = await read(request.address, count=request.count, device_id=unit)
+            response = await request
         except ConnectionException as error:
             raise self._lost(_CLOSED if self._closed else "the connection was lost") from error
         except _Junk as error:
@@ -251,16 +319,7 @@ class Connection:
             raise AcquisitionError(
                 Cause.DECODE_ERROR, "the answer has no transaction id", hint="not supported yet by this version"
             )
-        if response.isError():
-            return int(response.exception_code)
-        if response.function_code != (3 if request.kind == "holding" else 4):
-            raise AcquisitionError(Cause.DECODE_ERROR, f"function {response.function_code} in the answer")
-        registers: list[int] = response.registers
-        if len(registers) != request.count:
-            raise AcquisitionError(
-                Cause.DECODE_ERROR, f"{len(registers)} registers instead of {request.count} in the answer"
-            )
-        return registers
+        return response
 
     def _timed_out(self, unit: int) -> AcquisitionError:
         now = self._clock.boot()

@@ -27,7 +27,7 @@ from adapters.modbus.point import ModbusPoint, NotYet, Order, Table, Text
 from adapters.modbus.registers import NUMBER_TYPES
 from adapters.modbus.requests import Limits, Registers
 from agent.model import ValueType
-from agent.units import Duration, S, duration_range
+from agent.units import Duration, Phase, S, duration_range
 
 _SCHEME = "modbus+tcp"
 _LATER_SCHEMES = ("modbus+tls", "modbus+rtu", "modbus+rtu+tcp", "modbus+ascii", "modbus+udp")
@@ -125,11 +125,11 @@ AnyPoint = Annotated[str | ModbusPoint, WrapValidator(_point)]
 
 
 class ModbusGroup(Table):
-    """Points that are read together, every ``every`` ns."""
+    """Points that are read together, every ``every`` ns, ``phase`` ns (or "auto") behind the marks of UTC."""
 
     every: Annotated[Duration, duration_range("1ms", "365d")]
     points: Annotated[tuple[AnyPoint, ...], Field(strict=False), AfterValidator(_some)]
-    phase: NotYet = None
+    phase: Phase = 0
     sample: NotYet = None
     aggregate: NotYet = None
 
@@ -158,6 +158,7 @@ class ModbusDevice(Table):
     max_gap: Annotated[int, Field(ge=0, le=124)] = 8
     forbidden: Annotated[tuple[Annotated[str, BeforeValidator(_forbidden)], ...], Field(strict=False)] = ()
     sunspec: SunSpecSearch | None = None
+    identification: Literal["auto", "off"] = "auto"
     groups: Annotated[dict[Id, ModbusGroup], Field(min_length=1)]
     profile: NotYet = None
 
@@ -200,7 +201,7 @@ class ModbusDevice(Table):
             problems.append(InitErrorDetails(type=error, loc=loc, input=None))
 
         if self.sunspec is not None:
-            for key in ("addresses", "word_order", "byte_order", "forbidden"):
+            for key in ("addresses", "word_order", "byte_order", "forbidden", "identification"):
                 if key in self.model_fields_set:
                     add(f"{key} has no effect on a SunSpec device; remove it", key)
         forbidden: list[Registers] = []

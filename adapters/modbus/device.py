@@ -7,6 +7,10 @@ learned again after a restart.
 A sample belongs to the points as they were when its acquisition began. If it shows that an exponent must change, its
 points are null in this one sample, ``points`` says the new exponent and ``revision`` has risen when ``acquire``
 returns.
+
+A device described by hand is asked what it is (function 43/14) once over each connection, behind the first read that
+it answers there: one that is off costs no second time-out, and if it falls silent, it is the question's doing. What it
+said stays known until it says something else.
 """
 
 from __future__ import annotations
@@ -15,9 +19,12 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from adapters.modbus.client import Connection, exception_text
+import anyio
+
+from adapters.modbus.client import GATEWAY_LOST_UNIT, Connection, exception_text
 from adapters.modbus.config import ModbusDevice
 from adapters.modbus.decode import Counters, GroupDecoder, Source
+from adapters.modbus.identification import describe, inquire
 from adapters.modbus.point import ModbusPoint
 from adapters.modbus.registers import NUMBER_TYPES
 from agent.errors import AcquisitionError
@@ -39,6 +46,7 @@ class Device:
         self._limits = config.limits()
         self._connection = connection
         self._over: int | None = None  # the connection over which the device said where its points are
+        self._silent = False  # the unit fell silent in the last acquisition
         self._info = DeviceInfo(config.id, "modbus", config.asset)
         self._chosen = {group: _chosen(config, group, names) for group, names in groups.items()}
         self._points: dict[str, tuple[Point, ...]] = {}
@@ -70,6 +78,7 @@ class Device:
                 Cause.DECODE_ERROR, "the points changed meanwhile; values follow with the next cycle"
             )
         blocks = answers.blocks
+        self._silent = bool(blocks) and (blocks[-1] is None or blocks[-1] in GATEWAY_LOST_UNIT)
         if blocks and isinstance(blocks[0], int) and not any(isinstance(block, list) for block in blocks):
             raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(blocks[0]))
         decoded = self._counters[group].judge(decoder.decode(blocks))
@@ -97,6 +106,58 @@ class RegisterDevice(Device):
         for group, chosen in self._chosen.items():
             pairs = [self._describe(point) for point in chosen if isinstance(point, ModbusPoint)]
             self._plan(group, tuple(point for point, _ in pairs), [source for _, source in pairs])
+        self._unknown = self._info
+        self._asks = config.identification == "auto"
+        self._asked: int | None = None  # over which connection
+        self._asking = anyio.Lock()
+
+    async def prepare(self) -> None:
+        """Learn what the device says of itself, so that the first plan has it. Raises AcquisitionError."""
+        if self._settled or not self._decoders:
+            return
+        request = next(iter(self._decoders.values())).requests[0]
+        answer = (await self._connection.read(self._config.unit, [request])).blocks[0]
+        if answer not in GATEWAY_LOST_UNIT:
+            await self._identify()
+
+    async def acquire(self, group: str) -> Sample:
+        """Read a group once, and end there if another device than the known one answers."""
+        before = self._info
+        sample = await super().acquire(group)
+        if not self._settled and not self._silent:
+            await self._identify()
+        if self._info != before != self._unknown:
+            text = "another device answers, or another firmware; values follow with the next cycle"
+            raise AcquisitionError(Cause.LINK_DOWN, text)
+        return sample
+
+    @property
+    def _settled(self) -> bool:
+        """There is nothing to ask over this connection."""
+        return not self._asks or self._asked == self._connection.number
+
+    async def _identify(self) -> None:
+        """Ask the device what it is. Raises AcquisitionError if it could not be asked."""
+        async with self._asking:
+            if self._settled:
+                return
+            over, steps = self._connection.number, inquire()
+            texts: Mapping[int, bytes] | None = None
+            try:
+                question = next(steps)
+                while True:
+                    answer = await self._connection.identify(self._config.unit, question, over=over)
+                    question = steps.send(answer)
+            except StopIteration as end:
+                texts = end.value
+            self._asked = over
+            info = self._info if texts is None else describe(self._unknown, texts)
+            if info == self._info:
+                return
+            if self._info != self._unknown:  # another device's counters begin anew
+                self._counters = {group: Counters(each.sources) for group, each in self._decoders.items()}
+            self._info = info
+            self.revision += 1
 
     def _describe(self, point: ModbusPoint) -> tuple[Point, Source]:
         registers = self._config.registers(point)

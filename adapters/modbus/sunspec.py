@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from adapters.modbus import definitions
+from adapters.modbus.identification import text
 from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo
@@ -100,12 +101,7 @@ def describe(info: DeviceInfo, registers: Sequence[int]) -> DeviceInfo:
 
 
 def _text(registers: Sequence[int], name: str) -> str | None:
-    """A text of the common model without its padding; devices pad with NUL or blanks and do not always write UTF-8."""
+    """A text of the common model; what stands behind the first NUL is padding."""
     point = definitions.model(definitions.COMMON)[name]
     words = registers[point.offset : point.offset + point.count]
-    data = b"".join(word.to_bytes(2, "big") for word in words).partition(b"\0")[0]
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return "".join(char for char in text if char.isprintable()).strip() or None
+    return text(b"".join(word.to_bytes(2, "big") for word in words).partition(b"\0")[0])
