@@ -1,0 +1,296 @@
+"""The MQTT part of a configuration, as models: all problems are found at once, each at the key where it is.
+
+Does not import paho: checking a configuration stays cheap. What later versions will understand is refused by name;
+nothing is accepted and ignored. Errors read "what is wrong; what to do", and repeat no secret.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from adapters.mqtt.point import NOT_YET, MqttPoint, NotYet, Pointer, Table, Text
+from adapters.mqtt.topics import judge_filter
+from agent.secret import Secret
+from agent.units import Duration, S, duration_range
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_LATER_SCHEMES = ("mqtt+ws", "mqtt+wss")
+_VERSIONS = ("3.1.1", "5")
+_DEFAULT_WINDOW = {"3.1.1": 20, "5": 256}
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+Version = Literal["3.1.1", "5"]
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(
+            f'"{text[:80]}" is no name; write a letter or digit, then letters, digits, dot, _ and -, 64 at most'
+        )
+    return text
+
+
+def _url(text: str) -> str:
+    _parts(text)
+    return text
+
+
+def _parts(text: str) -> tuple[str, str, int, Version]:
+    """Scheme, host, port and version of MQTT. Raises ValueError."""
+    remedy = 'write "mqtt://HOST" or "mqtts://HOST:PORT", with ?version=5 behind it if the broker speaks that'
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"the address cannot be understood; {remedy}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a user stands in the address; use username and password, where it is not shown")
+    if parts.scheme in _LATER_SCHEMES:
+        raise ValueError(f'"{parts.scheme}" is {NOT_YET}; use "mqtt" or "mqtts"')
+    if parts.scheme not in _PORTS or not host:
+        raise ValueError(f"this is no address of an MQTT broker; {remedy}")
+    if parts.path not in ("", "/") or parts.fragment or port == 0:
+        raise ValueError(f"there is more in the address than host, port and version; {remedy}")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    version: Version = "3.1.1"
+    for key, value in query:
+        if key != "version" or len(query) > 1:
+            raise ValueError(f"only the version may stand behind the ?; {remedy}")
+        if value not in _VERSIONS:
+            raise ValueError(f'"{value[:20]}" is no version of MQTT; write ?version=3.1.1 or ?version=5')
+        version = "5" if value == "5" else "3.1.1"
+    if parts.query and not query:
+        raise ValueError(f"only the version may stand behind the ?; {remedy}")
+    try:
+        host.encode("idna")  # as the look-up will; it raises what nobody there expects
+    except UnicodeError:
+        remedy = "each part between two dots has 1 to 63 characters"
+        raise ValueError(f'"{host[:80]}" is no host name; {remedy}') from None
+    return parts.scheme, host, port or _PORTS[parts.scheme], version
+
+
+def _path(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError('expected a path in quotes; write it like "/etc/edge-agent/ca.pem"')
+    context: Mapping[str, Path] = info.context or {}
+    return Path(context.get("folder", Path()), value)
+
+
+def _key(secret: Secret) -> Secret:
+    if secret.env is not None:
+        raise ValueError('a key is read from a file; write { file = "PATH" } or { credential = "NAME" }')
+    return secret
+
+
+def _server_name(text: str) -> str:
+    try:
+        if _text_ok := text.isprintable() and 0 < len(text) <= 253:
+            text.encode("idna")
+    except UnicodeError:
+        _text_ok = False
+    if not _text_ok:
+        raise ValueError("this is no host name; write the name that is in the broker's certificate")
+    return text
+
+
+def _pace(_: Any) -> None:
+    raise ValueError("messages set the pace of an MQTT group; remove it")
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not Field(min_length=1): that also complains when all there is was refused.
+    if not values:
+        raise ValueError("the list is empty; name at least one")
+    return values
+
+
+FilePath = Annotated[Path, BeforeValidator(_path)]
+Filter = Annotated[str, AfterValidator(judge_filter)]
+Id = Annotated[str, AfterValidator(_id)]
+
+
+class _Problems:
+    """Collects what several keys say together, each problem at the key that must change."""
+
+    def __init__(self) -> None:
+        self._found: list[InitErrorDetails] = []
+
+    def add(self, text: str, *loc: str | int) -> None:
+        # The type and context are those of a ValueError, which readers of the errors already know.
+        error = PydanticCustomError("value_error", "{error}", {"error": text})
+        self._found.append(InitErrorDetails(type=error, loc=loc, input=None))
+
+    def raise_any(self, title: str) -> None:
+        if self._found:
+            raise ValidationError.from_exception_data(title, self._found)
+
+
+class MqttTls(Table):
+    """How the broker is verified, always, and what we show of ourselves. All files are read at each connect.
+
+    ``ca``: certificates that are trusted; without it the system's. ``cert`` and ``key``: our own. ``server_name``:
+    the name in the broker's certificate if it is not the host.
+    """
+
+    ca: FilePath | None = None
+    cert: FilePath | None = None
+    key: Annotated[Secret, AfterValidator(_key)] | None = None
+    server_name: Annotated[str, AfterValidator(_server_name)] | None = None
+
+
+class MqttConnection(Table):
+    """A connection: one client of one broker, which its devices share. Durations in ns.
+
+    ``client_id`` names the session that the broker keeps; without it ``edge-agent-`` and the connection's name. Two
+    clients with one id push each other off the broker: where several agents share a broker each needs its own. MQTT
+    3.1.1 promises 23 letters and digits; most brokers take more. ``timeout`` holds for connecting, CONNACK and SUBACK
+    together. ``session_expiry`` (version 5) is how long the broker shall keep what comes while we are away.
+    ``receive_maximum``: so many messages at most does the broker send without an acknowledgement; version 5 tells it,
+    with 3.1.1 it is what the broker is set to (Mosquitto: max_inflight_messages, 20).
+    """
+
+    url: Annotated[str, AfterValidator(_url)]
+    username: Text | None = None
+    password: Secret | None = None
+    tls: MqttTls | None = None
+    client_id: Text | None = None
+    keepalive: Annotated[Duration, duration_range("5s", "10m")] = 30 * S
+    timeout: Annotated[Duration, duration_range("100ms", "60s")] = 5 * S
+    session: Literal["keep", "clean"] = "keep"
+    session_expiry: Annotated[Duration, duration_range("1s", "365d")] = 7 * 86_400 * S
+    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] | None = None
+
+    most_qos: ClassVar[int] = 2
+    """What is subscribed has this QoS at most, whatever its devices say."""
+
+    def visitor(self) -> MqttConnection:
+        """The same for a reader beside the running agent: another client, of which the broker keeps nothing, and to
+        which it sends without waiting for an acknowledgement. Its id is of those that every broker takes.
+        """
+        own: dict[str, Any] = {"client_id": f"visitor{secrets.token_hex(8)}", "session": "clean"}
+        return MqttVisitor.model_construct(**{**dict(self), **own})
+
+    @property
+    def host(self) -> str:
+        """Name or address of the broker."""
+        return _parts(self.url)[1]
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        return _parts(self.url)[2]
+
+    @property
+    def version(self) -> Version:
+        """Of MQTT."""
+        return _parts(self.url)[3]
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is TLS."""
+        return _parts(self.url)[0] == "mqtts"
+
+    @property
+    def window(self) -> int:
+        """``receive_maximum``, or what is usual with the version."""
+        return self.receive_maximum or _DEFAULT_WINDOW[self.version]
+
+    @model_validator(mode="after")
+    def _judge(self) -> MqttConnection:
+        problems = _Problems()
+        if self.tls is not None and not self.secure:
+            problems.add("mqtt:// is not encrypted; write mqtts:// or remove it", "tls")
+        if self.tls is not None and (self.tls.cert is None) != (self.tls.key is None):
+            missing, given = ("key", "cert") if self.tls.key is None else ("cert", "key")
+            problems.add(f"{given} needs {missing}; add it, or remove {given}", "tls", missing)
+        if self.password is not None and self.username is None:
+            problems.add("a password needs a username; add it", "username")
+        if "session_expiry" in self.model_fields_set and (self.version != "5" or self.session == "clean"):
+            problems.add('it only works with ?version=5 and session = "keep"; remove it', "session_expiry")
+        problems.raise_any("MqttConnection")
+        return self
+
+
+class MqttVisitor(MqttConnection):
+    """``MqttConnection.visitor``."""
+
+    most_qos: ClassVar[int] = 0
+
+
+class MqttTimestamp(Table):
+    """Where a message says when its values were measured."""
+
+    at: Pointer
+    format: Literal["iso8601", "unix", "unix-ms", "unix-us", "unix-ns"]
+
+
+class MqttGroup(Table):
+    """Points that come together in one message. ``topic``: its own, else the device's."""
+
+    topic: Filter | None = None
+    points: Annotated[tuple[MqttPoint, ...], Field(strict=False), AfterValidator(_some)]
+    # Not named "every": whoever looks for a group's period must not find one.
+    no_period: Annotated[None, BeforeValidator(_pace)] = Field(default=None, alias="every")
+    report: NotYet = None
+    sample: NotYet = None
+    aggregate: NotYet = None
+    phase: NotYet = None
+
+
+class MqttDevice(Table):
+    """A device: the messages of a topic filter. With wildcards it stands for all whose topics match.
+
+    A broker may send a message twice whose topic is taken by two overlapping filters of a connection (3.1.1, 3.3.5;
+    Mosquitto sends it once): avoid filters such as ``a/+`` beside ``a/b``. ``silent_after`` in ns.
+    """
+
+    id: Id
+    connection: Id
+    asset: Text | None = None
+    topic: Filter | None = None
+    qos: Annotated[int, Field(ge=0, le=2)] = 1
+    timestamp: MqttTimestamp | None = None
+    silent_after: Annotated[Duration, duration_range("1s", "30d")] | None = None
+    groups: Annotated[dict[Id, MqttGroup], Field(min_length=1)]
+    profile: NotYet = None
+
+    def point_names(self, group: str) -> tuple[str, ...]:
+        """The names of a group's points."""
+        return tuple(point.name for point in self.groups[group].points)
+
+    def filter(self, group: str) -> str:
+        """The topic filter of a group."""
+        found = self.groups[group].topic or self.topic
+        assert found is not None, "judged below"
+        return found
+
+    @model_validator(mode="after")
+    def _judge(self) -> MqttDevice:
+        problems = _Problems()
+        for name, group in self.groups.items():
+            topic = group.topic or self.topic
+            if topic is None:
+                problems.add("the group has no topic; add one here or to the device", "groups", name, "topic")
+            seen: set[str] = set()
+            for index, point in enumerate(group.points):
+                place = ("groups", name, "points", index)
+                if point.name in seen:
+                    problems.add(
+                        f'two points of the group are named "{point.name}"; leave one out or rename it', *place
+                    )
+                seen.add(point.name)
+                for key, problem in point.problems():
+                    problems.add(problem, *place, *([key] if key else []))
+                levels = topic.split("/") if topic else ["#"]
+                if point.topic_level is not None and levels[-1] != "#" and point.topic_level > len(levels):
+                    problems.add(f"the topic has {len(levels)} levels; choose one of them", *place, "topic_level")
+        problems.raise_any("MqttDevice")
+        return self
