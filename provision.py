@@ -2,6 +2,7 @@
 
     python3 provision.py venv            make .venv/<version> ready, with all tools, and print the path of its python
     python3 provision.py runtime FOLDER  make FOLDER an environment with the agent and what it runs on, no pip, no tools
+    python3 provision.py debian          find the Debian programs that tests run, and print their paths
 
 Needs Python 3.11 with venv, and the package index until the environment is complete; no network afterwards. Which
 index pip asks is the user's choice (pip's configuration and PIP_ variables); every file is checked against the lock's
@@ -9,6 +10,10 @@ hashes.
 
 ``venv`` is complete when its stamp stands, which is written last: an interrupted set-up leaves none and is made anew
 by the next one. Set-ups wait for each other. Progress and errors go to stderr; exit status 1: the set-up failed.
+
+``debian`` needs no root and changes nothing outside this checkout: a program that is not installed is unpacked, with
+the libraries that are missing, below .debian/<release>-<machine>, which appears only when it is complete. No service is
+started. apt asks the archives that the machine is set up for, with package lists of its own, and checks signatures.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -37,6 +43,7 @@ LOCK = ROOT / "requirements.lock"
 PROJECT = "dataexchange-edge-agent (pyproject.toml)"  # so the lock names who asked; "...:dev)" asks for tools
 BUILDER = "setuptools"  # builds the project and sdnotify, which has no wheel
 WHEELS_ONLY = ["--only-binary=:all:", "--no-binary=sdnotify"]  # nothing else may call for a compiler
+DEBIAN = {"mosquitto": "usr/sbin/mosquitto", "openssl": "usr/bin/openssl"}  # packages, and the program of each
 STARTED = time.monotonic()
 
 
@@ -192,6 +199,94 @@ def deploy(folder: Path) -> None:
     say("ready")
 
 
+# ---- programs of Debian ----------------------------------------------------------------------------------------
+
+
+def debian_folder() -> Path:
+    """Where programs of this machine's release are unpacked."""
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        system = {}
+    release = system.get("VERSION_ID") or system.get("VERSION_CODENAME", "rolling")
+    return ROOT / ".debian" / f"{system.get('ID', 'unknown')}-{release}-{os.uname().machine}"
+
+
+def installed(name: str) -> Path | None:
+    """The machine's own program of that name; root's are not on everybody's PATH."""
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+    return Path(found) if found else None
+
+
+def program(name: str) -> tuple[Path, dict[str, str]] | None:
+    """A program of ``DEBIAN`` and the environment that it needs: installed, else unpacked; None: neither."""
+    if path := installed(name):
+        return path, {}
+    home = debian_folder()
+    libraries = [str(folder) for top in ("usr/lib", "lib") for folder in home.glob(f"{top}/*-linux-gnu*")]
+    path = home / DEBIAN[name]
+    return (path, {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}) if path.exists() else None
+
+
+def debian() -> list[Path]:
+    """Make the programs of ``DEBIAN`` ready; returns their paths. Raises SetUpFailed."""
+
+    def ready() -> list[Path]:
+        return [found[0] for name in DEBIAN if (found := program(name))]
+
+    if len(ready()) < len(DEBIAN):
+        home = debian_folder()
+        home.parent.mkdir(exist_ok=True)
+        (home.parent / ".gitignore").write_text("*\n")
+        with alone(home.parent / "lock"):
+            if len(ready()) < len(DEBIAN):
+                unpack([name for name in DEBIAN if not installed(name)], home)
+    return ready()
+
+
+def unpack(names: Sequence[str], home: Path) -> None:
+    """Unpack packages, and what they need and the machine does not have, into ``home``. Raises SetUpFailed."""
+    wanted = ", ".join(names)
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise SetUpFailed(f"no apt here: install {wanted} with your distribution's means")
+    say(f"fetching {wanted} from the Debian archive, once; this takes about five seconds")
+    with tempfile.TemporaryDirectory(prefix="new-", dir=home.parent) as scratch:
+        lists, archives, root = (Path(scratch, name) for name in ("lists", "archives", "root"))
+        for folder in (lists / "partial", archives / "partial", root):
+            folder.mkdir(parents=True)
+        settings = {
+            "Dir::State::Lists": lists,
+            "Dir::Cache": scratch,
+            "Dir::Cache::Archives": archives,
+            "Debug::NoLocking": "true",  # of folders that are not ours; ours have a lock
+            "APT::Sandbox::User": "root",  # root's other user may have no way into this checkout
+            "APT::Update::Error-Mode": "any",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Acquire::http::Timeout": "20",
+            "Acquire::https::Timeout": "20",
+        }
+        apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
+        trouble = ""
+        try:
+            run([*apt, "update"])
+        except SetUpFailed as error:  # of one archive among several, or of a hook that only root may run
+            trouble = f"{error}\n\n"
+        try:
+            run([*apt, "install", "--yes", "--no-install-recommends", "--download-only", *names])
+        except SetUpFailed as error:
+            hint = f"without network here, install {wanted} with apt as root, or run this once where there is one"
+            raise SetUpFailed(f"{trouble}{error}\n{wanted}: not to be had from the Debian archive; {hint}") from None
+        for package in sorted(archives.glob("*.deb")):
+            run(["dpkg-deb", "--extract", package, root])
+        for name in names:
+            if not (root / DEBIAN[name]).exists():
+                raise SetUpFailed(f"the package {name} holds no {DEBIAN[name]}")
+        shutil.rmtree(home, ignore_errors=True)
+        root.rename(home)
+    say("ready")
+
+
 def terminated(signum: int, frame: FrameType | None) -> None:
     """End as Ctrl-C does, so that pip does not outlive us."""
     raise KeyboardInterrupt
@@ -206,6 +301,8 @@ def main(arguments: Sequence[str]) -> int:
                 print(venv())
             case ["runtime", folder]:
                 deploy(Path(folder).absolute())
+            case ["debian"]:
+                print(*debian(), sep="\n")
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

@@ -27,12 +27,21 @@ class Account:
     values_checked: int = 0
     values_wrong: int = 0
     reads_lost: int = 0  # answered by a site, accounted for by nothing
+    # messages, counted for each channel and group that they concern
+    messages_published: int = 0
+    messages_owed: int = 0  # taken by the broker while the agent's session was there
+    messages_delivered: int = 0  # in at least one frame
+    messages_in_gaps: int = 0  # stated as not decodable
+    messages_doubled: int = 0  # frames and gaps beyond the first
+    messages_retained: int = 0  # frames of what the broker had kept as a retained message
+    messages_excused: int = 0  # lost by a killed broker, or in records that a plan withdraws
+    messages_lost: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         """Nothing failed, nothing missing, nothing wrong, and something was checked."""
-        return not self.problems and self.values_checked > 0
+        return not self.problems and not self.messages_lost and self.values_checked > 0
 
     def problem(self, text: str, *, count: int = 0) -> None:
         """Note what is wrong; ``count``: how many of the kind there are with this one."""

@@ -115,6 +115,7 @@ class Process:
         self.log_path = folder / f"{name}.log"
         self.environment = dict(environment or {})
         self.stdin: IO[bytes] | None = None
+        self.kills: list[int] = []  # boot times
         self._output = output
         self._piped = piped
         self._child: subprocess.Popen[bytes] | None = None
@@ -180,8 +181,9 @@ class Process:
             raise ProcessError(f"{self.name} did not stop within {timeout:g} s of SIGTERM{self._tail()}") from None
 
     def kill(self) -> None:
-        """SIGKILL for it and its group; returns when it is gone."""
+        """SIGKILL for it and its group; returns when it is gone. ``kills`` tells when that was."""
         if self._child is not None and self._child.returncode is None:
+            self.kills.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
             os.killpg(self._child.pid, signal.SIGKILL)
             self._reap()
 

@@ -1,9 +1,10 @@
-"""The demo: a Modbus device, the agent, a NATS server and a consumer, as separate processes; an outage; and a
-verdict.
+"""The demo: a Modbus device, an MQTT battery with its broker, the agent, a NATS server and a consumer, as separate
+processes; an outage; and a verdict.
 
-Half-way the NATS server is killed with SIGKILL and started again. At the end the oracle holds what the consumer
-verified against what the device served. The exit code is 0 only if nothing failed, every cycle is present or in a
-stated gap, and every value is right. Ctrl-C ends it with the verdict, a second one at once and without.
+Half-way the NATS server that takes the records is killed with SIGKILL and started again. At the end the oracle holds
+what the consumer verified against what the devices served and published. The exit code is 0 only if nothing failed,
+every cycle and message is present or in a stated gap, and every value is right. Ctrl-C ends it with the verdict, a
+second one at once and without.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+from testbed import battery_device
 from testbed.account import Account
 from testbed.broker import create_stream
 from testbed.child import ROOT, Process, ProcessError, wait_for
 from testbed.oracle import Oracle
-from testbed.processes import Agent, NatsServer, Site, Tail, edge_agent
-from testbed.served import Journal, Json
+from testbed.processes import Agent, Battery, NatsServer, Site, Tail, edge_agent
+from testbed.published import Topic
+from testbed.served import Journal, Json, Unit
 
 SITE, CHANNEL, STREAM = "demo-park", "dso", "TELEMETRY"
 SUBJECT = f"dx.{SITE}.{CHANNEL}"
@@ -40,6 +43,7 @@ _RECORD_EVERY = 10.0
 _CONCLUDING = 1.0  # what stopping and judging takes
 _DRAIN_WITHIN = 15.0
 _SHORTEST = 5.0
+_LONGEST_SOCKET = 107  # bytes of the path, unix(7); in a folder too deep the agent does without
 _FOLDERS = ROOT / ".demo"
 P = TypeVar("P", bound=Process)
 
@@ -74,15 +78,17 @@ sunspec = {{}}
 power = {{ every = "200ms", points = ["203.W", "203.WphA", "203.WphB", "203.WphC", "203.Hz"] }}
 energy = {{ every = "1s", points = ["203.TotWhImp", "203.TotWhExp"] }}
 
+{battery}
 [[channel]]
 id = "{channel}"
 transport = "nats"
 servers = ["{url}"]
-send = ["pv-1/*", "grid-meter/*"]
+send = ["pv-1/*", "grid-meter/*", "battery/*"]
 outbox = {{ size = "16MiB" }}
 
 [agent]
 state = "state"
+socket = "{socket}"
 """
 
 
@@ -165,10 +171,13 @@ class _Demo:
         self._say("setting up")
         site = self._start(Site(self._folder))
         self._say(f"device   Modbus TCP on port {site.port}: unit 1 PV inverter (SunSpec 103), unit 2 grid meter (203)")
+        mqtt = self._start(NatsServer(self._folder, mqtt=True, name="mqtt-broker"))
+        battery = self._start(Battery(self._folder, mqtt.mqtt_url))
+        self._say(f"device   MQTT battery: 2 messages a second to a nats-server on port {mqtt.mqtt_port}")
         broker = self._start(NatsServer(self._folder))
         asyncio.run(create_stream(broker.url, STREAM, ["dx.>"]))
         self._say(f"broker   nats-server with JetStream on port {broker.port}, stream {STREAM}")
-        config, did = self._configure(site, broker)
+        config, did = self._configure(site, battery, mqtt, broker)
         agent = self._start(Agent(self._folder, config))
         agent.wait_ready()
         self._say(f"agent    edge-agent run, signs as {did}")
@@ -186,7 +195,7 @@ class _Demo:
             broker.start()
             self._say("broker   started again; waiting for the agent to find it")
         wait_for(screen.delivered, timeout=_DRAIN_WITHIN, what=f"the outbox to drain: {agent.status}")
-        return self._conclude(site, agent, tail)
+        return self._conclude(site, battery, agent, tail)
 
     def _start(self, process: P) -> P:
         self.processes.append(process)
@@ -196,11 +205,14 @@ class _Demo:
     def _say(self, text: str) -> None:
         say(self._began, text)
 
-    def _configure(self, site: Site, broker: NatsServer) -> tuple[Path, str]:
+    def _configure(self, site: Site, battery: Battery, mqtt: NatsServer, broker: NatsServer) -> tuple[Path, str]:
         """As an operator would: init for the key, then the configuration, then check."""
         config = self._folder / "agent.toml"
         did = self._command("init", str(self._folder), "--network", "volta").strip()
-        config.write_text(_CONFIG.format(site=SITE, channel=CHANNEL, did=did, port=site.port, url=broker.url))
+        where = {"site": SITE, "channel": CHANNEL, "port": site.port, "url": broker.url}
+        short = len(os.fsencode(self._folder / "agent.sock")) <= _LONGEST_SOCKET
+        where |= {"socket": "agent.sock" if short else ""}
+        config.write_text(_CONFIG.format(did=did, battery=battery_device.tables(mqtt.mqtt_url, battery.topic), **where))
         self._command("check", str(config))
         return config, did
 
@@ -236,7 +248,7 @@ class _Demo:
             if now >= ends and back == float("inf") and (screen.delivered() or now >= ends + _DRAIN_WITHIN):
                 return
 
-    def _conclude(self, site: Site, agent: Agent, tail: Tail) -> tuple[Account, Json]:
+    def _conclude(self, site: Site, battery: Battery, agent: Agent, tail: Tail) -> tuple[Account, Json]:
         """Stop the agent in order, let the consumer have all, and ask the oracle."""
         code = agent.stop()
 
@@ -247,7 +259,9 @@ class _Demo:
         tail.stop()
         report: Json = next(line["report"] for line in reversed(tail.lines()) if "report" in line)
         journal = Journal.read(site.journal)
-        account = Oracle({device: journal.units[unit] for device, unit in UNITS.items()}).judge(tail.lines())
+        devices: dict[str, Unit | Topic] = {device: journal.units[unit] for device, unit in UNITS.items()}
+        devices[battery_device.DEVICE] = battery_device.judged(battery)
+        account = Oracle(devices).judge(tail.lines())
         account.compare(report)
         for level, outcome in report["levels"].items():
             if outcome != "ok":
@@ -333,9 +347,11 @@ def _print_summary(account: Account, report: Json) -> None:
         causes = ", ".join(f"{n} {cause}" for cause, n in group["gaps"].items()) or "no gaps"
         print(f"{group['device']}/{group['group']}: {group['present']} of {group['expected']} cycles, {causes}")
     print(
-        f"device's journal: {account.values_checked} values held against what was served, "
+        f"devices' journals: {account.values_checked} values held against them, "
         f"{account.values_wrong} wrong, {account.reads_lost} reads lost"
     )
+    delivered, doubled = account.messages_delivered, account.messages_doubled
+    print(f"battery's journal: {delivered} messages delivered, {doubled} of them twice, {account.messages_lost} lost")
     levels = ", ".join(f"{name} {report['levels'][name]}" for name in ("signature", "continuity", "completeness"))
     print(
         f"verified {account.records} records, {account.frames} frames, {account.failed} failed: {levels} "

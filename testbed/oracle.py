@@ -1,19 +1,20 @@
 """The oracle: what the simulators served, what the consumer verified, what gaps state; and whether the three agree.
 
-It is told nothing by the agent: it reads the sites' journals (what was served, and when) and the JSON Lines of
-``edge-agent tail`` (what a consumer got), decodes registers on its own and counts cycles on its own. It finds
+It is told nothing by the agent: it reads the simulators' journals (what was served or published, and when) and the JSON
+Lines of ``edge-agent tail`` (what a consumer got), decodes on its own and counts cycles on its own. It finds
 
 - a value that differs from the registers served during its acquisition (also one from another poll),
 - a cycle that is neither present nor in a stated gap, or is there twice; a run or term that does not join the one
   before,
 - a request that a site answered for a group and that no frame, gap or statement of a later run accounts for,
+- a message that a broker took and that no frame or gap accounts for (testbed/oracle_events.py),
 - a record number that is missing and not withdrawn, and every record that failed verification.
 
 Frames of a killed run that were served and not yet sealed are accounted for by the ``resumes`` of the run that
 follows. What a device is asked before it is polled (SunSpec discovery) belongs to no group and is not judged. Evidence
 ends where the last run's does; if that run was stopped in order, at most one acquisition per group was under way.
 
-It judges polled groups within one boot of the machine; a site must have no other reader than the agent.
+It judges within one boot of the machine; a site must have no other reader than the agent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.account import Account
+from testbed.oracle_events import EventGroup
+from testbed.published import Topic
 from testbed.served import Footprint, Json, Unit
 from testbed.timeline import Timeline
 
@@ -32,8 +35,9 @@ _JITTER = 1_000_000  # ns: a term that goes on with the grid before it may begin
 class Oracle:
     """Holds a consumer's records against what was served; ``devices``: what stands behind each device id."""
 
-    def __init__(self, devices: Mapping[str, Unit]) -> None:
-        self._devices = devices
+    def __init__(self, devices: Mapping[str, Unit | Topic]) -> None:
+        self._units = {device: what for device, what in devices.items() if isinstance(what, Unit)}
+        self._topics = {device: what for device, what in devices.items() if isinstance(what, Topic)}
 
     def judge(self, lines: Iterable[Json], *, ended: bool = True) -> Account:
         """``lines``: what ``tail --jsonl`` printed, of one or several channels. ``ended``: the last run was stopped in
@@ -58,13 +62,17 @@ class Oracle:
         plans = [line["plan"] for records in streams.values() for line in records.values() if line["kind"] == "plan"]
         if len({plan["boot_id"] for plan in plans}) > 1:
             raise ValueError("the runs are of several boots of the machine; judge them boot by boot")
-        if any(group["schedule"] is None for plan in plans for group in plan["groups"]):
-            raise ValueError("event-driven groups cannot be judged yet")
-        unknown = {group["device"] for plan in plans for group in plan["groups"]} - self._devices.keys()
+        unknown = {
+            group["device"]
+            for plan in plans
+            for group in plan["groups"]
+            if group["device"] not in (self._units if group["schedule"] else self._topics)
+        }
         if unknown:
             raise ValueError(f"it is not said what stands behind {', '.join(sorted(unknown))}")
         channels = [
-            _Channel(runs, account=account, devices=self._devices) for runs in _by_channel(streams, account).values()
+            _Channel(runs, account=account, units=self._units, topics=self._topics)
+            for runs in _by_channel(streams, account).values()
         ]
         for channel in channels:
             channel.judge(ended=ended)
@@ -130,15 +138,24 @@ class _Group:
 class _Channel:
     """The runs of one channel."""
 
-    def __init__(self, runs: Sequence[Sequence[Json]], *, account: Account, devices: Mapping[str, Unit]) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Sequence[Json]],
+        *,
+        account: Account,
+        units: Mapping[str, Unit],
+        topics: Mapping[str, Topic],
+    ) -> None:
         self._runs = runs
         self._account = account
-        self._devices = devices
+        self._units = units
+        self._topics = topics
         self._withdrawn: dict[str, list[tuple[int, int, str]]] = {}
         for line in (line for run in runs for line in run if line["kind"] == "plan"):
             for stream, first, last, cause in line["plan"]["withdrawn"]:
                 self._withdrawn.setdefault(stream, []).append((first, last, cause))
         self._groups: dict[GroupKey, _Group] = {}
+        self._events: dict[GroupKey, EventGroup] = {}  # all that there ever were
         self._term = 0
         self._timelines: dict[GroupKey, Timeline] = {}
         self._footprints: dict[GroupKey, Footprint] = {}  # of all points that a group ever had
@@ -158,6 +175,8 @@ class _Channel:
         self._ended = stopped and not self._hole
         for key, group in self._groups.items():
             self._timelines[key].until = group.due(group.next)
+        for events in self._events.values():
+            events.conclude()
 
     # ---- runs and terms -------------------------------------------------------------------------------------
 
@@ -172,6 +191,8 @@ class _Channel:
                     self._join(record, before)
                 elif self._hole:
                     self._skip(record, cause)
+                    for group, events in self._event_driven(record):
+                        events.behind_a_hole(record, group)
                 else:
                     self._plan(record)
                 begun, self._hole = True, False
@@ -180,6 +201,8 @@ class _Channel:
                     self._data(record)
                 else:
                     self._account.problem(f"{record['id']}: data before the run's plan")
+            for events in self._events.values():
+                events.reached(record)
 
     def _missing(self, stream: str, first: int, last: int) -> str | None:
         """Note records that are not there; returns the cause that was stated, None if they are not all withdrawn."""
@@ -218,6 +241,8 @@ class _Channel:
                 )
         if record["seq"] == 1:
             self._opens(record)
+        for described, events in self._event_driven(record):
+            events.begin(record, described, hole=self._hole)
         self._skip(record, cause)
 
     def _skip(self, record: Json, cause: str | None) -> None:
@@ -237,6 +262,8 @@ class _Channel:
     def _plan(self, record: Json) -> None:
         """A repeat of the plan in force, or the first of the next term, which closes the old one."""
         plan, new = record["plan"], _groups(record["plan"])
+        for described, events in self._event_driven(record):
+            events.plan(record, described)
         if plan["term"] == self._term:
             for key in sorted(key for key in new | self._groups if new.get(key) != self._groups.get(key)):
                 was, said = self._groups.get(key), new.get(key)
@@ -272,9 +299,18 @@ class _Channel:
             timeline = self._timelines.setdefault(key, Timeline(begins))
             if key not in self._groups and timeline.until < begins:  # it had gone: nothing was asked meanwhile
                 timeline.gap(timeline.until, begins)
-            footprint = self._devices[key[0]].footprint(group.exponents)
+            footprint = self._units[key[0]].footprint(group.exponents)
             self._footprints[key] = footprint | self._footprints.get(key, footprint)
         self._groups, self._term = new, plan["term"]
+
+    def _event_driven(self, record: Json) -> Iterator[tuple[Json, EventGroup]]:
+        """The event-driven groups of a plan, as it describes them."""
+        for group in record["plan"]["groups"]:
+            if group["schedule"] is None:
+                key = _key(group)
+                if key not in self._events:
+                    self._events[key] = EventGroup(key, self._topics[key[0]], self._account)
+                yield group, self._events[key]
 
     # ---- frames and gaps ------------------------------------------------------------------------------------
 
@@ -283,8 +319,10 @@ class _Channel:
         if record["term"] != self._term:
             account.problem(f"{record['id']}: data of term {record['term']} in term {self._term}")
             return
-        items = [(_key(f), f["cycle"], f["cycle"], f) for f in record["frames"]]
-        items += [(_key(g), g["from"], g["to"], g) for g in record["gaps"]]
+        for events in self._events.values():
+            events.data(record)
+        items = [(_key(f), f["cycle"], f["cycle"], f) for f in record["frames"] if _key(f) in self._groups]
+        items += [(_key(g), g["from"], g["to"], g) for g in record["gaps"] if _key(g) in self._groups]
         for key, first, last, item in sorted(items, key=lambda each: each[:3]):
             group = self._groups[key]
             if first > group.next:
@@ -306,7 +344,7 @@ class _Channel:
         begin = frame["started_boot"]
         end = begin + (frame["took_us"] + 2) * 1000  # both times are whole microseconds, rounded down
         self._timelines[key].frame(begin, end)
-        account, unit, exponents = self._account, self._devices[key[0]], self._groups[key].exponents
+        account, unit, exponents = self._account, self._units[key[0]], self._groups[key].exponents
         reads = [read for read in unit.between(begin, end) if self._footprints[key].fits(read)]
         quality = frame.get("quality", {})
         for name in exponents:
@@ -329,7 +367,7 @@ class _Channel:
         others = [(k, c._footprints[k], timeline) for c in channels for k, timeline in c._timelines.items()]
         for key, timeline in self._timelines.items():
             footprint, under_way = self._footprints[key], set[tuple[int, int]]()
-            for read in self._devices[key[0]].reads:
+            for read in self._units[key[0]].reads:
                 if read.boot < timeline.since or timeline.holds(read.boot) or not footprint.fits(read):
                     continue
                 if read.boot >= timeline.until:
@@ -345,7 +383,7 @@ class _Channel:
 
 
 def _groups(plan: Json) -> dict[GroupKey, _Group]:
-    return {_key(group): _Group.of(group) for group in plan["groups"]}
+    return {_key(group): _Group.of(group) for group in plan["groups"] if group["schedule"] is not None}
 
 
 def _key(item: Json) -> GroupKey:

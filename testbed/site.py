@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TextIO, cast
+from typing import cast
 
 from pymodbus.constants import ExcCodes
 from pymodbus.exceptions import NoSuchIdException
@@ -36,32 +36,12 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 from pymodbus.simulator.simcore import SimCore
 
+from testbed.journal import JournalFile, boot_time
 from testbed.plant import Plant
 from testbed.registers import INVERTER_103, METER_203, PlainUnit, SunSpecUnit, Unit
 
 FIRST_PLAIN = 10
 _READS = (3, 4)  # holding and input registers show the same
-
-
-def _boot() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-class Journal:
-    """The lines described above; without a file it writes nothing."""
-
-    def __init__(self, path: str | None) -> None:
-        self._file: TextIO | None = None
-        if path:
-            self._file = open(path, "a", buffering=1, encoding="ascii")  # noqa: SIM115  # until the process ends
-
-    def __bool__(self) -> bool:
-        return self._file is not None
-
-    def line(self, content: str) -> None:
-        """Append one JSON object; it has left the process when this returns."""
-        if self._file:
-            self._file.write(content + "\n")
 
 
 class Site(SimCore):
@@ -70,7 +50,7 @@ class Site(SimCore):
     It takes the place of pymodbus's own store, whose registers are kept and not made.
     """
 
-    def __init__(self, units: Mapping[int, Unit], journal: Journal, *, since: int) -> None:
+    def __init__(self, units: Mapping[int, Unit], journal: JournalFile, *, since: int) -> None:
         super().__init__([])
         self.units = units
         self._journal = journal
@@ -93,7 +73,7 @@ class Site(SimCore):
             return ExcCodes.GATEWAY_NO_RESPONSE
         if func_code not in _READS:
             return ExcCodes.ILLEGAL_FUNCTION
-        boot, wall = _boot(), time.time_ns()
+        boot, wall = boot_time(), time.time_ns()
         registers = unit.read((boot - self._since) / 1e9, address, count)
         if registers is None:
             return ExcCodes.ILLEGAL_ADDRESS
@@ -134,7 +114,7 @@ class Site(SimCore):
                     return f"refused {text}: unknown command"
         except ValueError as error:
             return f"refused {text}: {error}"
-        self._journal.line(json.dumps({"t_boot": _boot(), "t_wall": time.time_ns(), "command": text}))
+        self._journal.now({"command": text})
         return f"done {text}"
 
 
@@ -152,9 +132,9 @@ def _units(plant: Plant, options: argparse.Namespace) -> dict[int, Unit]:
 async def _serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    since = options.since if options.since is not None else _boot()
+    since = options.since if options.since is not None else boot_time()
     plant = Plant(seed=options.seed, day_length=options.day_length, hour=options.hour)
-    site = Site(_units(plant, options), Journal(options.journal), since=since)
+    site = Site(_units(plant, options), JournalFile(options.journal), since=since)
     # The server wants a device of its own store; it is replaced at once.
     unused = SimDevice(1, SimData(0, datatype=DataType.REGISTERS))
     server = ModbusTcpServer(unused, address=("127.0.0.1", options.port), ignore_missing_devices=True)
@@ -176,7 +156,7 @@ async def _serve(options: argparse.Namespace) -> None:
             print(site.command(line.decode("ascii", "replace"), server), flush=True)
 
     def tick() -> None:
-        plant.advance((_boot() - since) / 1e9)
+        plant.advance((boot_time() - since) / 1e9)
         loop.call_later(1.0, tick)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 
 from testbed.account import Account
 from testbed.oracle import Oracle
+from testbed.published import Topic, messages
 from testbed.served import Journal
 from testbed.timeline import Timeline
 
@@ -674,11 +677,463 @@ def test_several_boots_are_refused() -> None:
         world.judge()
 
 
-def test_event_driven_groups_are_refused() -> None:
+def test_a_polled_device_has_no_event_driven_group() -> None:
     world = history()
     _record(world, 1, B)["plan"]["groups"][0]["schedule"] = None
-    with pytest.raises(ValueError, match="event-driven"):
+    with pytest.raises(ValueError, match="behind pv"):
         world.judge()
+
+
+# ---- event-driven groups ----------------------------------------------------------------------------------------
+
+TOPIC = "site/battery/state"
+FIELDS = {"N": "/n", "SoC": "/soc", "W": "/power/w", "State": "/state", "On": "/on", "T2": "/temp/1"}
+TYPES = {"N": "integer", "SoC": "integer", "W": "float", "State": "text", "On": "boolean", "T2": "integer"}
+GARBAGE = b"\xff\xfe no JSON"
+
+
+def at(n: int) -> int:
+    """When message n is published."""
+    return ZERO + n * 100 * MS
+
+
+class Feed(World):
+    """A publisher's journal, and what a consumer printed of an agent that listened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal = [{"connected": True, "t_boot": ZERO, "t_wall": ZERO}]
+        self.options: Json = {"time": ("/ts", MS), "silent_after": 8 * S}
+
+    def publish(self, n: int, *, qos: int = 1, retain: bool = False, acked: bool = True, **fields: Any) -> Json:
+        """A message, and the frame that it should give. A field that is ``...`` is left out."""
+        state: Json = {"ts": at(n) // MS, "n": n, "soc": 50 + n / 10, "power": {"w": -n * 1.5}, "state": "idle"}
+        state |= {"on": n % 2 == 0, "temp": [20.0, 21.5]} | fields
+        state = {name: value for name, value in state.items() if value is not ...}
+        self._publish(n, {"payload": json.dumps(state)}, qos=qos, retain=retain, acked=acked)
+        values = {"N": n, "SoC": state.get("soc"), "W": -n * 1.5, "State": "idle", "On": n % 2 == 0, "T2": 21.5}
+        frame: Json = {"device": "battery", "group": "state", "received": at(n) + MS, "values": values}
+        frame |= {"source_time": at(n) // MS * MS, "took_us": None}
+        return frame | ({"quality": {"SoC": "no_value"}} if state.get("soc") is None else {})
+
+    def publish_garbage(self, n: int, raw: bytes = GARBAGE) -> str:
+        """A message that is no JSON; returns what a gap says of it."""
+        self._publish(n, {"payload_hex": raw.hex()}, qos=1, retain=False, acked=True)
+        return f"{TOPIC}: {len(raw)} bytes, sha256 {hashlib.sha256(raw).hexdigest()[:16]}: not UTF-8"
+
+    def _publish(self, n: int, payload: Json, *, qos: int, retain: bool, acked: bool) -> None:
+        line = {"t_boot": at(n), "t_wall": at(n), "n": n, "topic": TOPIC, "qos": qos, "retain": retain}
+        self.journal.append(line | payload)
+        if acked and qos:
+            self.journal.append({"acked": n, "t_boot": at(n) + MS // 2})
+
+    def listen(self, stream: str, opened: int, following: int = 0, **fields: Any) -> Json:
+        points = [{"name": name, "type": TYPES[name], "exponent": -1} for name in FIELDS]
+        group = {"device": "battery", "group": "state", "next": following, "schedule": None, "points": points}
+        return self.plan(stream, opened, {}, groups=[group], **fields)
+
+    def sealed(
+        self, stream: str, boot: int, frames: list[Json], gaps: list[Json] | None = None, first: int = 0
+    ) -> Json:
+        """A data record; cycles are given in order from ``first``, gaps of garbage hold theirs."""
+        taken = {gap["from"] for gap in gaps or []}
+        cycles = (cycle for cycle in itertools.count(first) if cycle not in taken)
+        for frame in frames:
+            frame |= {"cycle": next(cycles), "late_us": (boot - frame.pop("received")) // 1000}
+        return self.data(stream, boot, frames, gaps)
+
+    def judge(self, **options: Any) -> Account:
+        topic = Topic(FIELDS, messages(json.loads(json.dumps(self.journal))), **self.options)
+        return Oracle({"battery": topic}).judge(json.loads(json.dumps(self.lines)), **options)
+
+
+def quiet(begin: int, end: int, cause: str = "link_down") -> Json:
+    gap: Json = {"device": "battery", "group": "state", "from": None, "to": None, "cause": cause, "detail": None}
+    return gap | {"from_boot": begin, "to_boot": end}
+
+
+def undecoded(cycle: int, detail: str, *, last: int | None = None) -> Json:
+    gap: Json = {"device": "battery", "group": "state", "from": cycle, "to": last or cycle, "cause": "decode_error"}
+    return gap | {"detail": detail, "from_boot": None, "to_boot": None}
+
+
+def marked(frame: Json, quality: str) -> Json:
+    """The same message, come again."""
+    values = json.loads(json.dumps(frame["values"]))
+    again: Json = frame | {"values": values, "quality": {n: quality for n, v in values.items() if v is not None}}
+    return again
+
+
+def listening() -> Feed:
+    """Two runs. Messages 1 to 6 came in the first, which was killed; 7 and 8 while nobody listened; 9 is of QoS 0 and
+    lost, 10 was never acknowledged and is not there; 11 is, and nothing after it for 10 s.
+
+    Records: aa 1 plan, 2 data, 3 plan again, 4 data; bb 1 plan, 2 data, 3 data with the silence, 4 stop.
+    """
+    feed = Feed()
+    feed.publish(0)  # before anybody listened
+    feed.listen(A, ZERO + 10 * MS)
+    first, second = feed.publish(1), feed.publish(2, soc=...)
+    detail = feed.publish_garbage(3)
+    fourth = feed.publish(4, soc=None)
+    gaps = [undecoded(2, detail), quiet(ZERO + 10 * MS, ZERO + 20 * MS)]
+    feed.sealed(A, ZERO + 450 * MS, [first, second, fourth], gaps)
+    feed.listen(A, ZERO + 10 * MS, 4)
+    fifth, sixth = feed.publish(5, retain=True), feed.publish(6)
+    sixth_again = marked(sixth, "possible_duplicate") | {"received": at(9)}
+    kept = marked(fifth, "old_data") | {"received": at(9)}
+    feed.sealed(A, ZERO + 650 * MS, [fifth, sixth], first=4)
+    away = [feed.publish(n) | {"received": at(9)} for n in (7, 8)]
+    feed.listen(B, ZERO + 880 * MS, follows=[A, 4], resumes={"cause": "agent_down", "groups": []})
+    feed.publish(9, qos=0)
+    feed.publish(10, acked=False)
+    eleventh = feed.publish(11)
+    came = [kept, sixth_again, *away, eleventh]
+    feed.sealed(B, ZERO + 1200 * MS, came, [quiet(ZERO + 880 * MS, ZERO + 890 * MS)])
+    feed.sealed(B, ZERO + 12 * S, [], [quiet(at(11) + MS, ZERO + 12 * S, "source_silent")])
+    feed.record("event", B, ZERO + 12 * S, event={"code": "stop", "details": []})
+    return feed
+
+
+def test_a_clean_history_of_messages_is_good() -> None:
+    account = listening().judge()
+    assert account.problems == []
+    assert account.good
+    assert asdict(account) == asdict(account) | {
+        "records": 8,
+        "frames": 10,
+        "runs": 2,
+        "cycles_expected": 11,
+        "cycles_present": 10,
+        "cycles_in_gaps": 1,
+        "gaps": {"decode_error": 1},
+        "values_checked": 10 * 7,
+        "messages_published": 12,
+        "messages_owed": 9,  # 1 to 8 and 11
+        "messages_delivered": 8,
+        "messages_in_gaps": 1,
+        "messages_doubled": 1,
+        "messages_retained": 1,
+        "messages_excused": 0,
+        "messages_lost": 0,
+    }
+
+
+def _value(feed: Feed) -> None:
+    _frame(feed, 2, 0)["values"]["SoC"] = 50.2
+
+
+def _text_for_a_number(feed: Feed) -> None:
+    _frame(feed, 2, 0)["values"]["State"] = 5
+
+
+def _number_for_a_boolean(feed: Feed) -> None:
+    _frame(feed, 2, 0)["values"]["On"] = 0
+
+
+def _null_where_one_was_sent(feed: Feed) -> None:
+    frame = _frame(feed, 2, 0)
+    frame["values"]["SoC"], frame["quality"] = None, {"SoC": "no_value"}
+
+
+def _value_where_none_was_sent(feed: Feed) -> None:
+    frame = _frame(feed, 2, 1)
+    frame["values"]["SoC"] = 50.1
+    del frame["quality"]
+
+
+def _values_of_another_message(feed: Feed) -> None:
+    _frame(feed, 4, 0)["values"] |= {"SoC": 50.6, "W": -9.0}
+
+
+def _time_of_another_message(feed: Feed) -> None:
+    _frame(feed, 2, 0)["source_time"] += MS
+
+
+def _frame_of_no_message(feed: Feed) -> None:
+    _frame(feed, 2, 0)["values"]["N"] = 99
+    _frame(feed, 2, 0)["source_time"] += 7 * MS
+
+
+def _received_before_it_was_sent(feed: Feed) -> None:
+    _frame(feed, 2, 0)["late_us"] += 5000
+
+
+def _message_lost(feed: Feed) -> None:
+    _record(feed, 2, B)["frames"].pop(2)
+    for frame in _record(feed, 2, B)["frames"][2:]:
+        frame["cycle"] -= 1
+
+
+def _cycle_lost(feed: Feed) -> None:
+    _record(feed, 2, B)["frames"].pop(2)
+
+
+def _last_message_lost(feed: Feed) -> None:
+    feed.publish(80)
+
+
+def _garbage_lost(feed: Feed) -> None:
+    feed.publish_garbage(20, b"cut {")
+
+
+def _garbage_not_told(feed: Feed) -> None:
+    _record(feed, 2)["gaps"][0]["detail"] = f"{TOPIC}: 12 bytes, sha256 0123456789abcdef"
+
+
+def _json_taken_for_garbage(feed: Feed) -> None:
+    """The frame of message 6 is a gap."""
+    sent = next(line["payload"] for line in feed.journal if line.get("n") == 6)
+    _record(feed, 4)["frames"].pop(1)
+    detail = f"{TOPIC}: {len(sent)} bytes, sha256 {hashlib.sha256(sent.encode()).hexdigest()[:12]}"
+    _record(feed, 4)["gaps"].append(undecoded(5, detail))
+
+
+def _wrong_cause(feed: Feed) -> None:
+    _record(feed, 2)["gaps"][0]["cause"] = "overrun"
+
+
+def _twice_and_not_marked(feed: Feed) -> None:
+    del _frame(feed, 2, 1, B)["quality"]
+
+
+def _kept_by_nobody(feed: Feed) -> None:
+    next(line for line in feed.journal if line.get("n") == 5)["retain"] = False
+
+
+def _silent_while_messages_came(feed: Feed) -> None:
+    _record(feed, 2)["gaps"][1] |= {"from_boot": ZERO + 110 * MS - 20 * MS, "to_boot": ZERO + 250 * MS}
+
+
+def _silence_not_told(feed: Feed) -> None:
+    _record(feed, 3, B)["gaps"].clear()
+
+
+def _silences_overlap(feed: Feed) -> None:
+    _record(feed, 3, B)["gaps"].append(quiet(ZERO + 11 * S, ZERO + 12 * S))
+
+
+def _does_not_begin_at_zero(feed: Feed) -> None:
+    _record(feed, 1, B)["plan"]["groups"][0]["next"] = 7
+
+
+def _repeat_does_not_go_on(feed: Feed) -> None:
+    _record(feed, 3)["plan"]["groups"][0]["next"] = 3
+
+
+def _records_lost(feed: Feed) -> None:
+    feed.lines.remove(_record(feed, 4))
+
+
+MESSAGE_DEFECTS: list[tuple[Callable[[Feed], None], dict[str, int], list[str]]] = [
+    (_value, {"values_wrong": 1}, ["cycle 0: SoC is 50.2 : published was 50.1"]),
+    (_text_for_a_number, {"values_wrong": 1}, ["State is 5"]),
+    (_number_for_a_boolean, {"values_wrong": 1}, ["On is 0 : published was False"]),
+    (_null_where_one_was_sent, {"values_wrong": 1}, ["SoC is None no_value: published was 50.1"]),
+    (_value_where_none_was_sent, {"values_wrong": 1}, ["SoC is 50.1 : published was None"]),
+    (_values_of_another_message, {"values_wrong": 2}, ["SoC is 50.6", "W is -9.0"]),
+    (_time_of_another_message, {"values_wrong": 1}, ["source time is"]),
+    (
+        _frame_of_no_message,
+        {"values_wrong": 6, "messages_lost": 0, "messages_owed": 8},  # it may have begun with message 2
+        ["no message was published that says this"],
+    ),
+    (_received_before_it_was_sent, {}, ["received 4000000 ns before message 1 was published"]),
+    (_message_lost, {"messages_lost": 1, "cycles_missing": 0}, ["message 7, published at"]),
+    (
+        _cycle_lost,
+        {"messages_lost": 1, "cycles_missing": 1},
+        ["message 7, published at", "cycles 2 to 2 are not there"],
+    ),
+    (_last_message_lost, {"messages_lost": 1}, ["message 80, published at"]),
+    (_garbage_lost, {"messages_lost": 1, "messages_in_gaps": 1}, ["message 20, published at"]),
+    (_garbage_not_told, {"messages_lost": 1}, ["decode_error of no message", "message 3, published at"]),
+    (_json_taken_for_garbage, {"messages_lost": 0}, ["decode_error, and message 6 is JSON"]),
+    (_wrong_cause, {"messages_lost": 1}, ["overrun is no reason", "message 3, published at"]),
+    (_twice_and_not_marked, {"messages_doubled": 1}, ["message 6 is there 2 times and not marked"]),
+    (_kept_by_nobody, {}, ["old_data, and message 5 was not published as a retained one"]),
+    (_silent_while_messages_came, {}, ["link_down from"]),
+    (_silence_not_told, {}, ["nothing came from"]),
+    (_silences_overlap, {}, ["link_down from 1011000000000 to 1012000000000, where 1012000000000 was the end"]),
+    (_does_not_begin_at_zero, {}, ["stands at cycle 0, the plan says 7", *["is there twice"] * 5]),
+    (_repeat_does_not_go_on, {}, ["stands at cycle 4, the plan says 3", "cycles 3 to 3 are not there"]),
+    (_records_lost, {"messages_lost": 0, "messages_delivered": 8}, ["records 4 to 4 of run aaaaaaaa are missing"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "counts", "problems"), MESSAGE_DEFECTS, ids=[each[0].__name__[1:] for each in MESSAGE_DEFECTS]
+)
+def test_a_defect_of_messages_is_found(
+    spoil: Callable[[Feed], None], counts: dict[str, int], problems: list[str]
+) -> None:
+    feed = listening()
+    spoil(feed)
+    account = feed.judge()
+    found = sorted(account.problems)
+    for text in problems:
+        hit = next((each for each in found if text in each), None)
+        assert hit is not None, (text, found)
+        found.remove(hit)
+    assert found == []
+    assert asdict(account) == asdict(account) | counts
+    assert not account.good
+
+
+def test_what_a_killed_broker_lost_is_not_counted() -> None:
+    feed = listening()
+    _message_lost(feed)
+    _twice_and_not_marked(feed)
+    feed.options["broker_loses"] = [(at(8), at(9))]  # it was killed later
+    account = feed.judge()
+    assert (account.messages_lost, len(account.problems)) == (1, 1)
+    feed.options["broker_loses"] = [(at(7), at(8))]
+    account = feed.judge()
+    assert account.problems == []
+    assert (account.messages_lost, account.messages_excused, account.messages_owed) == (0, 1, 8)
+
+
+def test_a_publisher_may_send_a_message_twice() -> None:
+    feed = listening()
+    _twice_and_not_marked(feed)
+    lost = {"connected": False, "t_boot": at(6) + 1}
+    place = next(i for i, line in enumerate(feed.journal) if line.get("acked") == 6)
+    feed.journal.insert(place, lost)
+    assert feed.judge().problems == []
+    feed.journal.remove(lost)
+    feed.journal.insert(place + 1, lost)  # it was acknowledged before
+    assert len(feed.judge().problems) == 1
+
+
+def test_what_must_be_there_can_be_told() -> None:
+    feed = listening()
+    feed.options["owed_from"] = at(0)
+    assert feed.judge().problems == [f"battery/state: message 0, published at {at(0)}, is in no frame and no gap"]
+    feed = listening()
+    feed.publish(115)  # under way at the end, perhaps
+    assert feed.judge().problems == []
+    feed.options["owed_until"] = at(115)
+    assert feed.judge().messages_lost == 1
+
+
+def test_messages_of_qos_0_are_judged_if_asked_for() -> None:
+    feed = listening()
+    _record(feed, 3, B)["gaps"].clear()
+    feed.options["silent_after"] = None
+    feed.publish(60, qos=0)
+    feed.options["at_most_once"] = True
+    assert feed.judge().messages_lost == 1  # 60, and not 9, when nobody listened
+
+    for spared in (
+        {"broker_loses": [(at(55), at(58))]},
+        {"at_most_once": False},
+    ):
+        feed.options |= spared
+        assert feed.judge().problems == []
+        feed.options |= {"broker_loses": (), "at_most_once": True}
+    _record(feed, 3, B)["gaps"].append(quiet(at(50), at(65)))
+    assert feed.judge().problems == []
+    _record(feed, 3, B)["gaps"].clear()
+    feed.journal.insert(1, {"connected": False, "t_boot": ZERO})
+    assert feed.judge().problems == []
+
+
+def test_messages_published_while_the_link_is_down_at_the_end_are_not_owed_yet() -> None:
+    feed = listening()
+    feed.publish(80)
+    _record(feed, 3, B)["gaps"][0] |= {"to_boot": at(75)}
+    _record(feed, 3, B)["gaps"].append(quiet(at(75), ZERO + 12 * S))
+    assert feed.judge().problems == []
+
+
+def test_messages_in_withdrawn_records_are_accounted_for() -> None:
+    feed = listening()
+    feed.lines.remove(_record(feed, 2, B))
+    late = feed.publish(90) | {"received": at(90)}
+    plan: Json = {"follows": [A, 4], "resumes": {"cause": "agent_down", "groups": []}}
+    feed.lines = [line for line in feed.lines if (line["stream"], line["seq"]) < (B, 3)]
+    feed._stream, feed._seq = B, 2
+    feed.listen(B, ZERO + 880 * MS, 5, withdrawn=[[B, 2, 2, "overflow"]], **plan)
+    feed.sealed(B, ZERO + 12 * S, [late], [quiet(at(11), at(89), "source_silent")], first=5)
+    feed.record("event", B, ZERO + 12 * S, event={"code": "stop", "details": []})
+    account = feed.judge()
+    assert account.problems == []
+    assert (account.records_withdrawn, account.messages_excused, account.messages_lost) == (1, 3, 0)  # 7, 8, 11
+    feed.lines[-3]["plan"]["groups"][0]["next"] = feed.lines[-2]["frames"][0]["cycle"] = 2  # the hole held two
+    assert feed.judge().messages_lost == 1
+
+
+def test_an_event_driven_group_goes_on_in_the_next_term() -> None:
+    feed = listening()
+    feed.unstop()
+    plan: Json = {"follows": [A, 4], "resumes": {"cause": "agent_down", "groups": []}}
+    feed.listen(B, ZERO + 12 * S, 5, term=2, **plan)
+    late = feed.publish(121) | {"values": {"N": 121, "SoC": 62.1}}
+    feed.lines[-1]["plan"]["groups"][0]["points"] = [{"name": "N"}, {"name": "SoC"}]
+    feed.sealed(B, ZERO + 13 * S, [late], first=5)["term"] = 2
+    feed.record("event", B, ZERO + 13 * S, event={"code": "stop", "details": []})
+    assert feed.judge().problems == []
+
+
+@pytest.mark.parametrize("point", ["N", "On"])  # by the time, by all values
+def test_messages_are_told_apart_without_their_number(point: str) -> None:
+    feed = listening()
+    for line in feed.lines:
+        for frame in line.get("frames", []):
+            del frame["values"]["N"]
+            frame.get("quality", {}).pop("N", None)
+            if point == "On":
+                del frame["source_time"]
+        for group in line.get("plan", {}).get("groups", []):
+            group["points"] = [each for each in group["points"] if each["name"] != "N"]
+    if point == "On":
+        feed.options["time"] = None
+    account = feed.judge()
+    assert account.problems == []
+    assert (account.messages_delivered, account.messages_doubled) == (8, 1)
+    _value(feed)
+    (problem,) = feed.judge().problems
+    assert ("no message was published that says this" if point == "On" else "SoC is 50.2") in problem
+
+
+def test_values_of_messages_are_compared_exactly() -> None:
+    payload = (
+        '{"a": 9007199254740993, "b": 0.1, "c": 1e-7, "d": "5", "e": true, "f": 5, "g": [1], "h": 123456789.123456789}'
+    )
+    line = {"t_boot": 1, "n": 1, "topic": TOPIC, "qos": 1, "retain": False, "payload": payload}
+    (message,) = messages([line])
+    right: list[tuple[str, object, str | None, str]] = [
+        ("/a", 9007199254740993, None, "integer"),
+        ("/a", "9007199254740993", None, "integer"),
+        ("/b", 0.1, None, "integer"),
+        ("/c", 1e-7, None, "float"),
+        ("/d", "5", None, "text"),
+        ("/e", True, None, "boolean"),
+        ("/f", 5.0, None, "float"),
+        ("/g/0", 1, "out_of_range", "integer"),
+        ("/g", None, "bad_encoding", "integer"),
+        ("/d", None, "bad_encoding", "integer"),
+        ("/e", None, "bad_encoding", "integer"),
+        ("/h", "123456789.123456789", None, "integer"),
+        ("/x/y", None, "no_value", "integer"),
+    ]
+    for pointer, value, quality, kind in right:
+        assert message.judge(pointer, value, quality=quality, kind=kind) == "", pointer
+    wrong: list[tuple[str, object, str | None, str]] = [
+        ("/a", 9007199254740992, None, "integer"),
+        ("/b", 0.1000000000000001, None, "integer"),
+        ("/d", 5, None, "text"),
+        ("/e", 1, None, "boolean"),
+        ("/e", True, None, "integer"),
+        ("/f", "five", None, "integer"),
+        ("/f", True, None, "integer"),
+        ("/g", None, "no_value", "integer"),
+        ("/h", 123456789.12345679, None, "integer"),
+        ("/x/y", None, None, "integer"),
+        ("/x/y", 0, "no_value", "integer"),
+    ]
+    for pointer, value, quality, kind in wrong:
+        assert message.judge(pointer, value, quality=quality, kind=kind) != "", pointer
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------
