@@ -18,9 +18,9 @@ import anyio
 from anyio import to_thread
 
 from agent.errors import RecordTooLargeError
+from agent.evidence.record import Body
 from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType, Withdrawn
 from agent.ports import Clock, Store
-from agent.record import Body
 from agent.sealer import Sealer
 
 S = 1_000_000_000
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 class Receipt:
     """Of a batch: settles when its record is on disk."""
 
+    settled: bool = False
     _event: anyio.Event = field(default_factory=anyio.Event)
 
     async def durable(self) -> None:
@@ -45,6 +46,7 @@ class Receipt:
 
     def settle(self) -> None:
         """It is on disk."""
+        self.settled = True
         self._event.set()
 
 
@@ -56,6 +58,7 @@ class Batch:
     gaps: dict[int, list[Gap]] = field(default_factory=dict)
     opened: int | None = None
     bound: int = 0  # bytes
+    urgent: bool = False
     receipt: Receipt = field(default_factory=Receipt)
 
     def add_gap(self, gap: Gap) -> None:
@@ -89,13 +92,17 @@ class Batcher:
         sealer: Sealer,
         clock: Clock,
         window: int,
-        on_durable: Callable[[], None] = lambda: None,
+        started: tuple[Value, ...] | None = None,
+        on_durable: Callable[[Sequence[bytes]], None] = lambda envelopes: None,
     ) -> None:
-        """``window`` in ns: a value is on disk this soon after it was read."""
+        """``window`` in ns: a value is on disk this soon after it was read. ``started``: details of the start event,
+        which comes behind a run's first plan; None: none. ``on_durable`` gets what has just come onto the disk.
+        """
         self._outbox = outbox
         self._sealer = sealer
         self._clock = clock
         self._window = window * 9 // 10  # the rest is for sealing and the disk
+        self._started = started
         self._on_durable = on_durable
         self._batch = Batch()
         self._frame_bounds: list[int] = []
@@ -109,6 +116,7 @@ class Batcher:
         self._stated: tuple[int, tuple[Withdrawn, ...]] | None = None  # position of the plan that first stated these
         self._losses_known = 0  # of ``outbox.lost``
         self.dropped = 0  # records overwritten before they were acknowledged, since start
+        self.plan: bytes | None = None  # envelope of the last plan
 
     # ---- in -------------------------------------------------------------------------------------------------
 
@@ -146,9 +154,18 @@ class Batcher:
                 tuple(i for i, point in enumerate(group.points) if point.type in (ValueType.TEXT, ValueType.BYTES))
                 for group in groups
             ]
-            await self._commit([], None, plan=True)
+            bodies = []
+            if self._sealer.term == 1 and self._started is not None:
+                bodies = [self._sealer.event_body(Event(EventCode.START, self._clock.boot(), self._started))]
+            await self._commit(bodies, None, plan=True)
         self._sleep.cancel()
-        log.info("term begun run=%s term=%d groups=%d", self._sealer.stream.hex(), self._sealer.term, len(groups))
+        log.info(
+            "term begun channel=%s run=%s term=%d groups=%d",
+            self._sealer.facts.channel,
+            self._sealer.stream.hex(),
+            self._sealer.term,
+            len(groups),
+        )
 
     async def event(self, code: EventCode, *details: Value) -> None:
         """Seal an event now, behind what was put before it."""
@@ -158,6 +175,12 @@ class Batcher:
         """The broker is back: repeat the plan with the next record, at most once a minute."""
         if self._planned is not None and self._outbox.acked >= self._plan_pos:
             self._plan_wanted = True
+
+    def hurry(self) -> None:
+        """Somebody waits for what was put: seal it now."""
+        if self._batch.opened is not None and not self._batch.urgent:
+            self._batch.urgent = True
+            self._sleep.cancel()
 
     # ---- out ------------------------------------------------------------------------------------------------
 
@@ -192,7 +215,7 @@ class Batcher:
         batch = self._batch
         if batch.opened is None:
             return self._plan_due()
-        if batch.bound >= _FULL:
+        if batch.urgent or batch.bound >= _FULL:
             return batch.opened
         return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
 
@@ -201,9 +224,10 @@ class Batcher:
 
     async def _commit(self, bodies: list[Body], data: Data | None, *, plan: bool) -> None:
         """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins."""
+        at = self._sealer.now()
         if data is not None:
-            bodies.insert(0, self._sealer.data_body(data))
-        now = self._clock.boot()
+            bodies.insert(0, self._sealer.data_body(data, at=at))
+        now = at.boot
         wanted = self._plan_wanted and self._planned is not None and now - self._planned >= PLAN_AT_MOST_EVERY
         self._forget_withdrawn()
         plan = plan or wanted or self._plan_due() <= now
@@ -219,7 +243,11 @@ class Batcher:
             self._sealer.withdraw(gone)
             if gone:
                 self.dropped += _count(gone)
-                log.warning("outbox full, oldest records dropped records=%d", _count(gone))
+                log.warning(
+                    "outbox full, oldest records dropped channel=%s records=%d",
+                    self._sealer.facts.channel,
+                    _count(gone),
+                )
             bodies[: int(plan)] = [self._sealer.plan_body()]
             plan = True
         for body in bodies:
@@ -228,18 +256,19 @@ class Batcher:
                     f"a {body.kind.name.lower()} record of {len(body.content)} bytes is larger than the outbox takes",
                     hint="spread the points over several groups and channels, or shorten seal_within",
                 )
-        records = [self._sealer.seal(body) for body in bodies[: int(plan)]]
+        records = [self._sealer.seal(body, at=at) for body in bodies[: int(plan)]]
         if data is not None:
             for problem in self._sealer.cover(data):
-                log.error("evidence incomplete %s", problem)
-        records += [self._sealer.seal(body) for body in bodies[int(plan) :]]
+                log.error("evidence incomplete channel=%s problem=%s", self._sealer.facts.channel, problem)
+        records += [self._sealer.seal(body, at=at) for body in bodies[int(plan) :]]
         with anyio.CancelScope(shield=True):  # a record that was sealed must reach the disk, or the process must end
             positions = await to_thread.run_sync(lambda: self._outbox.append(records, new_segment=new_segment))
         if plan:
+            self.plan = records[0][0]
             self._planned, self._plan_pos, self._plan_wanted = now, positions[0], False
             if self._stated is None or self._stated[1] != self._sealer.withdrawn:
                 self._stated = (positions[0], self._sealer.withdrawn)
-        self._on_durable()
+        self._on_durable([envelope for envelope, _ in records])
 
     def _new_losses(self) -> str:
         """State what the outbox misses since it was last asked; returns it in words, nothing if there is none."""
@@ -248,7 +277,9 @@ class Batcher:
         if not new:
             return ""
         self._sealer.withdraw(new)
-        log.error("outbox damaged, records cannot be read records=%d", _count(new))
+        log.error(
+            "outbox damaged, records cannot be read channel=%s records=%d", self._sealer.facts.channel, _count(new)
+        )
         return f"{_count(new)} records cannot be read"
 
     def _forget_withdrawn(self) -> None:

@@ -13,16 +13,18 @@ try:
     import errno
     import importlib
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from agent import __version__
     from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
+    from agent.control.client import ControlError
     from agent.errors import AgentError, ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError
 except KeyboardInterrupt:  # loading takes long enough for a Ctrl-C
     sys.exit(130)
 
 _CODES = {SignerError: CONFIGURATION, RecordTooLargeError: CONFIGURATION, TransportError: UNAVAILABLE}
+Commands = Callable[[str, str, str], argparse.ArgumentParser]
 _AS_WHOM = "run it as the agent's user or as root"
 _REMEDIES = {
     errno.ENOSPC: "make room on this disk",
@@ -63,6 +65,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         denied = isinstance(error, (OutboxError, SignerError)) and isinstance(error.__cause__, PermissionError)
         hint = _AS_WHOM if denied else error.hint
         say(f"edge-agent: {error}" + (f"; {hint}" if hint else ""))
+        if isinstance(error, ControlError):
+            return error.code
         return NO_PERMISSION if denied else next((_CODES[kind] for kind in _CODES if isinstance(error, kind)), FINDING)
     except PermissionError as error:
         say(f"edge-agent: {error.filename or 'output'}: {error.strerror}; {_AS_WHOM}")
@@ -86,6 +90,17 @@ def _let_go_of_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _adding(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Commands:
+    """Adds a command: its name, its help, and its module in agent/commands."""
+
+    def command(name: str, text: str, module: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(module=module)
+        return added
+
+    return command
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent",
@@ -93,11 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = _adding(commands)
 
-    def command(name: str, text: str, module: str | None = None) -> argparse.ArgumentParser:
+    def noun(name: str, text: str) -> Commands:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(module=module or name)
-        return added
+        return _adding(added.add_subparsers(required=True, metavar="COMMAND"))
 
     init = command("init", "Write a commented agent.toml and make the device's key", "init")
     init.add_argument("folder", nargs="?", type=Path, default=DEFAULT_CONFIG.parent, metavar="DIR")
@@ -105,28 +120,54 @@ def _parser() -> argparse.ArgumentParser:
         "--network", choices=("ewc", "volta"), default="ewc", help="of the DID (default: ewc; volta is for tests)"
     )
 
-    check = command("check", "Prove a configuration offline; print every problem", "check")
+    check = command(
+        "check",
+        "Prove a config offline; print every problem, daily bytes and outbox days; --online tries brokers and devices",
+        "check",
+    )
     check.add_argument("file", nargs="?", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    check.add_argument("--online", action="store_true", help="then try brokers and devices")
 
     run = command("run", "Run the agent (what systemd starts)", "run")
     _config(run)
 
-    read = command("read", "Poll once; print raw registers, values, quality; send nothing", "read")
+    reload = command(
+        "reload", "Have the running agent read its configuration again; print what is wrong, or what changed", "reload"
+    )
+    _running(reload)
+
+    read = command("read", "Poll once; print raw registers, values, quality; send nothing; --every 1s repeats", "read")
     read.add_argument("device", nargs="?", metavar="DEVICE", help="only this device")
+    read.add_argument("--every", metavar="DURATION", help="again and again, such as 1s, until Ctrl-C")
+    read.add_argument(
+        "--wait", metavar="DURATION", default="10s", help="for the message of an event-driven group (default: 10s)"
+    )
     read.add_argument("--json", action="store_true", help="one JSON object per group")
     _config(read)
+
+    status = command("status", "What runs, what waits, what fails", "status")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    _running(status)
+
+    tap = command("tap", "Show records of the running agent as they are sealed", "tap")
+    tap.add_argument("filter", nargs="?", metavar="FILTER", help='only values of "device/group/point", * for any')
+    tap.add_argument("--count", type=int, metavar="N", help="end after N records")
+    tap.add_argument("--json", action="store_true", help="one JSON object per record")
+    _channel(tap)
+    _running(tap)
 
     tail = command("tail", "Consume a channel from the broker, verify, print", "tail")
     tail.add_argument(
         "source",
         nargs="?",
         metavar="SOURCE",
-        help="nats://host:4222/STREAM?subject=...; left out: the channel of --config",
+        help="nats://host:4222/STREAM?subject=...; left out: a channel of --config",
     )
     tail.add_argument("--did", action="append", default=[], help="accepted signer (may be given more than once)")
     tail.add_argument("--jsonl", action="store_true", help="one JSON object per record, the report last")
     tail.add_argument("--new", action="store_true", help="only what comes from now on, not what the stream holds")
     tail.add_argument("--until-idle", action="store_true", help="end with a report once nothing more is in the stream")
+    _channel(tail)
     _config(tail)
 
     verify = command("verify", "Check evidence offline; print the report", "verify")
@@ -137,18 +178,47 @@ def _parser() -> argparse.ArgumentParser:
         "--part", action="store_true", help="the files are a part: missing records are unknown, not failed"
     )
 
-    outbox = commands.add_parser("outbox", help="Look at the local store").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    export = outbox.add_parser("export", help="Copy the evidence that the outbox holds to a file (a CBOR sequence)")
-    export.set_defaults(module="outbox_export")
-    export.add_argument("file", type=Path, metavar="FILE", help="- for stdout")
-    _config(export)
+    _add_config(noun("config", "Effective config, masked; JSON Schema"))
+    _add_outbox(noun("outbox", "Look at and copy the local store"))
     return parser
+
+
+def _add_config(config: Commands) -> None:
+    show = config("show", "The configuration with all defaults, secrets masked", "config_show")
+    show.add_argument("--json", action="store_true", help="as one JSON object")
+    _config(show)
+    config("schema", "JSON Schema of the configuration, for editors", "config_schema")
+
+
+def _add_outbox(outbox: Commands) -> None:
+    status = outbox("status", "How the local store of each channel stands", "outbox_status")
+    status.add_argument("--json", action="store_true", help="one JSON object per channel")
+
+    records = outbox("list", "Show the records that the local store holds", "outbox_list")
+    records.add_argument("--limit", type=int, metavar="N", help="only the last N")
+    records.add_argument("--json", action="store_true", help="one JSON object per record")
+
+    export = outbox(
+        "export", "Copy the evidence that the local store holds to a file (a CBOR sequence)", "outbox_export"
+    )
+    export.add_argument("file", type=Path, metavar="FILE", help="- for stdout")
+
+    for each in (status, records, export):
+        _channel(each)
+        _running(each)
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="of the running agent; default: as in --config")
+    _config(parser)
+
+
+def _channel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--channel", metavar="ID", help="which channel, if there are several")
 
 
 if __name__ == "__main__":

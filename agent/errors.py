@@ -58,6 +58,12 @@ class SignerError(AgentError):
     """The key cannot be used: missing, unreadable, open to others, or not the one of the configured DID."""
 
 
+class SecretError(AgentError):
+    """A secret that the configuration refers to is not there or cannot be read; it may come or be renewed."""
+
+    verdict = Verdict.RETRY
+
+
 class OutboxError(AgentError):
     """The outbox is in an unknown state, or cannot be opened; docs/outbox.md, rule 2: it is re-opened, never repaired
     in flight.

@@ -6,6 +6,7 @@ READY never waits for a device or a broker. Without a service manager nothing is
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import anyio
@@ -24,6 +25,10 @@ class Health:
     def ready(self) -> None:
         """The agent is up."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The agent reads its configuration again; ``ready`` ends that."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The agent is on its way down."""

@@ -16,14 +16,15 @@ from collections.abc import Callable
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _FOLD = 60.0  # s
 _REMEMBERED = 256
-_OF = re.compile(r" (?:group|device)=(\S+)")
+_OF = re.compile(r" (?:group|device|connection|channel)=(\S+)")
 
 
 class _Folded(logging.Filter):
     """Holds back a line if the last one written of its subject was the same and is less than a minute old. The next one
     that passes says how many were held back.
 
-    The subject is the group or device that a line names, or else the part of the agent that wrote it.
+    The subject is the group, device, connection or channel that a line names, or else the part of the agent that wrote
+    it.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -2,8 +2,9 @@
 
 A third party's adapter is named in a connection as ``kind = "package.module:Class"``. An adapter class has the
 attributes ``connection_model`` and ``device_model``, pydantic models that judge its part of the configuration
-(agent/config.py); a device model has ``id``, ``connection``, ``groups`` (name to an object with ``every`` in ns) and
-``point_names(group)``. A transport's model has ``topic(site=, channel=)``.
+(agent/config/whole.py); a device model has ``id``, ``connection``, ``groups`` and ``point_names(group)``. A group that
+is polled has ``every`` in ns, and may have ``phase`` (agent.units.Phase); without ``every`` it is event-driven. A
+transport's model has ``topic(site=, channel=)``.
 """
 
 from __future__ import annotations
@@ -22,16 +23,27 @@ class TransportKind:
     transport: str
 
 
-ADAPTERS = {"modbus": "adapters.modbus:ModbusAdapter"}
+ADAPTERS = {
+    "modbus": "adapters.modbus:ModbusAdapter",
+    "mqtt": "adapters.mqtt:MqttAdapter",
+    "mqtts": "adapters.mqtt:MqttAdapter",
+}
 """By the scheme of a connection's URL, up to the first ``+``."""
 
 TRANSPORTS = {"nats": TransportKind("agent.transports.nats_config:NatsConfig", "agent.transports.nats:NatsTransport")}
 """By a channel's ``transport``."""
 
-LATER = frozenset({"mqtt", "mqtts", "ddhub", "ddhub-gateway"})
+LATER = frozenset({"ddhub", "ddhub-gateway"})
 """Kinds that are planned and do not work in this version."""
 
+_SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(\+[a-z0-9+.-]+)?://")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+
+def scheme(url: str) -> str | None:
+    """The scheme of a URL up to its first ``+``, None if it has none."""
+    match = _SCHEME.match(url)
+    return None if match is None else match[1]
 
 
 def load(class_path: str) -> Any:

@@ -116,21 +116,27 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one acquisition of a group yielded: a value per point, in the order of the device's points.
+    """What one acquisition of a group, or one message, yielded: a value per point, in the order of the device's points.
 
-    ``started`` and ``ended`` are boot times of the acquisition itself, waiting for the wire not included.
-    ``quality`` holds (index of the point, code) for the values that are not good.
+    ``started`` and ``ended`` are boot times of the acquisition itself, waiting for the wire not included; both are the
+    reception's for a message. ``quality`` holds (index of the point, code) for the values that are not good.
+    ``source_time``: when the source says that it measured; wall ns.
     """
 
     started: int
     ended: int
     values: tuple[Value, ...]
     quality: tuple[tuple[int, Quality], ...] = ()
+    source_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What one cycle of one group yielded; ``group`` is the group's index in the plan of the term."""
+    """What one cycle of one group yielded; ``group`` is the group's index in the plan of the term.
+
+    ``took_us`` None: the group is event-driven. Until such a frame is sealed ``late_us`` is 0 and ``received`` says
+    when its message came (boot time): sealing makes the one from the other. ``source_time``: the source's own, wall ns.
+    """
 
     group: int
     cycle: int
@@ -138,6 +144,8 @@ class Frame:
     took_us: int | None
     values: tuple[Value, ...]
     quality: tuple[tuple[int, Quality], ...] = ()
+    source_time: int | None = None
+    received: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +153,7 @@ class Gap:
     """Cycles ``first`` to ``last`` (both included) of a group that have no frame, and why.
 
     For an event-driven group ``first`` and ``last`` may be None and ``from_boot``, ``to_boot`` say when no messages
-    came.
+    came. With all four None it is one message that yielded nothing, which gets its cycle where cycles are counted.
     """
 
     group: int

@@ -158,6 +158,86 @@ class PolledAdapter(Protocol):
         """Let go of the connection. Never raises; acquisitions under way fail with LINK_DOWN."""
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message from a source.
+
+    ``message`` is the adapter's own: what its devices decode. ``received`` is a boot time. ``concerns``: index of the
+    device in the adapter's ``devices``, and group; none: nobody asked for it, and it is only acknowledged.
+    """
+
+    message: Any
+    received: int
+    concerns: tuple[tuple[int, str], ...]
+
+
+class EventDevice(Protocol):
+    """A device that sends its values when it likes: each message is a cycle of its event-driven groups.
+
+    ``revision`` rises in ``decode`` whenever ``points`` changed: what ``decode`` then returned belongs to the points as
+    they are now, and a new plan is made before it is sealed.
+    """
+
+    revision: int
+    silent_after: int | None
+    """Ns without a message after which its groups count as silent; None: never."""
+
+    @property
+    def info(self) -> DeviceInfo:
+        """Id, asset, and what the device says of itself as far as it is known."""
+
+    def points(self, group: str) -> tuple[Point, ...]:
+        """The points of a group, in the order of a sample's values."""
+
+    def decode(self, group: str, arrival: Arrival) -> Sample:
+        """What a message means for a group. Raises AcquisitionError (DECODE_ERROR) if it yields not even a quality
+        code; anybody may have sent anything, so it raises nothing else.
+        """
+
+
+class Subscription(Protocol):
+    """One connection to a source of messages, from subscribed to lost."""
+
+    window: int | None
+    """So many messages at most does the source send without an acknowledgement; None: it waits for none."""
+
+    resumed: bool
+    """The source kept what came while nobody listened (MQTT: session present)."""
+
+    @property
+    def since(self) -> int:
+        """Boot time from which on messages could come over this connection."""
+
+    @property
+    def heard(self) -> int:
+        """Boot time of the last sign of life."""
+
+    async def receive(self) -> Sequence[Arrival]:
+        """What came, in order, at least one. Raises AcquisitionError (LINK_DOWN) when the connection is lost.
+
+        What was not fetched yet holds up the source in the end (back-pressure), never the event loop. Cancelling it
+        loses nothing.
+        """
+
+    def acknowledge(self, arrival: Arrival) -> None:
+        """It is on disk; called in the order of arrival. Never raises; does nothing once the connection is lost."""
+
+
+class EventAdapter(Protocol):
+    """One connection to a source of messages and the devices behind it."""
+
+    devices: Sequence[EventDevice]
+
+    def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
+        """Connect and subscribe once, within a bounded time. Raises AcquisitionError (LINK_DOWN).
+
+        Leaving it closes the connection; the source keeps what comes meanwhile if it can.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything. Never raises."""
+
+
 # ---- transports -------------------------------------------------------------------------------------------------
 
 

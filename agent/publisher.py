@@ -15,11 +15,11 @@ from collections.abc import Callable
 import anyio
 from anyio import to_thread
 
-from agent.envelope import Keys, message_id, unpack
 from agent.errors import EvidenceError, TransportError, Verdict
+from agent.evidence.envelope import Keys, message_id, unpack
+from agent.evidence.record import link_of
 from agent.model import Link
 from agent.ports import Clock, Message, Store, Stored, Transport, TransportSession
-from agent.record import link_of
 
 WINDOW = 64  # records from the oldest unacknowledged one on
 ACK_WITHIN = 5_000_000_000  # ns
@@ -35,11 +35,13 @@ class Publisher:
     def __init__(
         self,
         *,
+        channel: str,
         store: Store,
         transport: Transport,
         did: str,
         clock: Clock,
     ) -> None:
+        self._channel = channel
         self._store = store
         self._transport = transport
         self._did = did
@@ -50,6 +52,7 @@ class Publisher:
         self._keys = Keys()
         self._read_back_refused = False
         self.connected = False  # and delivers
+        self.trouble = ""  # why not, as it was last found
         self.acknowledged = 0  # records since start
 
     def notify(self) -> None:
@@ -73,8 +76,8 @@ class Publisher:
             if self.connected:
                 pause, failed, self.connected = _FIRST_PAUSE, "", False
             if str(error) != failed:  # one line per change of state, not one per try
-                log.warning("broker away error=%s hint=%s", error, error.hint or "none")
-                failed = str(error)
+                log.warning("broker away channel=%s error=%s hint=%s", self._channel, error, error.hint or "none")
+                failed = self.trouble = str(error)
             await anyio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -93,8 +96,8 @@ class Publisher:
     def _delivers(self) -> None:
         """A connection is worth its name once a record has come through, or none waits."""
         if not self.connected:
-            self.connected = True
-            log.info("broker connected waiting=%d", self._store.pending.records)
+            self.connected, self.trouble = True, ""
+            log.info("broker connected channel=%s waiting=%d", self._channel, self._store.pending.records)
 
     async def _settle(self, session: TransportSession) -> None:
         """Hold the outbox against the broker's last record of ours (docs/outbox.md, rule 5).
@@ -108,7 +111,11 @@ class Publisher:
             if error.verdict is not Verdict.REJECT:
                 raise
             if not self._read_back_refused:
-                log.warning("broker does not let us read back, message ids alone tell repeats error=%s", error)
+                log.warning(
+                    "broker does not let us read back, message ids alone tell repeats channel=%s error=%s",
+                    self._channel,
+                    error,
+                )
                 self._read_back_refused = True
             return
         if last is None:
@@ -117,25 +124,40 @@ class Publisher:
             opened, link = unpack(last), link_of(last)
             self._keys.check(opened)
         except EvidenceError as error:
-            log.error("last message on our subject is no evidence error=%s", error)
+            log.error("last message on our subject is no evidence channel=%s error=%s", self._channel, error)
             return
         if opened.did != self._did:
-            log.error("last message on our subject is of another signer signer=%s", opened.did)
+            log.error(
+                "last message on our subject is of another signer channel=%s signer=%s", self._channel, opened.did
+            )
             return
         position, sure = await to_thread.run_sync(self._place, link)
         if position is None and await to_thread.run_sync(self._was_overwritten, link):
-            log.info("broker's last record was overwritten here, going on behind it record=%s", message_id(link))
+            log.info(
+                "broker's last record was overwritten here, going on behind it channel=%s record=%s",
+                self._channel,
+                message_id(link),
+            )
         elif position is None:
             log.error(
                 "broker holds a record that this outbox does not: it was overwritten here, the outbox was rolled back, "
-                "or the key has two users record=%s",
+                "or the key has two users channel=%s record=%s",
+                self._channel,
                 message_id(link),
             )
         elif position < self._store.acked:
             if await to_thread.run_sync(self._is_near, position):
-                log.info("broker's last record is an earlier one, sending again from there from=%s", message_id(link))
+                log.info(
+                    "broker's last record is an earlier one, sending again from there channel=%s from=%s",
+                    self._channel,
+                    message_id(link),
+                )
             else:
-                log.error("broker lost acknowledged records, sending them again from=%s", message_id(link))
+                log.error(
+                    "broker lost acknowledged records, sending them again channel=%s from=%s",
+                    self._channel,
+                    message_id(link),
+                )
             self._acknowledged_up_to(sure)
         elif sure > self._store.acked:
             self._acknowledged_up_to(sure)
@@ -231,7 +253,7 @@ class Publisher:
             missed += 1
             if missed > 1:
                 raise TransportError("the server does not acknowledge")
-            log.warning("acknowledgement overdue, going back records=%d", flight.waiting)
+            log.warning("acknowledgement overdue, going back channel=%s records=%d", self._channel, flight.waiting)
             flight.go_back()
             self._news.set()
 

@@ -12,13 +12,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent.coverage import Coverage
-from agent.envelope import protected_header, seal
-from agent.history import History
+from agent.evidence.coverage import Coverage
+from agent.evidence.envelope import protected_header, seal
+from agent.evidence.history import History
+from agent.evidence.record import ZEROS, Body, encode_data, encode_event, encode_plan, encode_record, pack
+from agent.evidence.withdrawn import merged
 from agent.model import Cause, Data, DeviceInfo, Event, GroupPlan, Kind, Link, Plan, Sealed, Withdrawn
 from agent.ports import Clock, Signer
-from agent.record import ZEROS, Body, encode_data, encode_event, encode_plan, encode_record, pack
-from agent.withdrawn import merged
 
 _RECORD_FIELDS = 160  # bytes of a record's other fields and of the envelope's framing, at most
 
@@ -44,10 +44,12 @@ class Sealer:
     """Seals the records of one run on one channel."""
 
     def __init__(self, facts: Facts, *, signer: Signer, clock: Clock, last: Link | None, history: History) -> None:
-        """``last``: the link of the last record that the outbox holds, which this run follows."""
+        """``last``: the link of the last record that the outbox holds, which this run follows. ``facts`` may change
+        between terms.
+        """
         self.stream = os.urandom(16)
         self.coverage: Coverage | None = None
-        self._facts = facts
+        self.facts = facts
         self._signer = signer
         self._clock = clock
         self._protected = protected_header(signer.did)
@@ -58,6 +60,11 @@ class Sealer:
         self._withdrawn: tuple[Withdrawn, ...] = history.withdrawn
 
     @property
+    def seq(self) -> int:
+        """Of the last record sealed; 0 before the first."""
+        return self._seq
+
+    @property
     def term(self) -> int:
         """The term in force; 0 before the first."""
         return self.coverage.plan.term if self.coverage else 0
@@ -66,7 +73,7 @@ class Sealer:
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
     ) -> None:
         """Set the plan of the next term; ``plan_body`` and ``seal`` make its record."""
-        facts = self._facts
+        facts = self.facts
         plan = Plan(
             term=self.term + 1,
             opened=opened,
@@ -105,10 +112,14 @@ class Sealer:
         assert self.coverage is not None, "a stream begins with a term"
         return pack(Kind.PLAN, encode_plan(replace(self.coverage.restated(), withdrawn=self._withdrawn)))
 
-    def data_body(self, data: Data) -> Body:
+    def now(self) -> Sealed:
+        """The clocks as a record that is sealed now states them."""
+        return Sealed(self._clock.wall(), self._clock.boot())
+
+    def data_body(self, data: Data, *, at: Sealed) -> Body:
         """Frames and gaps of the term in force, encoded; ``cover`` accounts for them once they are to be sealed."""
         assert self.coverage is not None
-        return pack(Kind.DATA, encode_data(data, self.coverage.plan))
+        return pack(Kind.DATA, encode_data(data, self.coverage.plan, sealed=at.boot))
 
     def event_body(self, event: Event) -> Body:
         """An event, encoded."""
@@ -124,10 +135,9 @@ class Sealer:
         """Bytes that the envelopes of these bodies take at most, together."""
         return sum(len(body.content) for body in bodies) + len(bodies) * (len(self._protected) + _RECORD_FIELDS + 64)
 
-    def seal(self, body: Body) -> SealedRecord:
+    def seal(self, body: Body, *, at: Sealed) -> SealedRecord:
         """Sign the next record of the stream. Raises SignerError."""
-        sealed = Sealed(self._clock.wall(), self._clock.boot())
-        payload = encode_record(body, stream=self.stream, seq=self._seq + 1, prev=self._digest, sealed=sealed)
+        payload = encode_record(body, stream=self.stream, seq=self._seq + 1, prev=self._digest, sealed=at)
         envelope = seal(payload, protected=self._protected, signer=self._signer)
         link = Link(self.stream, self._seq + 1, self._digest, hashlib.sha256(payload).digest())
         self._seq, self._digest = link.seq, link.digest

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import coincurve
 
-from agent.did import did_key
-from agent.envelope import verify
 from agent.errors import SignerError
-from agent.keccak import address_of, checksum_address
+from agent.evidence.did import did_key
+from agent.evidence.envelope import verify
+from agent.evidence.keccak import address_of, checksum_address
 
 DEFAULT_NETWORK = "ewc"
 

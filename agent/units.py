@@ -1,16 +1,17 @@
 """Durations and sizes as text in a configuration: ``"500ms"``, ``"5s"``, ``"64KiB"``, ``"2GiB"``.
 
-In memory a duration is whole nanoseconds and a size whole bytes; both fit into 63 bits. A number without a unit is
-refused, because nobody can see whether it meant milliseconds or seconds. Errors are ValueError with the text "what is
-wrong; what to do", which agent/config_problems.py splits at the last semicolon.
+In memory a duration is whole nanoseconds and a size whole bytes; both fit into 63 bits. Shown, and in a JSON Schema,
+they are text again. A number without a unit is refused, because nobody can see whether it meant milliseconds or
+seconds. Errors are ValueError with the text "what is wrong; what to do", which agent/config/problems.py splits at the
+last semicolon.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -97,8 +98,42 @@ def _size(value: Any) -> int:
     raise ValueError(f"expected a size in quotes; {_SIZE_REMEDY}")
 
 
-Duration = Annotated[int, BeforeValidator(_duration)]
+def _phase(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return _duration(value)
+    except ValueError:
+        raise ValueError('expected a duration in quotes, or "auto"; write it like "500ms"') from None
+
+
+def _phase_text(value: int | str) -> str:
+    return value if isinstance(value, str) else duration_text(value)
+
+
+DURATION_SCHEMA = {"type": "string", "pattern": f"^[0-9]{{1,19}}({'|'.join(_DURATIONS)})$"}
+SIZE_SCHEMA = {"type": "string", "pattern": f"^[0-9]{{1,19}}({'|'.join(_SIZES)})$"}
+
+Duration = Annotated[
+    int,
+    BeforeValidator(_duration),
+    PlainSerializer(duration_text, return_type=str, when_used="json"),
+    WithJsonSchema(DURATION_SCHEMA),
+]
 """A pydantic field that is text in the file and nanoseconds in the model; a default is given in nanoseconds."""
 
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    PlainSerializer(size_text, return_type=str, when_used="json"),
+    WithJsonSchema(SIZE_SCHEMA),
+]
 """A pydantic field that is text in the file and bytes in the model; a default is given in bytes."""
+
+Phase = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_phase),
+    PlainSerializer(_phase_text, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^auto$|" + DURATION_SCHEMA["pattern"]}),
+]
+"""How far behind its marks a group is read: ns, or ``auto``, which differs by site, device and group."""

@@ -1,4 +1,7 @@
-"""``bench/run [NAME...] [--json]``: print each figure beside its reference and target."""
+"""``bench/run [NAME...] [--json]``: print each figure beside its reference and target.
+
+Without a name all of them but ``mqtt_memory``, which takes some minutes and runs when it is named.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,30 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 
-MODULES = {"cpu_per_reading": "bench.cpu_per_reading"}
+from bench.figure import Figure
+
+FIGURES = {
+    "cpu_per_reading": "bench.cpu_per_reading:figure",
+    "mqtt_cpu_per_message_qos0": "bench.mqtt_cpu_per_message:qos0",
+    "mqtt_cpu_per_message_qos1": "bench.mqtt_cpu_per_message:qos1",
+    "mqtt_cpu_per_message_qos1_v5": "bench.mqtt_cpu_per_message:qos1_v5",
+    "mqtt_memory": "bench.mqtt_memory:figure",
+}
+LONG = ("mqtt_memory",)  # only when named
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The figures to measure; without names all but the long ones."""
+    return list(names) or [name for name in FIGURES if name not in LONG]
+
+
+def measured(name: str) -> Figure:
+    """Measure one."""
+    module, _, function = FIGURES[name].partition(":")
+    figure: Figure = getattr(importlib.import_module(module), function)()
+    return figure
 
 
 def main() -> int:
@@ -15,17 +40,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="bench/run", description="Measures, each figure beside its reference in the same run."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)} (default: all)")
+    default = f"default: all but {', '.join(LONG)}, which takes minutes and must be named"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)} ({default})")
     parser.add_argument("--json", action="store_true", help="one JSON object, name to figure")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(MODULES):
-        parser.error(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(MODULES)}")
+    if unknown := set(options.names) - set(FIGURES):
+        parser.error(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
     found = []
-    for name in options.names or MODULES:
-        for figure in importlib.import_module(MODULES[name]).figures():
-            found.append(figure)
-            if not options.json:
-                print(figure.line(), flush=True)
+    for name in chosen(options.names):
+        found.append(figure := measured(name))
+        if not options.json:
+            print(figure.line(), flush=True)
     if options.json:
         print(json.dumps({figure.name: figure.as_json() for figure in found}))
     return 0 if all(figure.met for figure in found) else 1

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import render
+from agent.evidence import render
+from agent.evidence.record import Body, encode_data, encode_event, encode_plan
+from agent.evidence.verify import Verifier
 from agent.model import (
     Cause,
     ClockState,
@@ -31,8 +33,6 @@ from agent.model import (
     Schedule,
     ValueType,
 )
-from agent.record import Body, encode_data, encode_event, encode_plan
-from agent.verify import Verifier
 from tests.runs import DID, Run, S
 
 GOLDEN = Path(__file__).parent / "golden" / "evidence"
@@ -57,8 +57,8 @@ def records() -> dict[str, bytes]:
     plan = encode_plan(sealer.coverage.plan)
     start = encode_event(Event(EventCode.START, run.clock.boot(), ("0.1.0", False)))
     sealed = {
-        "plan": sealer.seal(Body(Kind.PLAN, 7, plan))[0],
-        "event": sealer.seal(Body(Kind.EVENT, 7, start))[0],
+        "plan": sealer.seal(Body(Kind.PLAN, 7, plan), at=sealer.now())[0],
+        "event": sealer.seal(Body(Kind.EVENT, 7, start), at=sealer.now())[0],
     }
     run.clock.now += S - S // 10
     frames = [
@@ -68,7 +68,7 @@ def records() -> dict[str, bytes]:
     ]
     gap = Gap(0, FIRST + 2, FIRST + 3, Cause.DEVICE_TIMEOUT, "no answer within 0.1 s")
     data = encode_data(Data(1, frames, [gap]), sealer.coverage.plan)
-    sealed["data"] = sealer.seal(Body(Kind.DATA, 7, data))[0]
+    sealed["data"] = sealer.seal(Body(Kind.DATA, 7, data), at=sealer.now())[0]
     return sealed
 
 

@@ -17,12 +17,12 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from agent.backlog import Pending
-from agent.envelope import Link, unpack
 from agent.errors import AcquisitionError, OutboxError, TransportError
+from agent.evidence.envelope import Link, unpack
+from agent.evidence.record import decode_head
 from agent.model import Cause, DeviceInfo, Kind, Point, Quality, Sample, Value, Withdrawn
+from agent.outbox.backlog import Pending
 from agent.ports import Ack, Message
-from agent.record import decode_head
 from tests.runs import POINTS, FakeClock
 
 MS = 1_000_000

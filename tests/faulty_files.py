@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.files import OsFiles
+from agent.outbox.files import OsFiles
 
 SECTOR = 512
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import anyio
 
-from agent.envelope import Link
-from agent.history import History, replay
+from agent.evidence.envelope import Link
+from agent.evidence.history import History, replay
 from agent.model import Data, DeviceInfo, Event, Frame, Gap, GroupPlan, Point, Schedule, ValueType, Withdrawn
 from agent.sealer import Facts, Sealer
 from agent.signer import KeySigner
@@ -104,7 +104,7 @@ class Run:
     def data(self, frames: Iterable[Frame] = (), gaps: Iterable[Gap] = (), *, term: int | None = None) -> bytes:
         """Seal frames and gaps."""
         data = Data(term or self.sealer.term, tuple(frames), tuple(gaps))
-        body = self.sealer.data_body(data)
+        body = self.sealer.data_body(data, at=self.sealer.now())
         self.sealer.cover(data)
         return self._sent(body)
 
@@ -117,7 +117,7 @@ class Run:
         self.sealer.withdraw([Withdrawn(stream or self.sealer.stream, first, last, cause)])
 
     def _sent(self, body: object) -> bytes:
-        envelope, link = self.sealer.seal(body)  # type: ignore[arg-type]
+        envelope, link = self.sealer.seal(body, at=self.sealer.now())  # type: ignore[arg-type]
         self.sent.append(envelope)
         self.links.append(link)
         return envelope

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.backlog import Backlog, Pending
+from agent.outbox.backlog import Backlog, Pending
 
 PER_SEGMENT = 10
 

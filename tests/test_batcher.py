@@ -17,14 +17,14 @@ import pytest
 from anyio import to_thread
 
 from agent.batcher import GAPS_WAIT, Batcher, Receipt
-from agent.envelope import unpack
 from agent.errors import OutboxError
-from agent.history import History
+from agent.evidence.envelope import unpack
+from agent.evidence.history import History
+from agent.evidence.record import decode_head, decode_record
+from agent.evidence.verify import Verifier
 from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Point, Record, ValueType, Withdrawn
-from agent.record import decode_head, decode_record
 from agent.sealer import Sealer
 from agent.signer import KeySigner
-from agent.verify import Verifier
 from tests.fakes import BACKEND, MS, FakeStore, S, turns, virtual_clock
 from tests.runs import DEVICE, DID, FACTS, SECRET, frame, group
 
@@ -70,7 +70,7 @@ class Bench:
             sealer=self.sealer,
             clock=self.clock,
             window=S,
-            on_durable=lambda: self.announced.append(len(self.store.written)),
+            on_durable=lambda _: self.announced.append(len(self.store.written)),
         )
         self.cycle = 100
 

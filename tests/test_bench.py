@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.figure import Figure, interleaved
+import provision
+from adapters.mqtt.packets import Packets
+from bench.__main__ import FIGURES, LONG, chosen
+from bench.figure import Figure, cpu_seconds, interleaved, resident_mib
+from bench.mqtt_memory import highest
+from bench.mqtt_rig import Publisher, missing, said
+from bench.publish import Publisher as Lean
+from bench.publish import payload, publish
+from testbed.child import Process, ProcessError, wait_for
+from testbed.mosquitto import Mosquitto
+
+Json = dict[str, Any]
 
 
 @pytest.mark.parametrize(("value", "met"), [(2.9, True), (3.0, True), (3.1, False)])
@@ -41,3 +60,133 @@ def test_an_unknown_figure_is_refused_with_the_names_that_there_are() -> None:
     done = subprocess.run([sys.executable, "-m", "bench", "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cpu_per_reading" in done.stderr
+
+
+def test_without_a_name_all_figures_run_but_the_long_ones() -> None:
+    assert set(chosen([])) == set(FIGURES) - set(LONG)
+    assert chosen(["mqtt_memory"]) == ["mqtt_memory"]
+
+
+def test_the_cpu_time_and_memory_of_a_process_are_read() -> None:
+    before, end = cpu_seconds(os.getpid()), time.process_time() + 0.02
+    while time.process_time() < end:
+        pass
+    assert 0.02 <= cpu_seconds(os.getpid()) - before < 1
+    small = resident_mib(os.getpid())
+    held = b"x" * (64 << 20)
+    assert 60 < resident_mib(os.getpid()) - small < 70
+    del held
+
+
+# ---- MQTT -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_has_about_100_bytes_and_four_numbers_with_the_same_decimals() -> None:
+    for number in (1, 999, 1_000_000):
+        content = payload(number)
+        assert 95 <= len(content) <= 115
+        numbers = [value for value in json.loads(content).values() if isinstance(value, (int, float))]
+        assert len(numbers) == 4
+        assert [len(part.split(b",")[0].partition(b".")[2]) for part in content.split(b":")[1:5]] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("qos", "mid", "size"), [(0, 7, 10), (1, 7, 10), (1, 65_535, 200), (1, 1, 20_000)])
+def test_what_is_published_is_mqtt(qos: int, mid: int, size: int) -> None:
+    packets = Packets(version5=False)
+    packets.feed(b"\x20\2\0\0" + publish(b"a/b", b"x" * size, qos=qos, mid=mid))
+    (message,) = packets.messages
+    assert (message.topic, message.payload, message.qos) == ("a/b", b"x" * size, qos)
+    assert message.mid == (mid if qos else 0)
+
+
+@pytest.mark.parametrize("rate", [0, 1000])
+def test_no_more_is_published_than_is_allowed_and_the_broker_must_have_taken_it(rate: float) -> None:
+    ours, theirs = socket.socketpair()
+    limits, parent = os.pipe()
+    with ours, theirs, theirs.makefile("rb") as sent, ThreadPoolExecutor(1) as threads:
+        theirs.settimeout(10)
+        publisher = Lean(ours, b"a/b", qos=1, rate=rate, first=41)
+        running = threads.submit(publisher.run, limits)
+        packets = [publish(b"a/b", payload(41 + at), qos=1, mid=1 + at) for at in range(5)]
+        for line, expected in ((b"3\n", packets[:3]), (b"4\n5\n", packets[3:])):
+            os.write(parent, line)
+            assert sent.read(sum(map(len, expected))) == b"".join(expected)
+        os.close(parent)
+        assert sent.read(2) == b"\xc0\0"
+        theirs.sendall(b"\xd0\0" + 4 * b"\x40\2\0\1")
+        with pytest.raises(TimeoutError):
+            running.result(0.05)
+        theirs.sendall(b"\x40\2\0\5")
+        running.result(10)
+        assert publisher.sent == 5
+    os.close(limits)
+
+
+@pytest.mark.skipif(provision.program("mosquitto") is None, reason="no mosquitto: python3 provision.py debian")
+@pytest.mark.parametrize(("qos", "version", "rate"), [(0, "3.1.1", 1000), (1, "3.1.1", 0), (1, "5", 1000)])
+def test_the_reference_receives_all_that_the_publisher_says_it_sent(
+    tmp_path: Path, qos: int, version: str, rate: float
+) -> None:
+    def connected(process: Process) -> None:
+        wait_for(lambda: "ready" in process.log() or None, timeout=20, what=f"{process.name} to connect")
+
+    with Mosquitto(tmp_path) as broker:
+        command = [sys.executable, "-m", "bench.receive_and_drop", str(broker.port), "a/b", str(qos), version]
+        with (
+            Process(command, name="reference", folder=tmp_path) as reference,
+            Publisher(tmp_path, broker.port, "a/b", qos=qos, rate=rate) as publisher,
+        ):
+            connected(reference)
+            connected(publisher)
+            publisher.allow(250)
+            sent = publisher.end()
+            assert 0 < sent <= 250
+            assert reference.stop() == 0
+            assert said(reference, "received") == sent
+
+
+@pytest.mark.skipif(provision.program("mosquitto") is None, reason="no mosquitto: python3 provision.py debian")
+def test_a_publisher_whose_broker_goes_away_says_so(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker, Publisher(tmp_path, broker.port, "a/b", qos=1, rate=10) as publisher:
+        wait_for(lambda: "ready" in publisher.log() or None, timeout=20, what="the publisher to connect")
+        publisher.allow(1000)
+        broker.kill()
+        with pytest.raises(ProcessError, match="the broker closed the connection"):
+            publisher.end()
+
+
+def _frames(*numbers: int) -> Json:
+    return {"frames": [{"values": {"N": number}} for number in numbers]}
+
+
+def _report(present: int, *, gaps: Mapping[str, int] | None = None, missing: int = 0, failed: int = 0) -> Json:
+    groups = [{"present": present, "gaps": dict(gaps or {})}]
+    return {"report": {"groups": groups, "cycles_missing": missing, "failed": failed}}
+
+
+def test_nothing_is_missing_when_every_message_is_there_once() -> None:
+    assert missing([{"plan": {}}, _frames(1, 2), _frames(3), _report(3)], sent=3) == ""
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [_frames(1, 2, 3)],
+        [_frames(1, 2), _report(2)],
+        [_frames(1, 2, 2), _report(3)],
+        [_frames(1, 2, 3, 3), _report(4)],
+        [_frames(1, 2, 3), _report(2)],
+        [_frames(1, 2, 3), _report(3, gaps={"decode_error": 1})],
+        [_frames(1, 2, 3), _report(3, missing=1)],
+        [_frames(1, 2, 3), _report(3, failed=1)],
+    ],
+)
+def test_whatever_is_missing_doubled_or_failed_is_told(lines: list[Json]) -> None:
+    assert missing(lines, sent=3)
+
+
+def test_the_highest_of_the_last_messages_counts() -> None:
+    samples = [(10_000, 90.0), (60_000, 40.0), (99_000, 42.0), (100_500, 50.0), (960_000, 43.0), (1_000_000, 41.0)]
+    assert highest(samples, 100_000) == 42.0
+    assert highest(samples, 1_000_000) == 43.0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import cbor
 from agent.errors import EvidenceError
+from agent.evidence import cbor
 
 GOOD = {
     "00": 0,

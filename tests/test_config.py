@@ -15,9 +15,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.config import Config, load, render
+from agent.config.template import agent_toml
 from agent.errors import ConfigError, Problem
-from agent.template import agent_toml
-from agent.units import Duration
+from agent.units import Duration, Phase
 
 ROOT = Path(__file__).parents[1]
 DID = "did:ethr:volta:0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A"
@@ -40,6 +40,7 @@ class FakePoint(Table):
 
 class FakeGroup(Table):
     every: Duration
+    phase: Phase = 0
     points: tuple[FakePoint, ...] = Field(min_length=1, strict=False)
 
 
@@ -125,17 +126,44 @@ def test_what_the_daemon_gets(tmp_path: Path) -> None:
     assert (config.site.id, config.site.labels) == ("park-7", {"dso": "westnet"})
     assert (config.identity.key, config.identity.did) == (tmp_path / "key", None)
     assert (config.agent.state, config.agent.log_level) == (Path("/var/lib/edge-agent"), "info")
-    assert (config.channel.id, config.channel.topic) == ("dso", "dx.park-7.dso")
-    assert config.channel.transport == "agent.transports.nats:NatsTransport"
-    assert config.channel.settings.servers == ("nats://127.0.0.1:4222",)
-    assert config.channel.seal_within == 1_000_000_000
-    assert (config.channel.outbox.size, config.channel.outbox.when_full) == (8_388_608, "drop-oldest")
+    assert (config.channels[0].id, config.channels[0].topic) == ("dso", "dx.park-7.dso")
+    assert config.channels[0].transport == "agent.transports.nats:NatsTransport"
+    assert config.channels[0].settings.servers == ("nats://127.0.0.1:4222",)
+    assert config.channels[0].seal_within == 1_000_000_000
+    assert (config.channels[0].outbox.size, config.channels[0].outbox.when_full) == (8_388_608, "drop-oldest")
     (plan,) = config.adapters()
     assert (plan.name, plan.class_path, plan.connection) == ("wire", KIND, FakeConnection())
     assert [(device.config.id, device.groups) for device in plan.devices] == [
         ("meter", {"power": ("W", "Hz")}),
         ("pv", {"ac": ("W",)}),
     ]
+
+
+def test_each_channel_has_what_it_names(tmp_path: Path) -> None:
+    config = good(tmp_path, changed("[agent]", f"{SECOND}id = 'market'\n[agent]"))
+    assert [(channel.id, channel.topic, channel.selection) for channel in config.channels] == [
+        ("dso", "dx.park-7.dso", {"meter": {"power": ("W", "Hz")}, "pv": {"ac": ("W",)}}),
+        ("market", "dx.park-7.market", {"pv": {"ac": ("St",)}}),
+    ]
+    (plan,) = config.adapters()
+    assert [(device.config.id, device.groups) for device in plan.devices] == [
+        ("meter", {"power": ("W", "Hz")}),
+        ("pv", {"ac": ("W", "St")}),
+    ]
+    assert [device.id for device in config.devices] == ["meter", "pv"]
+    assert config.files == (tmp_path / "agent.toml",)
+
+
+@pytest.mark.parametrize(("text", "phase"), [("auto", "auto"), ("999ms", 999_000_000), ("0s", 0)])
+def test_a_phase_is_less_than_the_period(tmp_path: Path, text: str, phase: object) -> None:
+    config = good(tmp_path, changed('every = "1s"', f'every = "1s"\nphase = "{text}"'))
+    assert config.devices[0].groups["power"].phase == phase
+
+
+def test_the_socket_may_be_off_or_elsewhere(tmp_path: Path) -> None:
+    assert good(tmp_path).agent.socket == Path("/run/edge-agent/agent.sock")
+    assert good(tmp_path, changed('log_level = "info"', 'socket = ""')).agent.socket is None
+    assert good(tmp_path, changed('log_level = "info"', 'socket = "s"')).agent.socket == tmp_path / "s"
 
 
 def test_what_no_pattern_names_is_not_read(tmp_path: Path) -> None:
@@ -207,6 +235,8 @@ WHOLE = "write digits without quotes or a fraction"
 SUBJECT = "is no subject to publish to; write words joined by dots, without blanks, * and >"
 LATER = "not supported yet by this version"
 
+SECOND = '[[channel]]\ntransport = "nats"\nservers = ["nats://h"]\nsend = ["pv/ac/St"]\n'
+
 WRONG = [
     # the file's format
     (
@@ -220,11 +250,22 @@ WRONG = [
     # keys that nothing understands, or not yet
     ("[agent]", "[agents]", ["29: agents: unknown key; did you mean 'agent'?"]),
     ("version = 1", "version = 1\nfoo = 1", ["2: foo: unknown key; remove it"]),
-    ("version = 1", 'version = 1\ninclude = ["*.toml"]', [f"2: include: {LATER}; remove it"]),
     ("[agent]", '[clock]\nwait = "60s"\n[agent]', [f"29: clock: {LATER}; remove it"]),
     ("log_level", "loglevel", ["30: agent.loglevel: unknown key; did you mean 'log_level'?"]),
     ("log_level", "http", [f"30: agent.http: {LATER}; remove it"]),
-    ("log_level", "socket", [f"30: agent.socket: {LATER}; remove it"]),
+    ("log_level", "token", [f"30: agent.token: {LATER}; remove it"]),
+    (
+        'log_level = "info"',
+        f'socket = "/{"x" * 107}"',
+        [
+            "30: agent.socket: the path of a socket has at most 107 bytes, with its folder; choose a shorter one",
+        ],
+    ),
+    (
+        'log_level = "info"',
+        "socket = 5",
+        ['30: agent.socket: expected a path in quotes; write it like "/var/lib/edge-agent"'],
+    ),
     ("size =", "on_disk_failure =", [f"28: channel[0].outbox.on_disk_failure: {LATER}; remove it"]),
     ("size =", "sise =", ["28: channel[0].outbox.sise: unknown key; did you mean 'size'?"]),
     ("servers =", 'creds = { file = "x" }\nservers =', [f"25: channel[0].creds: {LATER}; remove it"]),
@@ -240,7 +281,7 @@ WRONG = [
         ["24: channel[0].seal_witin: unknown key; did you mean 'seal_within'?"],
     ),
     (f'"{KIND}"', f'"{KIND}"\ntimeuot = "1s"', ["9: connection.wire.timeuot: unknown key; did you mean 'timeout'?"]),
-    (f'"{KIND}"', f'"{KIND}"\nusername = "u"', [f"9: connection.wire.username: {LATER}; remove it"]),
+    (f'"{KIND}"', f'"{KIND}"\ntls = {{}}', [f"9: connection.wire.tls: {LATER}; remove it"]),
     ('id = "meter"', 'id = "meter"\nprofile = "x"', [f"11: device[0].profile: {LATER}; remove it"]),
     (
         '{ name = "Hz" }',
@@ -281,6 +322,16 @@ WRONG = [
         'every = "1s"',
         'every = "5 s"',
         [f'13: device[0].groups.power.every: expected a duration, found "5 s"; {DURATION}'],
+    ),
+    (
+        'every = "1s"',
+        'every = "1s"\nphase = "1s"',
+        ['14: device[0].groups.power.phase: 1s is not less than every; choose less than 1s, or "auto"'],
+    ),
+    (
+        'every = "1s"',
+        'every = "1s"\nphase = "soon"',
+        ['14: device[0].groups.power.phase: expected a duration in quotes, or "auto"; write it like "500ms"'],
     ),
     ('every = "1s"', 'every = "0s"', ["13: device[0].groups.power.every: 0s is too short; choose 1ms or more"]),
     ('every = "1s"\n', "", ["12: device[0].groups.power.every: missing; add it"]),
@@ -400,13 +451,13 @@ WRONG = [
     (f'kind = "{KIND}"', "", ['7: connection.wire.url: a URL is needed; write it like "modbus+tcp://192.0.2.20:502"']),
     (
         f'kind = "{KIND}"',
-        'url = "mqtt://x"',
-        [f"8: connection.wire.url: mqtt:// is {LATER}; remove the connection and its devices"],
+        'url = "ddhub://x"',
+        [f"8: connection.wire.url: ddhub:// is {LATER}; remove the connection and its devices"],
     ),
     (
         f'kind = "{KIND}"',
         'url = "opc+tcp://x"',
-        ["8: connection.wire.url: opc:// is no kind of connection; known are: modbus"],
+        ["8: connection.wire.url: opc:// is no kind of connection; known are: modbus, mqtt, mqtts"],
     ),
     (
         KIND,
@@ -427,7 +478,26 @@ WRONG = [
     (f'"{KIND}"', "5", ['8: connection.wire.kind: expected the name of a class; write "package.module:Class"']),
     (KIND, KIND + '"\ntimeout = "x', [f'9: connection.wire.timeout: expected a duration, found "x"; {DURATION}']),
     # the channel
-    ("[agent]", '[[channel]]\nid = "b"\n[agent]', [f"29: channel[1]: a second channel is {LATER}; remove it"]),
+    (
+        "[agent]",
+        '[[channel]]\nid = "b"\n[agent]',
+        ["29: channel[1].transport: missing; add it", "29: channel[1].send: missing; add it"],
+    ),
+    (
+        "[agent]",
+        f"{SECOND}id = 'dso'\n[agent]",
+        ['33: channel[1].id: "dso" is the id of channel[0] too; choose another one'],
+    ),
+    (
+        "[agent]",
+        f"{SECOND}id = 'b'\nsubject = 'dx.park-7.dso'\n[agent]",
+        [
+            (
+                '34: channel[1].subject: "dx.park-7.dso" is where channel[0] writes; a subject has one writer; '
+                "let the subject hold {channel}"
+            )
+        ],
+    ),
     ('"nats"', '"ddhub"', [f'24: channel[0].transport: "ddhub" is {LATER}; choose one of: nats']),
     ('"nats"', '"nat"', ['24: channel[0].transport: "nat" is no transport; choose one of: nats']),
     ('transport = "nats"\n', "", ["22: channel[0].transport: missing; add it"]),
@@ -601,19 +671,21 @@ def test_shipped_configuration_is_good() -> None:
     assert [(plan.name, [device.config.id for device in plan.devices]) for plan in config.adapters()] == [
         ("hall", ["grid-meter"]),
         ("pv", ["pv-1"]),
+        ("bms", ["battery"]),
     ]
 
 
 def test_defaults_in_the_manual_are_the_defaults(tmp_path: Path) -> None:
     """A default that the manual names for a key with a plain value is what the agent does without the key."""
     text = (ROOT / "config" / "agent.toml").read_text()
-    without = re.sub(
-        r"^(seal_within|size|when_full|subject|state|log_level|sunspec|idle_close|max_gap|addresses) .*\n",
-        "",
-        text,
-        flags=re.MULTILINE,
+    defaults = (
+        "seal_within|size|when_full|subject|state|socket|log_level|sunspec|idle_close|max_gap|addresses|identification|"
+        "timeout|keepalive|session|session_expiry|qos"
     )
+    without = re.sub(rf"^({defaults}) .*\n", "", text, flags=re.MULTILINE)
+    assert len(without.splitlines()) < len(text.splitlines()) - len(defaults.split("|"))
     without = without.replace("[channel.outbox]", "").replace("unit       = 126", "unit       = 126\nsunspec = {}")
+    without = without.replace('"site-ca.pem"', json.dumps(str(ROOT / "config" / "site-ca.pem")))
     shorter = tmp_path / "agent.toml"
     shorter.write_text(without)
     assert load(shorter).digest_text() == load(ROOT / "config" / "agent.toml").digest_text()

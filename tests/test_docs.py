@@ -121,7 +121,7 @@ def test_the_configuration_in_the_readme_is_good(tmp_path: Path) -> None:
     assert shown is not None
     file = tmp_path / "agent.toml"
     file.write_text(shown[1])
-    assert load(file).channel.id == "dso"
+    assert load(file).channels[0].id == "dso"
 
 
 def keys_of(table: object) -> Iterator[str]:

@@ -12,10 +12,19 @@ from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import cbor
-from agent.envelope import CONTENT_TYPE, MAX_ENVELOPE, Keys, envelopes, message_id, protected_header, seal, unpack
 from agent.errors import EvidenceError
-from agent.record import link_of
+from agent.evidence import cbor
+from agent.evidence.envelope import (
+    CONTENT_TYPE,
+    MAX_ENVELOPE,
+    Keys,
+    envelopes,
+    message_id,
+    protected_header,
+    seal,
+    unpack,
+)
+from agent.evidence.record import link_of
 from agent.signer import KeySigner
 from tests.runs import DID, SECRET, simple_run
 

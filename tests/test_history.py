@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.history import History, replay
+from agent.evidence.history import History, replay
 from agent.model import Cause, EventCode, Gap, Resume, Withdrawn
 from tests.runs import Run, S, frame, group, renamed
 

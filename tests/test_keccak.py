@@ -8,7 +8,7 @@ from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.keccak import address_of, checksum_address, keccak256
+from agent.evidence.keccak import address_of, checksum_address, keccak256
 
 # Keccak reference values (Ethereum yellow paper's empty hash and code tests).
 KNOWN = {

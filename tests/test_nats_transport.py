@@ -23,8 +23,8 @@ from anyio.abc import SocketStream
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
-from agent.envelope import CONTENT_TYPE
 from agent.errors import TransportError, Verdict
+from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Message
 from agent.transports.nats import NatsSession, NatsTransport, Timeouts
 from agent.transports.nats_config import NatsConfig

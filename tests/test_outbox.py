@@ -19,12 +19,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent import ring
-from agent.envelope import Link
 from agent.errors import EvidenceError, OutboxError
-from agent.files import OS_FILES, Files
+from agent.evidence.envelope import Link
 from agent.model import Cause, Withdrawn
-from agent.outbox import Outbox, Pending, Stored, retained
+from agent.outbox import Outbox, Pending, Stored, retained, ring
+from agent.outbox.files import OS_FILES, Files
 from tests.faulty_files import FaultyFiles, PowerCut
 
 SEGMENT, SEGMENTS = 4096, 5

@@ -38,7 +38,7 @@ class Bench:
         self.broker = FakeBroker(self.clock, fate)
         self.run = Run()
         self.run.begin([group(100)])
-        self.publisher = Publisher(store=self.store, transport=self.broker, did=DID, clock=self.clock)
+        self.publisher = Publisher(channel="dso", store=self.store, transport=self.broker, did=DID, clock=self.clock)
         self._appended = 0
         self._cycle = 100
         self.add(records)
@@ -504,8 +504,8 @@ def planted(bench: Bench) -> dict[str, bytes]:
     elsewhere.begin([group(100)])
     good = bench.run.sent[4]
     return {
-        "is no evidence": b"hello",
-        "is no evidence error=signature": good[:-1] + bytes([good[-1] ^ 1]),
+        "is no evidence channel=dso error=": b"hello",
+        "is no evidence channel=dso error=signature": good[:-1] + bytes([good[-1] ^ 1]),
         "is of another signer": stranger.sent[0],
         "a record that this outbox does not": elsewhere.sent[0],
         "a record that this outbox does not: it": twin.sent[3],  # our key, our number, other content

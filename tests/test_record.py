@@ -10,8 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import cbor
 from agent.errors import EvidenceError
+from agent.evidence import cbor
+from agent.evidence.record import (
+    MAX_BODY,
+    ZEROS,
+    Body,
+    decode_head,
+    decode_record,
+    encode_data,
+    encode_event,
+    encode_plan,
+    encode_record,
+    pack,
+)
 from agent.model import (
     Data,
     DeviceInfo,
@@ -30,18 +42,6 @@ from agent.model import (
     Value,
     ValueType,
     Withdrawn,
-)
-from agent.record import (
-    MAX_BODY,
-    ZEROS,
-    Body,
-    decode_head,
-    decode_record,
-    encode_data,
-    encode_event,
-    encode_plan,
-    encode_record,
-    pack,
 )
 
 STREAM = bytes(range(16))

@@ -7,11 +7,11 @@ import zlib
 
 import pytest
 
-from agent import ring
-from agent.envelope import Link
 from agent.errors import EvidenceError, OutboxError
+from agent.evidence.envelope import Link
 from agent.model import Cause, Withdrawn
-from agent.ring import Entry, FileHeader, SegmentHeader
+from agent.outbox import ring
+from agent.outbox.ring import Entry, FileHeader, SegmentHeader
 
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 ONE = bytes.fromhex("01") * 32

@@ -14,10 +14,13 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from agent.coverage import Coverage
 from agent.errors import AcquisitionError
+from agent.evidence.coverage import Coverage
 from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Value
-from agent.supervisor import END_WITHIN, PREPARE_WITHIN, PolledGroup, Supervisor
+from agent.router import Closing, Receipts
+from agent.states import States
+from agent.supervisor import END_WITHIN, PREPARE_WITHIN, Supervisor
+from agent.term import PolledGroup
 from tests.fakes import BACKEND, MS, Acquisition, FakeDevice, S, virtual_clock
 from tests.runs import FACTS, POINTS, FakeClock
 
@@ -49,17 +52,29 @@ class Terms:
         self.problems: list[str] = []
         self._coverage: Coverage | None = None
 
-    async def put(self, item: Frame | Gap) -> None:
+    async def put(self, item: Frame | Gap) -> Receipts:
         if wait := self.slow():
             await self.clock.sleep_until(self.clock.now + wait)
         self.items[-1].append(item)
         assert self._coverage is not None
         data = Data(len(self.plans), [item], []) if isinstance(item, Frame) else Data(len(self.plans), [], [item])
         self.problems += self._coverage.add(data)[0]
+        return Receipts([])
 
     async def begin_term(
-        self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
+        self,
+        *,
+        opened: tuple[int, int],
+        devices: Sequence[DeviceInfo],
+        groups: Sequence[GroupPlan],
+        closing: Sequence[Closing],
     ) -> None:
+        stay = {(devices[group.device].id, group.name) for group in groups}
+        for each in closing:
+            old = self.plans[-1]
+            key = (old.devices[old.groups[each.group].device].id, old.groups[each.group].name)
+            if (gap := each.gap(each.group, stays=key in stay)) is not None:
+                await self.put(gap)
         plan = Plan(
             len(self.plans) + 1,
             opened,
@@ -80,7 +95,7 @@ class Terms:
         self.items.append([])
         await checkpoint()
 
-    async def event(self, code: EventCode, *details: Value) -> None:
+    async def event(self, code: EventCode, *details: Value, device: str | None = None) -> None:
         self.events.append((len(self.plans), code, details))
 
     def brief(self, group: int = 0, term: int = 1) -> list[tuple[int, int, int | None]]:
@@ -99,12 +114,16 @@ class Terms:
 
 @asynccontextmanager
 async def running(terms: Terms, *groups: PolledGroup) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(groups, sink=terms, clock=terms.clock, started=("0.1.0", True))
+    supervisor = Supervisor(groups, sink=terms, clock=terms.clock, states=States(terms.clock))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(supervisor.run)
         yield supervisor
         tasks.cancel_scope.cancel()
     assert terms.problems == []
+
+
+def failing(supervisor: Supervisor) -> str:
+    return supervisor.states.failing()
 
 
 def script(*steps: Acquisition) -> Callable[[str], Acquisition]:
@@ -128,7 +147,6 @@ async def test_groups_are_read_on_the_marks_of_utc(clock: FakeClock) -> None:
         (terms.plans[0].groups[0].schedule, (clock.offset + 1000 * S - 300 * MS, 1000 * S - 300 * MS))
     ]
     assert terms.brief() == [(n, n, None) for n in range(8)]
-    assert terms.events == [(1, EventCode.START, ("0.1.0", True))]
 
 
 async def test_lateness_and_duration_are_of_the_acquisition_itself(clock: FakeClock) -> None:
@@ -203,9 +221,9 @@ async def test_a_failing_device_does_not_disturb_another(clock: FakeClock, caplo
     bad = FakeDevice(clock, "bad", script=script(*[Acquisition(2500 * MS, Cause.DEVICE_TIMEOUT)] * 3))
     async with running(terms, PolledGroup(good, "ac", S), PolledGroup(bad, "ac", S)) as supervisor:
         await clock.sleep_until(1006 * S + 600 * MS)
-        assert supervisor.failing_devices() == "1 of 2"
+        assert failing(supervisor) == "1 of 2"
         await clock.sleep_until(1010 * S + 500 * MS)
-        assert supervisor.failing_devices() == "0 of 2"
+        assert failing(supervisor) == "0 of 2"
     assert terms.brief(0) == [(n, n, None) for n in range(11)]
     timeout = Cause.DEVICE_TIMEOUT
     assert terms.brief(1) == [
@@ -227,7 +245,7 @@ async def test_a_group_that_fails_beside_one_that_does_not_is_logged_once(
     device = FakeDevice(clock, script=lambda group: failed if group == "bad" else Acquisition())
     async with running(terms, PolledGroup(device, "good", S), PolledGroup(device, "bad", S)) as supervisor:
         await clock.sleep_until(1010 * S + 500 * MS)
-        assert supervisor.failing_devices() == "1 of 1"
+        assert failing(supervisor) == "1 of 1"
     assert len([record for record in caplog.records if "device" in record.message]) == 1
 
 
@@ -243,9 +261,9 @@ async def test_preparing_is_bounded(clock: FakeClock) -> None:
     async with running(terms, PolledGroup(slow, "ac", S), PolledGroup(broken, "ac", S)) as supervisor:
         await clock.sleep_until(begun + 2 * S)
         assert terms.plans == []
-        assert supervisor.failing_devices() == "1 of 2"
+        assert failing(supervisor) == "1 of 2"
         await clock.sleep_until(begun + 6 * S)
-        assert supervisor.failing_devices() == "0 of 2"
+        assert failing(supervisor) == "0 of 2"
     assert terms.plans[0].opened[1] == begun + int(PREPARE_WITHIN * S)
     assert len(terms.brief(0)) == len(terms.brief(1)) == 3
 

@@ -17,11 +17,11 @@ import nats
 import pytest
 
 from agent import cli
+from agent.evidence.render import as_json
+from agent.evidence.verify import Verifier
 from agent.model import Cause, EventCode, Gap
-from agent.render import as_json
 from agent.signer import KeySigner
 from agent.transports.nats_consumer import Source
-from agent.verify import Verifier
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, Process, Tail, edge_agent, free_port, wait_for
 from tests.runs import DID, OTHER_SECRET, SECRET, Run, frame, group, simple_run
@@ -308,6 +308,43 @@ def test_a_wrong_signer_is_exit_code_2(arguments: list[str], capsys: pytest.Capt
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
     assert cli.main(["tail", "--config", str(tmp_path / "none.toml")]) == 78
+
+
+def channels(folder: Path, *ids: str) -> Path:
+    """A configuration with these channels."""
+    made = folder / "agent.toml"
+    assert cli.main(["init", str(folder)]) == 0
+    before, mark, channel = made.read_text().partition("[[channel]]")
+    table, agent, rest = channel.partition("[agent]")
+    made.write_text(before + "".join(mark + table.replace('"telemetry"', f'"{name}"') for name in ids) + agent + rest)
+    return made
+
+
+def test_a_channel_of_a_configuration(server: NatsServer, tmp_path: Path) -> None:
+    asyncio.run(create_stream(server.url, "OWN", ["own.*"]))
+    config = channels(tmp_path, "one", "two")
+    text = config.read_text().replace("nats://192.0.2.50:4222", server.url).replace("dx.{site}.", "own.")
+    config.write_text(text)
+    publish(server, "own.two", simple_run(2).sent)
+    arguments = ("--config", str(config), "--did", DID, "--until-idle", "--jsonl")
+    assert json.loads(tail(*arguments, "--channel", "two").stdout.splitlines()[-1])["report"]["records"] == 2
+    assert json.loads(tail(*arguments, "--channel", "one").stdout.splitlines()[-1])["report"]["records"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name one with --channel: one, two"),
+        (["--channel", "three"], "there are: one, two"),
+        (["nats://host/S?subject=a", "--channel", "one"], "not both"),
+    ],
+)
+def test_a_channel_that_is_not_clear_is_exit_code_2(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = channels(tmp_path, "one", "two")
+    assert cli.main(["tail", "--config", str(config), "--did", DID, *arguments]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

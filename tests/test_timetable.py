@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.evidence.timetable import anchor, ceil_div, clock_stepped, due_before, following, latest_due, spread
 from agent.model import Schedule
-from agent.timetable import anchor, ceil_div, clock_stepped, due_before, following, latest_due
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -84,7 +84,7 @@ OLD = Schedule(1000, 0, 10, 500)  # due at 500, 1500, 2500 ...
 )
 def test_without_a_step_the_grid_goes_on(covered: int, boot: int, drift: int, first: int, due: int) -> None:
     wall = boot + 9500 + drift
-    new = following(OLD, covered=covered, stepped=False, wall=wall, boot=boot)
+    new = following(OLD, covered=covered, stepped=False, wall=wall, boot=boot, period=OLD.period, phase=OLD.phase)
     assert (new.first, new.anchor) == (first, due)
 
 
@@ -98,7 +98,7 @@ def test_without_a_step_the_grid_goes_on(covered: int, boot: int, drift: int, fi
     ],
 )
 def test_after_a_step_the_anchors_are_new(covered: int, wall: int, boot: int, first: int, due: int) -> None:
-    new = following(OLD, covered=covered, stepped=True, wall=wall, boot=boot)
+    new = following(OLD, covered=covered, stepped=True, wall=wall, boot=boot, period=OLD.period, phase=OLD.phase)
     assert (new.first, new.anchor) == (first, due)
 
 
@@ -112,8 +112,18 @@ def test_after_a_step_the_anchors_are_new(covered: int, wall: int, boot: int, fi
 def test_a_term_never_ends_before_what_it_covers(period: int, boot: int, wall: int, taken: int, stepped: bool) -> None:
     old = Schedule(period, 0, 10, 500)
     covered = min(10 + taken, max(10, latest_due(old, boot) + 1))
-    new = following(old, covered=covered, stepped=stepped, wall=wall, boot=boot)
+    new = following(old, covered=covered, stepped=stepped, wall=wall, boot=boot, period=old.period, phase=old.phase)
     closed = due_before(old, new.anchor)
     assert closed >= covered
     assert new.anchor >= min(boot, old.due(10))
     assert stepped or new.nominal(new.first) - new.anchor == old.nominal(10) - old.anchor
+
+
+def test_a_spread_phase_is_fixed_by_its_names_and_anywhere_in_the_period() -> None:
+    # SHA-256 of "meter-7/energy" as a number, modulo 60000 ms.
+    assert spread(60_000_000_000, "meter-7", "energy") == 55_404_000_000
+    places = {spread(1_000_000_000, f"park-{site}", "meter", group) for site in range(50) for group in "ab"}
+    assert all(0 <= each < 1_000_000_000 and each % 1_000_000 == 0 for each in places)
+    assert len(places) > 90
+    assert len({each // 100_000_000 for each in places}) == 10
+    assert spread(1_000_000, "park", "meter", "a") == 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.toml_lines import Key, line_of, scan
+from agent.config.toml_lines import Key, line_of, scan
 
 
 def paths(value: Any, place: Key = ()) -> Iterator[Key]:

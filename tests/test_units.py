@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.units import (
+    DURATION_SCHEMA,
+    SIZE_SCHEMA,
     Duration,
+    Phase,
     Size,
     duration_ns,
     duration_range,
@@ -104,6 +108,28 @@ class Model(BaseModel):
 
     every: Annotated[Duration, duration_range("100ms", "60s")] = 1_000_000_000
     size: Annotated[Size, size_range("4MiB", "1GiB")] = 67_108_864
+    phase: Phase = 0
+    silent: Duration | None = None
+
+
+@pytest.mark.parametrize("raw", [{}, {"every": "1500ms", "phase": "auto"}, {"phase": "500ms", "silent": "2m"}])
+def test_fields_are_shown_as_text_that_they_take(raw: dict[str, object]) -> None:
+    shown = Model.model_validate(raw).model_dump(mode="json", exclude_none=True)
+    assert shown == {"every": "1s", "size": "64MiB", "phase": "0s"} | raw
+    assert Model.model_validate(shown) == Model.model_validate(raw)
+
+
+@pytest.mark.parametrize("text", ["1ms", "500ms", "5s", "1m", "2h", "1d"])
+def test_a_schema_takes_what_a_field_takes(text: str) -> None:
+    properties = Model.model_json_schema()["properties"]
+    assert properties["every"]["pattern"] == DURATION_SCHEMA["pattern"]
+    assert properties["size"]["pattern"] == SIZE_SCHEMA["pattern"]
+    assert re.search(DURATION_SCHEMA["pattern"], text)
+    assert re.search(properties["phase"]["pattern"], text)
+    assert not re.search(properties["phase"]["pattern"], f"{text} ")
+    assert not re.search(SIZE_SCHEMA["pattern"], text)
+    assert re.search(SIZE_SCHEMA["pattern"], "64MiB")
+    assert re.search(properties["phase"]["pattern"], "auto")
 
 
 def test_fields_take_text_and_hold_numbers() -> None:
@@ -122,6 +148,8 @@ def test_fields_take_text_and_hold_numbers() -> None:
         ({"every": "61s"}, "61s is out of range; choose 100ms to 60s"),
         ({"size": 5.5}, "expected a size in quotes; write a whole number"),
         ({"size": "4095KiB"}, "4095KiB is out of range; choose 4MiB to 1GiB"),
+        ({"phase": 5}, 'expected a duration in quotes, or "auto"; write it like "500ms"'),
+        ({"phase": "Auto"}, 'expected a duration in quotes, or "auto"; write it like "500ms"'),
     ],
 )
 def test_fields_refuse_in_words(raw: dict[str, object], what: str) -> None:

@@ -17,15 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import cbor
-from agent import envelope as envelope_module
-from agent.envelope import envelopes, protected_header, seal
-from agent.history import History, replay
+from agent.evidence import cbor
+from agent.evidence import envelope as envelope_module
+from agent.evidence.envelope import envelopes, protected_header, seal
+from agent.evidence.history import History, replay
+from agent.evidence.render import as_json, text_lines
+from agent.evidence.report import Level, Outcome, Report
+from agent.evidence.verify import WINDOW, Judged, Verifier
 from agent.model import Cause, EventCode, Gap
-from agent.render import as_json, text_lines
-from agent.report import Level, Outcome, Report
 from agent.signer import KeySigner
-from agent.verify import WINDOW, Judged, Verifier
 from tests.runs import DEVICE, DID, OTHER_SECRET, SECRET, FakeClock, Run, S, frame, group, renamed, simple_run
 
 
@@ -427,7 +427,7 @@ def test_what_was_dropped_before_the_first_record_at_hand_is_accounted_for() -> 
 def test_runs_of_other_channels_are_not_missed() -> None:
     first, second, _ = three_runs()
     other = Run(clock=FakeClock(boot=2000 * S))
-    other.sealer._facts = replace(other.sealer._facts, channel="market")
+    other.sealer.facts = replace(other.sealer.facts, channel="market")
     other.begin([group(7)])
     report, judged = verified(other.sent + second.sent)
     assert_all_ok(report, judged)
@@ -481,7 +481,7 @@ def test_a_plan_must_not_change_what_belongs_to_the_run() -> None:
     run.begin([group(100)])
     run.data([frame(100)])
     run.clock.now = 1001 * S
-    run.sealer._facts = replace(run.sealer._facts, boot_id=bytes(16))
+    run.sealer.facts = replace(run.sealer.facts, boot_id=bytes(16))
     run.begin([group(101, anchor=1001 * S)])
     _, judged = verified(run.sent)
     assert "differs in what a run never changes: boot_id" in findings(judged)
@@ -566,7 +566,7 @@ def test_the_verifier_runs_with_cbor2_and_coincurve_alone(tmp_path: Path) -> Non
     (tmp_path / "evidence.cbor").write_bytes(b"".join(simple_run(10).sent))
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from agent.envelope import envelopes\nfrom agent.verify import Verifier\n"
+        "from agent.evidence.envelope import envelopes\nfrom agent.evidence.verify import Verifier\n"
         "verifier = Verifier([sys.argv[3]])\n"
         "for _, envelope in envelopes(open(sys.argv[2], 'rb').read()): verifier.feed(envelope)\n"
         "verifier.finish(complete=True)\nprint(verifier.report.summary())\n"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.evidence.withdrawn import MOST, merged
 from agent.model import Cause, Withdrawn
-from agent.withdrawn import MOST, merged
 
 A, B = bytes([9]) * 16, bytes(16)
 OVERFLOW, REFUSED, DISK_ERROR = Cause.OVERFLOW, Cause.REFUSED, Cause.DISK_ERROR

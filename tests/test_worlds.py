@@ -19,19 +19,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.batcher import Batcher
-from agent.coverage import GroupKey
-from agent.envelope import unpack
 from agent.errors import AcquisitionError, OutboxError, TransportError
-from agent.history import replay
+from agent.evidence.coverage import GroupKey
+from agent.evidence.envelope import unpack
+from agent.evidence.history import replay
+from agent.evidence.record import decode_head, decode_record
+from agent.evidence.report import Level, Outcome
+from agent.evidence.verify import WINDOW, Verifier
 from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Sample, Schedule, Value
 from agent.ports import Message
 from agent.publisher import Publisher
-from agent.record import decode_head, decode_record
-from agent.report import Level, Outcome
+from agent.router import Closing, Receipts
 from agent.sealer import Sealer
 from agent.signer import KeySigner
-from agent.supervisor import PolledGroup, Supervisor
-from agent.verify import WINDOW, Verifier
+from agent.states import States
+from agent.supervisor import Supervisor
+from agent.term import PolledGroup
 from tests.fakes import (
     MS,
     Acquisition,
@@ -101,22 +104,30 @@ class Spy:
         self._batcher, self._ledger = batcher, ledger
         self._keys: list[GroupKey] = []
 
-    async def put(self, item: Frame | Gap) -> object:
+    async def put(self, item: Frame | Gap) -> Receipts:
         receipt = await self._batcher.put(item)
         key = self._keys[item.group]
         if isinstance(item, Frame):
             self._ledger.put[key, None] += 1
         elif item.first is not None and item.last is not None:
             self._ledger.put[key, item.cause] += item.last - item.first + 1
-        return receipt
+        return Receipts([receipt])
 
     async def begin_term(
-        self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
+        self,
+        *,
+        opened: tuple[int, int],
+        devices: Sequence[DeviceInfo],
+        groups: Sequence[GroupPlan],
+        closing: Sequence[Closing],
     ) -> None:
+        for each in closing:
+            if (gap := each.gap(each.group, stays=True)) is not None:
+                await self.put(gap)
         self._keys = [(devices[group.device].id, group.name) for group in groups]
         await self._batcher.begin_term(opened=opened, devices=devices, groups=groups)
 
-    async def event(self, code: EventCode, *details: Value) -> None:
+    async def event(self, code: EventCode, *details: Value, device: str | None = None) -> None:
         await self._batcher.event(code, *details)
 
 
@@ -198,11 +209,18 @@ class Life:
             last=store.last,
             history=history,
         )
-        publisher = Publisher(store=store, transport=self.broker, did=DID, clock=clock)
-        batcher = Batcher(outbox=store, sealer=sealer, clock=clock, window=S // 3, on_durable=publisher.notify)
+        publisher = Publisher(channel="dso", store=store, transport=self.broker, did=DID, clock=clock)
+        batcher = Batcher(
+            outbox=store,
+            sealer=sealer,
+            clock=clock,
+            window=S // 3,
+            started=("0.1.0", history.clean),
+            on_durable=lambda _: publisher.notify(),
+        )
         publisher.on_connected = batcher.restate
         groups = self._groups()
-        supervisor = Supervisor(groups, sink=Spy(batcher, self.ledger), clock=clock, started=("0.1.0", history.clean))
+        supervisor = Supervisor(groups, sink=Spy(batcher, self.ledger), clock=clock, states=States(clock))
         down, last = 0, False
         async with anyio.create_task_group() as delivery:
             delivery.start_soon(publisher.run)

@@ -6,9 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from agent import template
 from agent.commands import DEFAULT_CONFIG, DEFAULT_STATE, GOOD, say
-from agent.config import load
+from agent.config import load, template
 from agent.errors import ConfigError, SignerError
 from agent.signer import create_key_file, open_key_file
 

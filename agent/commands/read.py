@@ -1,77 +1,195 @@
-"""``edge-agent read``: poll every group once and print what came; nothing is signed or sent."""
+"""``edge-agent read``: read every group once, or again and again, and print what came; nothing is signed or sent.
+
+A polled group is asked. Of an event-driven one the next message is waited for. Nothing is acknowledged, so that what
+the agent is owed stays; a connection that can have a visitor (docs/adapters.md) leaves an agent that runs its own.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-from typing import Any
+import signal
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import anyio
 
 from agent import kinds
 from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, USAGE, say
-from agent.config import Config, load
+from agent.config import AdapterPlan, Config, load
 from agent.errors import AcquisitionError
-from agent.model import Point, Sample, Value
-from agent.render import quality_name, scaled, value_text
+from agent.evidence.render import quality_name, scaled, value_text
+from agent.model import Point, Sample
+from agent.ports import Arrival, EventAdapter, PolledAdapter
+from agent.units import duration_ns
+
+_LEAST = 0.1  # s between two reads
+E = TypeVar("E", bound=BaseException)
 
 
 def main(options: argparse.Namespace) -> int:
-    """Exit code 1 if a group could not be read. Raises ConfigError."""
+    """Exit code 1 if a group could not be read. With ``--every`` ends on Ctrl-C. Raises ConfigError."""
+    try:
+        every = None if options.every is None else duration_ns(options.every) / 1e9
+        wait = duration_ns(options.wait) / 1e9
+        if every is not None and every < _LEAST:
+            raise ValueError("--every is too short; give 100ms or more")
+    except ValueError as error:
+        say(f"edge-agent read: {error}")
+        return USAGE
     config = load(options.config)
     ids = [device.config.id for plan in config.adapters() for device in plan.devices]
     if options.device and options.device not in ids:
         say(f"edge-agent read: no device {options.device!r} that a channel sends; there are: {', '.join(ids)}")
         return USAGE
-    return anyio.run(_read, config, options)
-
-
-async def _read(config: Config, options: argparse.Namespace) -> int:
-    code = GOOD
-    for plan in config.adapters():
-        adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, SystemClock())
-        try:
-            for device, chosen in zip(adapter.devices, plan.devices, strict=True):
-                if options.device in (None, device.info.id):
-                    for group in chosen.groups:
-                        code |= await _group(device, group, as_json=options.json)
-        finally:
-            await adapter.close()
-    return code
-
-
-async def _group(device: Any, group: str, *, as_json: bool) -> int:
-    device.keep_raw = True
+    reading = _Reading(config, only=options.device, every=every, wait=wait, as_json=options.json)
     try:
-        await device.prepare()
-        sample: Sample = await device.acquire(group)
-    except AcquisitionError as error:
-        if as_json:
-            print(
-                json.dumps(
-                    {"device": device.info.id, "group": group, "error": error.detail, "cause": error.cause.name.lower()}
-                )
-            )
-        else:
-            say(f"{device.info.id}/{group}: {error.cause.name.lower()}: {error.detail}")
-        return FINDING
-    codes = dict(sample.quality)
-    points: list[tuple[Point, Value, str]] = [
-        (point, value, quality_name(codes[i]) if i in codes else "good")
-        for i, (point, value) in enumerate(zip(device.points(group), sample.values, strict=True))
-    ]
-    raw = [{"kind": kind, "address": address, "registers": registers} for kind, address, registers in device.raw]
-    if as_json:
-        values = [
-            {"point": p.name, "value": scaled(p, value), "unit": p.unit, "quality": q, "source": p.source}
-            for p, value, q in points
+        return anyio.run(reading.run)
+    except BaseExceptionGroup as raised:  # the output is closed, say
+        first = _first(raised)
+        raise first from first.__cause__
+
+
+class _Reading:
+    """What is read and how it is shown. ``code``: what to end with."""
+
+    def __init__(self, config: Config, *, only: str | None, every: float | None, wait: float, as_json: bool) -> None:
+        self._config = config
+        self._only = only
+        self._every = every
+        self._wait = wait
+        self._as_json = as_json
+        self._code = GOOD
+
+    async def run(self) -> int:
+        with anyio.CancelScope() as reading:
+            if self._every is not None:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
+            async with anyio.create_task_group() as connections:
+                for plan in self._config.adapters():
+                    if any(self._is_wanted(device.config.id) for device in plan.devices):
+                        connections.start_soon(self._connection, plan)
+        return self._code
+
+    def _is_wanted(self, device: str) -> bool:
+        return self._only in (None, device)
+
+    async def _connection(self, plan: AdapterPlan) -> None:
+        connection = plan.connection.visitor() if hasattr(plan.connection, "visitor") else plan.connection
+        adapter = kinds.load(plan.class_path)(plan.name, connection, plan.devices, SystemClock())
+        groups = [
+            (index, group)
+            for index, chosen in enumerate(plan.devices)
+            if self._is_wanted(chosen.config.id)
+            for group in chosen.groups
         ]
-        print(json.dumps({"device": device.info.id, "group": group, "values": values, "raw": raw}))
-        return GOOD
-    print(f"{device.info.id}/{group}: {(sample.ended - sample.started) / 1e6:.1f} ms")
-    for read in raw:
-        print(f"  {read['kind']} {read['address']}: {' '.join(f'{register:04x}' for register in read['registers'])}")
-    for point, value, quality in points:
-        print(f"  {point.name:12} {value_text(point, value)} {point.unit or ''}  {quality}  [{point.source}]")
-    return GOOD
+        try:
+            if hasattr(adapter, "subscribe"):
+                await self._listen(adapter, groups)
+            else:
+                await self._poll(adapter, groups)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await adapter.close()
+
+    # ---- polled ---------------------------------------------------------------------------------------------
+
+    async def _poll(self, adapter: PolledAdapter, groups: Sequence[tuple[int, str]]) -> None:
+        due = anyio.current_time()
+        while True:
+            for index, group in groups:
+                await self._acquire(adapter.devices[index], group)
+            if self._every is None:
+                return
+            due = max(due + self._every, anyio.current_time())
+            await anyio.sleep_until(due)
+
+    async def _acquire(self, device: Any, group: str) -> None:
+        device.keep_raw = True
+        try:
+            await device.prepare()
+            sample = await device.acquire(group)
+        except AcquisitionError as error:
+            self._failed(device.info.id, group, error.cause.name.lower(), error.detail)
+        else:
+            self._show(device, group, sample, getattr(device, "raw", ()))
+
+    # ---- event-driven ---------------------------------------------------------------------------------------
+
+    async def _listen(self, adapter: EventAdapter, groups: Sequence[tuple[int, str]]) -> None:
+        """Show the first message of each group; with ``every`` all of them."""
+        unheard = dict.fromkeys(groups)
+        deadline = anyio.current_time() + self._wait
+        try:
+            async with adapter.subscribe() as subscription:
+                while self._every is not None or unheard:
+                    with anyio.CancelScope(deadline=deadline if unheard else float("inf")) as waiting:
+                        arrivals = await subscription.receive()
+                    if waiting.cancelled_caught:
+                        self._unheard(adapter, unheard)
+                        unheard.clear()
+                        continue
+                    for arrival in arrivals:
+                        self._arrived(adapter, arrival, [key for key in groups if self._every or key in unheard])
+                        for key in arrival.concerns:
+                            unheard.pop(key, None)
+        except* AcquisitionError as raised:
+            error = _first(raised)
+            for index, group in unheard or groups:
+                self._failed(adapter.devices[index].info.id, group, error.cause.name.lower(), error.detail)
+
+    def _unheard(self, adapter: EventAdapter, groups: Any) -> None:
+        for index, group in groups:
+            detail = f"nothing heard within {self._wait:g} s"
+            self._failed(adapter.devices[index].info.id, group, "source_silent", detail)
+
+    def _arrived(self, adapter: EventAdapter, arrival: Arrival, wanted: Sequence[tuple[int, str]]) -> None:
+        for index, group in arrival.concerns:
+            if (index, group) in wanted:
+                device = adapter.devices[index]
+                try:
+                    sample = device.decode(group, arrival)
+                except AcquisitionError as error:
+                    self._failed(device.info.id, group, error.cause.name.lower(), error.detail)
+                else:
+                    self._show(device, group, sample, ())
+
+    # ---- shown ----------------------------------------------------------------------------------------------
+
+    def _failed(self, device: str, group: str, cause: str, detail: str) -> None:
+        self._code = FINDING
+        if self._as_json:
+            print(json.dumps({"device": device, "group": group, "error": detail, "cause": cause}), flush=True)
+        else:
+            say(f"{device}/{group}: {cause}: {detail}")
+
+    def _show(self, device: Any, group: str, sample: Sample, raw: Sequence[tuple[str, int, Sequence[int]]]) -> None:
+        codes, points = dict(sample.quality), device.points(group)
+        qualities = [quality_name(codes[i]) if i in codes else "good" for i in range(len(points))]
+        rows = list(zip(points, sample.values, qualities, strict=True))
+        if self._as_json:
+            values = [
+                {"point": p.name, "value": scaled(p, value), "unit": p.unit, "quality": quality, "source": p.source}
+                for p, value, quality in rows
+            ]
+            reads = [{"kind": kind, "address": address, "registers": registers} for kind, address, registers in raw]
+            print(json.dumps({"device": device.info.id, "group": group, "values": values, "raw": reads}), flush=True)
+            return
+        took = f": {(sample.ended - sample.started) / 1e6:.1f} ms" if sample.ended > sample.started else ""
+        print(f"{device.info.id}/{group}{took}")
+        for kind, address, registers in raw:
+            print(f"  {kind} {address}: {' '.join(f'{register:04x}' for register in registers)}")
+        for point, value, quality in rows:
+            print(_line(point, value_text(point, value), quality), flush=True)
+
+
+def _first(group: BaseExceptionGroup[E]) -> E:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _line(point: Point, value: str, quality: str) -> str:
+    return f"  {point.name:12} {value} {point.unit or ''}  {quality}  [{point.source}]"

@@ -24,13 +24,14 @@ def main(options: argparse.Namespace) -> int:
         known, others = raised.split(AgentError)
         if known is None or others is not None:
             raise
-        raise _first(known) from None
+        first = _first(known)
+        raise first from first.__cause__
     return GOOD
 
 
 async def _run(config: Config) -> None:
     # Open to the end: a second signal must not cut off the last records.
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         await daemon.run(config, signals)
 
 

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import anyio
 
-from agent import render
 from agent.commands import FINDING, GOOD, USAGE, say
+from agent.commands.target import only
 from agent.config import load
 from agent.errors import SignerError, TransportError
+from agent.evidence import render
+from agent.evidence.verify import Judged, Verifier
+from agent.kinds import TRANSPORTS
 from agent.signer import open_key_file
 from agent.transports.nats_consumer import Consumer, Source
-from agent.verify import Judged, Verifier
 
 _SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
 _PAUSE = 1.0  # s between tries to connect
@@ -29,7 +31,7 @@ _PAUSE = 1.0  # s between tries to connect
 def main(options: argparse.Namespace) -> int:
     """Ends on SIGTERM or SIGINT, with the report on stderr (text) or as last line (JSON Lines).
 
-    Raises ConfigError, PermissionError, and with ``--until-idle`` TransportError.
+    Raises ConfigError, ControlError (no such channel), PermissionError, and with ``--until-idle`` TransportError.
     """
     try:
         source, dids = _source(options)
@@ -42,14 +44,19 @@ def main(options: argparse.Namespace) -> int:
 
 def _source(options: argparse.Namespace) -> tuple[Source, list[str]]:
     if options.source is not None:
+        if options.channel is not None:
+            raise ValueError("--channel is for a configuration; give SOURCE or --channel, not both")
         source = Source.parse(options.source)
         if not options.did:
             raise ValueError("say whose records are to be accepted: --did did:ethr:...")
         return source, options.did
     config = load(options.config)
-    settings = config.channel.settings
+    channel = only(config, options.channel)
+    if channel.transport != TRANSPORTS["nats"].transport:
+        raise ValueError(f"the channel {channel.id} does not go to NATS, and nothing else can be read back yet")
+    settings = channel.settings
     dids = options.did or [config.identity.did or _did_of_key(config.identity.key)]
-    return Source(settings.servers, settings.stream, config.channel.topic), dids
+    return Source(settings.servers, settings.stream, channel.topic), dids
 
 
 def _did_of_key(path: Path) -> str:

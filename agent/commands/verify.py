@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.commands import FINDING, GOOD, USAGE, say
-from agent.envelope import envelopes, unpack
 from agent.errors import EvidenceError
-from agent.verify import Judged, Verifier
+from agent.evidence.envelope import envelopes, unpack
+from agent.evidence.verify import Judged, Verifier
 
 
 def main(options: argparse.Namespace) -> int:

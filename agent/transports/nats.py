@@ -25,8 +25,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
-from agent.envelope import CONTENT_TYPE
 from agent.errors import TransportError, Verdict
+from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Message
 from agent.transports.nats_config import NatsConfig
 

@@ -1,0 +1,120 @@
+"""The configuration in force: what ``agent.config.load`` hands to the rest of the agent.
+
+Everything in it was judged: references hold, defaults are filled in, durations are ns, sizes bytes, and paths absolute.
+As text (``plain``, ``digest_text``) durations and sizes are written as in the file, and a secret is what refers to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from agent.config.problems import Place
+from agent.config.selection import Selection
+from agent.config.tables import Agent, Identity, Outbox, Site
+from agent.evidence.timetable import spread
+from agent.ports import DeviceSelection
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPlan:
+    """A connection and what is read through it; ``class_path`` is for agent.kinds.load."""
+
+    name: str
+    class_path: str
+    connection: Any  # the adapter's connection_model
+    devices: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Where records go. ``settings`` is the transport's own model, ``topic`` what it makes of the ids.
+
+    ``selection``: of each device and group the points that ``send`` names, in the device's order.
+    """
+
+    id: str
+    transport: str  # class path, for agent.kinds.load
+    settings: Any
+    topic: str
+    send: tuple[str, ...]
+    seal_within: int  # ns
+    outbox: Outbox
+    selection: Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration that is good throughout.
+
+    ``path`` is the file as it was named, ``files`` the same and those that it includes, ``devices`` all devices, also
+    those of which nothing is sent. ``places``: where ("channel", ID) and ("group", DEVICE, GROUP) stand.
+    """
+
+    path: Path
+    site: Site
+    identity: Identity
+    agent: Agent
+    channels: tuple[Channel, ...]
+    plans: tuple[AdapterPlan, ...]
+    files: tuple[Path, ...] = ()
+    devices: tuple[Any, ...] = ()
+    places: Mapping[tuple[str, ...], Place] = field(default_factory=dict, compare=False)
+
+    def adapters(self) -> list[AdapterPlan]:
+        """The connections through which something is read that a channel sends."""
+        return [plan for plan in self.plans if plan.devices]
+
+    def phase(self, device: Any, group: str) -> int:
+        """How long behind the marks of UTC a polled group is due, in ns; ``device`` is an adapter's model."""
+        table = device.groups[group]
+        phase: int | str = getattr(table, "phase", 0)
+        return spread(table.every, self.site.id, device.id, group) if isinstance(phase, str) else phase
+
+    def digest_text(self) -> bytes:
+        """The effective configuration as canonical JSON, for an HMAC.
+
+        Defaults are filled in and keys sorted; comments, the order of devices and the file in which something stands
+        do not count, nor do devices of which nothing is sent.
+        """
+        return json.dumps(
+            {
+                "site": plain(self.site),
+                "identity": plain(self.identity),
+                "agent": plain(self.agent),
+                "channel": {
+                    channel.id: {
+                        "transport": channel.transport,
+                        "settings": plain(channel.settings),
+                        "send": sorted(channel.send),
+                        "seal_within": channel.seal_within,
+                        "outbox": plain(channel.outbox),
+                    }
+                    for channel in self.channels
+                },
+                "connection": {
+                    plan.name: {
+                        "kind": plan.class_path,
+                        "settings": plain(plan.connection),
+                        "devices": {
+                            device.config.id: {"settings": plain(device.config), "groups": device.groups}
+                            for device in plan.devices
+                        },
+                    }
+                    for plan in self.plans
+                },
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+        ).encode()
+
+
+def plain(model: BaseModel) -> Any:
+    """A table as JSON's own types."""
+    return model.model_dump(mode="json")

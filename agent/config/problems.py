@@ -1,0 +1,254 @@
+"""Problems of a configuration in the words of its reader.
+
+pydantic finds all that is wrong with a model at once; here each finding becomes a ``Problem`` with a line, a key and a
+remedy. A value is repeated in a message only if no name on its way can be a secret's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from agent.config.toml_lines import Key, line_of
+from agent.errors import Problem
+from agent.printable import printable
+
+Model = TypeVar("Model", bound=BaseModel)
+
+NOT_YET = "not supported yet by this version"
+
+# Keys of the format that later versions understand, by the table they stand in ("*": any name or index). Consulted only
+# for a key that its model does not know, so an entry does no harm once the key works.
+_LATER: dict[Key, str] = {
+    (): "clock",
+    ("connection", "*"): "tls idle_close",
+    ("device", "*"): "profile",
+    ("device", "*", "groups", "*"): "sample aggregate",
+    ("device", "*", "groups", "*", "points", "*"): "report",
+    ("channel", "*"): "creds nkey token username password tls create",
+    ("channel", "*", "outbox"): "on_disk_failure",
+    ("agent",): "http token",
+}
+_SECRET = re.compile(r"pass|secret|token|nkey|creds|credential|seed|pin", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something of the configuration stands: the file, the line from 1 (0: no line), the key in that file."""
+
+    file: str
+    line: int
+    key: str
+
+    def problem(self, what: str, remedy: str) -> Problem:
+        """What is wrong there, on one line."""
+        return Problem(self.file, self.line, *map(printable, (self.key, what, remedy)))
+
+    def seen_from(self, file: str) -> str:
+        """What a message about ``file`` calls it."""
+        return self.key if file == self.file else f"{self.key} in {self.file}:{self.line}"
+
+
+class Findings:
+    """Collects the problems of one file; the first one about a place stands."""
+
+    def __init__(self, *, file: str, lines: Mapping[Key, int]) -> None:
+        self.file = file
+        self.lines = lines
+        self._problems: dict[Key, Problem] = {}
+
+    def add(self, key: Key, what: str, remedy: str) -> None:
+        """Note what is wrong at a key and what to do about it."""
+        self._problems.setdefault(key, self.place(key).problem(what, remedy))
+
+    def add_unreadable(self, problem: Problem) -> None:
+        """Note what keeps the whole file from being read."""
+        self._problems.setdefault((), problem)
+
+    def place(self, key: Key) -> Place:
+        """Where a key stands."""
+        return Place(self.file, line_of(self.lines, key), dotted(key))
+
+    def add_error(self, key: Key, error: ValueError) -> None:
+        """Note an error whose text is "what is wrong; what to do"."""
+        self.add(key, *_halves(str(error)))
+
+    def judge(
+        self, model: type[Model], raw: Any, *, at: Key, context: Any = None, also_known: Iterable[str] = ()
+    ) -> Model | None:
+        """The model of what stands at a key, or None and all that is wrong with it.
+
+        ``also_known``: keys at the same place that are judged elsewhere, for suggestions.
+        """
+        try:
+            return model.model_validate(raw, context=context)
+        except ValidationError as error:
+            details = [(_place(detail["loc"], raw), dict(detail)) for detail in error.errors(include_url=False)]
+            for inner, detail in details:
+                # A list whose elements were refused counts as too short as well; that is no problem of its own.
+                within = any(len(other) > len(inner) and other[: len(inner)] == inner for other, _ in details)
+                if detail["type"] == "too_short" and within:
+                    continue
+                if detail["type"] == "extra_forbidden":
+                    self.add_unknown(
+                        (*at, *inner), [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
+                    )
+                else:
+                    self.add((*at, *inner), *_words(detail, (*at, *inner)))
+            return None
+
+    def add_unknown(self, key: Key, known: Iterable[str]) -> None:
+        """Note a key that nothing understands, at least not yet."""
+        if _is_later(key):
+            self.add(key, NOT_YET, "remove it")
+            return
+        near = difflib.get_close_matches(str(key[-1]), list(known), n=1)
+        self.add(key, "unknown key", f"did you mean '{near[0]}'?" if near else "remove it")
+
+    def sorted(self) -> list[Problem]:
+        """All problems, by line."""
+        return sorted(self._problems.values(), key=lambda problem: problem.line)
+
+
+def render(problems: Iterable[Problem]) -> str:
+    """One line per problem."""
+    return "\n".join(map(str, problems))
+
+
+def may_be_secret(name: str) -> bool:
+    """Whether what stands under a name is better not shown."""
+    return _SECRET.search(name) is not None
+
+
+def dotted(key: Key) -> str:
+    """``device[0].groups.ac`` for ``("device", 0, "groups", "ac")``; unusual names are quoted as in TOML."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else '"' + part.replace('"', '\\"') + '"'
+            text += f".{name}" if text else name
+    return text
+
+
+def known_keys(model: type[BaseModel], inner: Key) -> set[str]:
+    """The keys that may stand at a place inside a model."""
+    models = {model}
+    for part in inner:
+        # An index, or a name of a mapping, leads to no other model.
+        deeper = {
+            found
+            for each in models
+            if part in each.model_fields
+            for found in _models(each.model_fields[str(part)].annotation)
+        }
+        models = deeper or models
+    return {field.alias or name for each in models for name, field in each.model_fields.items()}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _place(loc: tuple[int | str, ...], raw: Any) -> Key:
+    """A location of pydantic without what it adds of its own (tags of unions, names of validators)."""
+    place: list[int | str] = []
+    for index, part in enumerate(loc):
+        inside = (isinstance(raw, dict) and part in raw) or (
+            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        )
+        if inside:
+            raw = raw[part]
+        elif not isinstance(raw, dict) or index + 1 < len(loc):
+            continue
+        place.append(part)  # found, or the last one of a table: the key that is missing
+    return tuple(place)
+
+
+def _is_later(key: Key) -> bool:
+    *table, name = key
+    for place, names in _LATER.items():
+        if len(place) == len(table) and all(want in ("*", part) for want, part in zip(place, table, strict=True)):
+            return name in names.split()
+    return False
+
+
+def _halves(text: str) -> tuple[str, str]:
+    what, mark, remedy = text.rpartition("; ")
+    return (what, remedy) if mark else (text, "docs/configuration.md says what is allowed")
+
+
+def _words(detail: dict[str, Any], key: Key) -> tuple[str, str]:
+    """What is wrong and what to do, for one error of pydantic."""
+    kind: str = detail["type"]
+    context: dict[str, Any] = detail.get("ctx", {})
+    if kind == "value_error":
+        return _halves(str(context["error"]))
+    if kind == "missing":
+        return "missing", "add it"
+    found = _found(detail["input"], key)
+    for ending, (expected, remedy) in _TYPES.items():
+        if kind.startswith(ending):
+            return f"expected {expected}, found {found}", remedy
+    if kind in _LIMITS:
+        what, remedy = _LIMITS[kind]
+        return what.format(found=found), remedy.format(**context)
+    if kind in ("literal_error", "enum"):
+        return f"{found} is not possible", "choose " + str(context["expected"]).replace("'", '"')
+    # A third party's own type of error; its message is all there is.
+    return str(detail["msg"]), "docs/configuration.md says what is allowed"
+
+
+# By the beginning of pydantic's name of an error.
+_TYPES = {
+    "string_type": ("text", 'write it in quotes, such as "text"'),
+    "int_": ("a whole number", "write digits without quotes or a fraction"),
+    "float_": ("a number", "write digits without quotes"),
+    "finite_number": ("a finite number", "write digits"),
+    "bool_": ("true or false", "write one of them without quotes"),
+    "list_type": ("a list", "write it in brackets, [ ... ]"),
+    "tuple_type": ("a list", "write it in brackets, [ ... ]"),
+    "dict_type": ("a table", "write { key = value } or a [table] of its own"),
+    "mapping_type": ("a table", "write { key = value } or a [table] of its own"),
+    "model_type": ("a table", "write { key = value } or a [table] of its own"),
+    "model_attributes_type": ("a table", "write { key = value } or a [table] of its own"),
+}
+_LIMITS = {
+    "string_too_short": ("the text is too short", "write at least {min_length} characters"),
+    "string_too_long": ("the text is too long", "write at most {max_length} characters"),
+    "too_short": ("too few entries", "write at least {min_length}"),
+    "too_long": ("too many entries", "write at most {max_length}"),
+    "string_pattern_mismatch": ("{found} is not of the form that is needed", "write what the pattern {pattern} allows"),
+    "greater_than": ("{found} is out of range", "choose more than {gt}"),
+    "greater_than_equal": ("{found} is out of range", "choose {ge} or more"),
+    "less_than": ("{found} is out of range", "choose less than {lt}"),
+    "less_than_equal": ("{found} is out of range", "choose {le} or less"),
+    "multiple_of": ("{found} is not possible", "choose a multiple of {multiple_of}"),
+}
+
+
+def _found(value: Any, key: Key) -> str:
+    """A value as the file shows it, short; only its type if it may be a secret."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if any(isinstance(part, str) and may_be_secret(part) for part in key):
+        return "something else"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value[:40]}"' if "@" not in value else "text"
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return f"the date or time {value}"
+    return f"{value}"[:40]

@@ -1,0 +1,91 @@
+"""A configuration as a file again: all defaults filled in, all included files in one, every path absolute.
+
+``load`` accepts it and finds the same in it. Secrets appear as what refers to them; what a third party's model holds in
+plain text under a secret's name is not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agent import kinds
+from agent.config.effective import Channel, Config
+from agent.config.problems import may_be_secret
+from agent.config.tables import VERSION
+from agent.units import duration_text
+
+NOT_SHOWN = "(not shown)"
+_REFERENCES = {"file", "credential", "env"}  # agent/secret.py
+
+
+def as_file(config: Config) -> dict[str, Any]:
+    """The tables of one file that says all of it."""
+    return {
+        "version": VERSION,
+        "site": _written(config.site),
+        "identity": _written(config.identity),
+        "connection": {
+            plan.name: _kind(plan.class_path, plan.connection) | _masked(_written(plan.connection))
+            for plan in config.plans
+        },
+        "device": [_written(device) for device in config.devices],
+        "channel": [_channel(channel) for channel in config.channels],
+        "agent": _written(config.agent),
+    }
+
+
+def _channel(channel: Channel) -> dict[str, Any]:
+    transport = next(name for name, kind in kinds.TRANSPORTS.items() if kind.transport == channel.transport)
+    return {
+        "id": channel.id,
+        "transport": transport,
+        **_masked(_written(channel.settings)),
+        "send": list(channel.send),
+        "seal_within": duration_text(channel.seal_within),
+        "outbox": _written(channel.outbox),
+    }
+
+
+def _kind(class_path: str, connection: BaseModel) -> dict[str, Any]:
+    """``kind``, where the URL does not say it."""
+    url = getattr(connection, "url", None)
+    scheme = kinds.scheme(url) if isinstance(url, str) else None
+    return {} if scheme is not None and kinds.ADAPTERS.get(scheme) == class_path else {"kind": class_path}
+
+
+def _written(model: BaseModel) -> dict[str, Any]:
+    """A table with its defaults; without them where the model refuses one that is written out, as it does with a key
+    that has no effect beside others.
+    """
+    whole = _without_none(model.model_dump(mode="json", by_alias=True))
+    try:
+        type(model).model_validate(whole)
+    except ValidationError:
+        return _without_none(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    return whole
+
+
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null; what is None is left out."""
+    return {key: _filled(value) for key, value in table.items() if value is not None}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_filled(each) for each in value]
+    return _without_none(value) if isinstance(value, dict) else value
+
+
+def _masked(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what stands under a secret's name, unless it is a reference."""
+    shown: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            is_reference = len(value) == 1 and value.keys() <= _REFERENCES
+            shown[key] = value if is_reference else _masked(value)
+        else:
+            shown[key] = NOT_SHOWN if value and may_be_secret(key) and isinstance(value, str | list) else value
+    return shown

@@ -1,0 +1,168 @@
+"""The tables of agent.toml that belong to no adapter and no transport, as models.
+
+Each judges its own table; what concerns several tables is judged in agent/config/whole.py. Validation gets a
+context with ``folder``, the folder of the file, against which relative paths are resolved.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from agent.config.problems import NOT_YET
+from agent.units import Duration, S, Size, duration_range, size_range
+
+VERSION = 1
+MIB = 1 << 20
+LONGEST_SOCKET = 107  # bytes, unix(7)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DID = re.compile(r"did:ethr:[A-Za-z0-9-]{1,32}:0x[0-9A-Fa-f]{40}")
+_ID_REMEDY = "write a letter or digit, then letters, digits, dot, _ and -, 64 at most"
+
+
+def judge_id(value: str) -> str:
+    """The id of a site, connection, device, group or channel. Raises ValueError."""
+    if not _ID.fullmatch(value):
+        raise ValueError(f'"{value[:80]}" is no id; {_ID_REMEDY}')
+    return value
+
+
+def _judge_did(value: str) -> str:
+    if not _DID.fullmatch(value):
+        raise ValueError(
+            f'"{value[:80]}" is no DID of an agent; write "did:ethr:NETWORK:0x" and 40 hex digits, or remove it'
+        )
+    return value
+
+
+def _label(value: str) -> str:
+    if not value or len(value) > 256 or not value.isprintable():
+        raise ValueError("a label is empty, too long or not printable; write 1 to 256 characters on one line")
+    return value
+
+
+def _path(value: Any, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError('expected a path in quotes; write it like "/var/lib/edge-agent"')
+    context: Mapping[str, Path] = info.context or {}
+    return Path(context.get("folder", Path()), value)
+
+
+def _socket(value: Any, info: ValidationInfo) -> Path | None:
+    if value == "":
+        return None
+    path = _path(value, info)
+    if len(os.fsencode(path)) > LONGEST_SOCKET:
+        raise ValueError(
+            f"the path of a socket has at most {LONGEST_SOCKET} bytes, with its folder; choose a shorter one"
+        )
+    return path
+
+
+def _key_file(value: Any, info: ValidationInfo) -> Path:
+    # The value is not repeated: somebody may have put the key itself here.
+    scheme, _, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if scheme in ("credential", "keystore", "pkcs11"):
+        raise ValueError(f'"{scheme}:" is {NOT_YET}; use "file:PATH"')
+    if scheme != "file" or not path:
+        raise ValueError('expected the place of the key; write "file:PATH"')
+    return _path(path, info)
+
+
+def _whole_mib(count: int) -> int:
+    if count % MIB:
+        raise ValueError("the ring has segments of 1 MiB; write whole MiB")
+    return count
+
+
+def _when_full(value: Any) -> Any:
+    if value == "block":
+        raise ValueError(f'"block" is {NOT_YET}; use "drop-oldest"')
+    return value
+
+
+def _key_text(path: Path) -> str:
+    return f"file:{path}"
+
+
+def _socket_text(path: Path | None) -> str:
+    return "" if path is None else str(path)
+
+
+Id = Annotated[str, AfterValidator(judge_id), Field(json_schema_extra={"pattern": f"^{_ID.pattern}$"})]
+PathText = Annotated[Path, BeforeValidator(_path)]
+Label = Annotated[str, AfterValidator(_label)]
+
+
+class Table(BaseModel):
+    """A table: unknown keys are errors, nothing is converted, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Site(Table):
+    """Where the data is from; signed into every plan."""
+
+    id: Id
+    labels: dict[Label, Label] = Field(default={}, max_length=32)
+
+
+class Identity(Table):
+    """The agent's key, and the DID that it must have."""
+
+    key: Annotated[
+        Path,
+        BeforeValidator(_key_file),
+        PlainSerializer(_key_text, return_type=str, when_used="json"),
+        WithJsonSchema({"type": "string", "pattern": "^file:."}),
+    ]
+    did: Annotated[str, AfterValidator(_judge_did)] | None = None
+
+
+class Agent(Table):
+    """The process itself. ``state``: folder of the outboxes and of what was learned. ``socket``: where the running
+    agent answers commands; None: it does not.
+    """
+
+    state: PathText = Path("/var/lib/edge-agent")
+    socket: Annotated[
+        Path | None,
+        BeforeValidator(_socket),
+        PlainSerializer(_socket_text, return_type=str, when_used="json"),
+        WithJsonSchema({"type": "string"}),
+    ] = Path("/run/edge-agent/agent.sock")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Outbox(Table):
+    """The ring on disk that holds a channel's records. ``size`` in bytes."""
+
+    size: Annotated[Size, size_range("5MiB", "1TiB"), AfterValidator(_whole_mib)] = 64 * MIB
+    when_full: Annotated[Literal["drop-oldest"], BeforeValidator(_when_full)] = "drop-oldest"
+
+
+class ChannelTable(Table):
+    """What every channel says; the rest of its keys belong to its transport.
+
+    ``seal_within`` in ns. ``send``: patterns over device/group/point; what no pattern names is not even read.
+    """
+
+    id: Id
+    transport: str
+    send: tuple[str, ...] = Field(min_length=1, strict=False)
+    seal_within: Annotated[Duration, duration_range("100ms", "60s")] = S
+    outbox: Outbox = Outbox()

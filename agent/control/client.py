@@ -1,0 +1,97 @@
+"""Asking the running agent: the other end of the control socket (agent/control/server.py), blocking, for commands.
+
+Tells apart, by exception, an agent that is not there from one that may not be asked and one that refuses; the exit
+code comes with it.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AgentError
+
+WITHIN = 30.0  # s from line to line
+_UNAVAILABLE, _NO_PERMISSION = 69, 77  # exit codes of agent/commands
+_LONGEST = 4 << 20  # bytes of a line
+
+
+class ControlError(AgentError):
+    """The agent gave no answer or ended it with an error; ``code`` is what the command ends with."""
+
+    def __init__(self, message: str, *, code: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class NotRunningError(ControlError):
+    """Nobody answers at the socket."""
+
+    def __init__(self, path: Path) -> None:
+        hint = "start it (systemctl start edge-agent), or name its socket with --socket"
+        super().__init__(f"no agent answers at {path}", code=_UNAVAILABLE, hint=hint)
+
+
+@contextmanager
+def asking(path: Path, command: str, *, within: float | None = WITHIN, **arguments: Any) -> Iterator[Iterator[Any]]:
+    """The lines that the agent answers with, without the last. ``within``: s to wait for each; None: no end.
+
+    Raises NotRunningError at once, ControlError there or while the lines come. Arguments that are None are left out.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(within)
+        _connect(connection, path)
+        request = {"command": command, **{key: value for key, value in arguments.items() if value is not None}}
+        with suppress(ConnectionError):  # it may have refused already; its words are still to be read
+            connection.sendall(json.dumps(request).encode() + b"\n")
+        yield _lines(connection)
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    try:
+        connection.connect(os.fspath(path))
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        raise NotRunningError(path) from None
+    except PermissionError:
+        hint = f"become a member of {_group(path)} (usermod -aG, then log in again), or run it as root"
+        raise ControlError(f"no permission for the socket {path}", code=_NO_PERMISSION, hint=hint) from None
+    except OSError as error:  # its name is too long; the agent is too busy to take anybody on
+        reason = error.strerror or error
+        hint = "is the path right?"
+        raise ControlError(f"the socket {path} cannot be used: {reason}", code=_UNAVAILABLE, hint=hint) from None
+
+
+def _group(path: Path) -> str:
+    """The group that may use the socket, for people."""
+    for each in (path, path.parent):
+        with suppress(OSError, KeyError):
+            return f"the group {grp.getgrgid(each.stat().st_gid).gr_name!r}"
+    return "the agent's group"
+
+
+def _lines(connection: socket.socket) -> Iterator[Any]:
+    try:
+        with connection.makefile("rb") as received:
+            while data := received.readline(_LONGEST):
+                line = json.loads(data)
+                if "end" not in line:
+                    yield line
+                    continue
+                if line["end"]:
+                    message = line.get("error") or "the agent refused"
+                    raise ControlError(message, code=int(line["end"]), hint=line.get("hint") or "")
+                return
+    except TimeoutError:
+        raise ControlError("the agent does not answer", code=_UNAVAILABLE, hint="its log may say why") from None
+    except ConnectionError:
+        pass
+    except (ValueError, TypeError):
+        hint = "are agent and command of one version?"
+        raise ControlError("the agent's answer cannot be understood", code=_UNAVAILABLE, hint=hint) from None
+    raise ControlError("the agent went away before it had answered", code=_UNAVAILABLE, hint="is it restarting?")

@@ -1,0 +1,183 @@
+"""``check --online``: tries each broker, device and secret of a configuration once, all at the same time.
+
+Publishes nothing and seals nothing. A device is read as the agent reads it, a source of messages is subscribed to and
+not listened to: a kept session under the agent's own client id takes it over from an agent that runs, which comes back
+by itself. What was found is a line each, in the order of the configuration; nothing here raises for what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+from anyio import to_thread
+from pydantic import BaseModel
+
+from agent import kinds
+from agent.clock import SystemClock
+from agent.config.effective import AdapterPlan, Channel, Config
+from agent.errors import AcquisitionError, AgentError, TransportError
+from agent.model import Sample
+from agent.ports import PolledDevice
+from agent.secret import Secret
+
+WITHIN = 15.0  # s, for each, and so for all
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What trying one thing showed. ``unreachable``: it is a broker that was not reached."""
+
+    what: str
+    words: str
+    good: bool = True
+    unreachable: bool = False
+    takes: int | None = None  # of a broker: bytes of the largest envelope
+
+    def __str__(self) -> str:
+        return f"{self.what}: {'good: ' if self.good else ''}{self.words}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    what: str
+    run: Callable[[str], Awaitable[Tried]]  # given its name; may raise AgentError
+    is_broker: bool = False
+
+
+async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
+    """Try everything; returns after ``within`` seconds at the latest, but for what must be closed."""
+    trials = [*_trials(config)]
+    found: dict[int, Tried] = {}
+
+    async def run(index: int, trial: _Trial) -> None:
+        words = f"no answer within {within:g} s"
+        with anyio.move_on_after(within):
+            try:
+                found[index] = await trial.run(trial.what)
+            except AgentError as error:
+                words = _words(error)
+        found.setdefault(index, Tried(trial.what, words, good=False, unreachable=trial.is_broker))
+
+    async with anyio.create_task_group() as tasks:
+        for index, trial in enumerate(trials):
+            tasks.start_soon(run, index, trial)
+    return [found[index] for index in range(len(trials))]
+
+
+def _trials(config: Config) -> Iterator[_Trial]:
+    for plan in config.adapters():
+        yield from _secrets(f"connection {plan.name}", plan.connection)
+    for channel in config.channels:
+        yield from _secrets(f"channel {channel.id}", channel.settings)
+    for channel in config.channels:
+        yield _Trial(f"channel {channel.id}", partial(_broker, channel), is_broker=True)
+    for plan in config.adapters():
+        opened = _Opened(plan)
+        if opened.is_subscribed:
+            yield _Trial(f"connection {plan.name}", opened.subscribe)
+        else:
+            for index, device in enumerate(plan.devices):
+                yield _Trial(f"device {device.config.id}", partial(opened.read, index))
+
+
+# ---- secrets ----------------------------------------------------------------------------------------------------
+
+
+def _secrets(what: str, model: BaseModel) -> Iterator[_Trial]:
+    for key in type(model).model_fields:
+        value = getattr(model, key)
+        if isinstance(value, Secret):
+            yield _Trial(f"{what}: {key}", partial(_secret, value))
+        elif isinstance(value, BaseModel):
+            yield from _secrets(f"{what}: {key}", value)
+
+
+async def _secret(secret: Secret, what: str) -> Tried:
+    """Raises SecretError."""
+    await to_thread.run_sync(secret.read, abandon_on_cancel=True)
+    return Tried(what, f"{secret} can be read")
+
+
+# ---- brokers ----------------------------------------------------------------------------------------------------
+
+
+async def _broker(channel: Channel, what: str) -> Tried:
+    """Connect to each of the servers; one that is as it should be is enough."""
+    transport = kinds.load(channel.transport)(channel.settings, subject=channel.topic)
+    found = list[Tried]()
+
+    async def connect() -> None:  # each session goes to the next server
+        reached = False
+        try:
+            async with transport.session() as session:
+                reached = True
+                last = await session.last()
+                words = f"{channel.topic} is taken, {'nothing there yet' if last is None else 'can be read back'}"
+                found.append(Tried(what, words, takes=transport.max_envelope))
+        except TransportError as error:
+            found.append(Tried(what, _words(error), good=False, unreachable=not reached))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(len(getattr(channel.settings, "servers", "1"))):
+            tasks.start_soon(connect)
+    found.sort(key=lambda each: (not each.good, each.unreachable))
+    best, others = found[0], [each.words for each in found[1:] if each.words != found[0].words]
+    words = f"{best.words} (another server: {' / '.join(others)})" if others else best.words
+    return Tried(what, words, best.good, best.unreachable, best.takes)
+
+
+# ---- devices ----------------------------------------------------------------------------------------------------
+
+
+class _Opened:
+    """The adapter of a connection while its devices are tried; the last one closes it."""
+
+    def __init__(self, plan: AdapterPlan) -> None:
+        self._plan = plan
+        self._adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, SystemClock())
+        self._left = len(plan.devices)
+        self.is_subscribed = hasattr(self._adapter, "subscribe")
+
+    async def read(self, index: int, what: str) -> Tried:
+        """Read each group of a device once."""
+        try:
+            return await self._read(self._adapter.devices[index], [*self._plan.devices[index].groups], what)
+        finally:
+            self._left -= 1
+            if not self._left:
+                await self._close()
+
+    async def _read(self, device: PolledDevice, groups: list[str], what: str) -> Tried:
+        values, good, failed = 0, 0, list[str]()
+        for group in groups:
+            try:
+                await device.prepare()
+                sample: Sample = await device.acquire(group)
+            except AcquisitionError as error:
+                failed.append(f"{group}: {error.cause.name.lower()}: {_words(error)}")
+            else:
+                values += len(sample.values)
+                good += len(sample.values) - len(sample.quality)
+        if failed:
+            return Tried(what, " / ".join(dict.fromkeys(failed)), good=False)
+        return Tried(what, f"{good} of {values} values read are good" if good < values else f"{values} values read")
+
+    async def subscribe(self, what: str) -> Tried:
+        """Connect and subscribe. Raises AcquisitionError, SecretError."""
+        try:
+            async with self._adapter.subscribe():
+                names = ", ".join(device.config.id for device in self._plan.devices)
+                return Tried(what, f"subscribed for {names}; messages are not waited for")
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._adapter.close()
+
+
+def _words(error: AgentError) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)

@@ -1,0 +1,257 @@
+"""The listener: one connection to a source of messages, kept up, and what its messages mean for event-driven groups.
+
+It connects again with back-off for as long as it runs; terms come and go meanwhile. Within a term ``pump`` makes a
+frame of each message, or a gap if nothing in it can be understood, in the order of arrival. A message is acknowledged
+once all of it is on disk, in the same order; when half of what the source sends without an acknowledgement waits for
+that, it is sealed at once. When no messages came is stated as gaps in time.
+
+A crash loses what was not acknowledged: a source that keeps it sends it again. What a lost connection left
+unacknowledged is sealed all the same, and comes again as possible duplicate.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+from agent.errors import AcquisitionError
+from agent.model import Cause, Frame, Gap
+from agent.ports import Arrival, Clock, EventAdapter, EventDevice, Subscription
+from agent.router import GroupKey, Receipts
+from agent.silences import Silences
+from agent.states import States
+
+_INBOX = 512  # messages fetched and not yet put
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where frames and gaps go."""
+
+    async def put(self, item: Frame | Gap) -> Receipts:
+        """Accept a frame or gap of the term in force."""
+
+    def hurry(self, group: int) -> None:
+        """Somebody waits for what was put of a group."""
+
+
+class Term(Protocol):
+    """What a listener needs of the term in force."""
+
+    over: bool
+
+    @property
+    def indexes(self) -> Mapping[GroupKey, int]:
+        """A group's index in the term."""
+
+    @property
+    def revisions(self) -> Mapping[str, int]:
+        """Of each device, as the term's plan has it."""
+
+    def end(self) -> None:
+        """A new term is needed."""
+
+    def look(self) -> None:
+        """End the term if the wall clock has left it and no poller will see that."""
+
+    async def wait(self, event: anyio.Event, *, until: int | None) -> None:
+        """Wait for an event, until a boot time or the end of the term at most."""
+
+
+@dataclass(slots=True)
+class _Message:
+    """A message on its way: of how many of the groups that it concerns a frame was put, and the receipts."""
+
+    subscription: Subscription
+    arrival: Arrival
+    put: int = 0
+    receipts: list[Receipts] = field(default_factory=list)
+
+
+class Listener:
+    """A connection to a source, and the groups that live on its messages."""
+
+    def __init__(
+        self,
+        name: str,
+        adapter: EventAdapter,
+        groups: Sequence[tuple[EventDevice, str]],
+        *,
+        sink: Sink,
+        clock: Clock,
+        states: States,
+    ) -> None:
+        self.name = name
+        self.adapter = adapter
+        self.groups = groups
+        self.connected = False
+        self.trouble = ""  # why not, as it was last found
+        self._sink = sink
+        self._clock = clock
+        self._states = states
+        silent_after = {device.info.id: device.silent_after for device, _ in groups if device.silent_after is not None}
+        self._silences = Silences(silent_after, now=clock.boot())
+        self._inbox: deque[_Message] = deque()  # fetched, not all put
+        self._unsettled: deque[_Message] = deque()  # put, not acknowledged
+        self._news = anyio.Event()  # for the pump
+        self._room = anyio.Event()  # for the receiver
+        self._added = anyio.Event()  # for the acknowledger
+        self._told = anyio.Event()  # by the acknowledger
+
+    # ---- the connection -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        pause = _FIRST_PAUSE
+        while True:
+            heard = self._clock.boot()
+            try:
+                async with self.adapter.subscribe() as subscription, anyio.create_task_group() as tasks:
+                    pause = _FIRST_PAUSE
+                    self._begin(subscription)
+                    tasks.start_soon(self._acknowledge)
+                    try:
+                        await self._receive(subscription)
+                    finally:
+                        heard = subscription.heard
+            except (AcquisitionError, BaseExceptionGroup) as raised:
+                self._lost(heard, _acquisition_error(raised))
+            await anyio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _begin(self, subscription: Subscription) -> None:
+        self.connected, self.trouble = True, ""
+        self._silences.connected(subscription.since, kept=subscription.resumed)
+        for device, group in self.groups:
+            self._states.well(device.info.id, group, tell=False)
+        self._news.set()
+        log.info("listening connection=%s session=%s", self.name, "kept" if subscription.resumed else "new")
+
+    def _lost(self, heard: int, error: AcquisitionError) -> None:
+        if error.detail != self.trouble:  # one line per change of state, not one per try
+            log.warning("not listening connection=%s error=%s hint=%s", self.name, error.detail, error.hint or "none")
+        self.connected, self.trouble = False, error.detail
+        self._silences.lost(heard, error.detail)
+        for device, group in self.groups:
+            self._states.failed(device.info.id, group, error.cause, error.detail, tell=False)
+        self._news.set()
+
+    async def _receive(self, subscription: Subscription) -> None:
+        """Fetch what comes until the connection is lost."""
+        while True:
+            while len(self._inbox) >= _INBOX:
+                await self._room.wait()
+            self._inbox.extend(_Message(subscription, arrival) for arrival in await subscription.receive())
+            self._news.set()
+
+    async def _acknowledge(self) -> None:
+        """Tell the source what is on disk, in the order of arrival."""
+        while True:
+            while self._unsettled:
+                message = self._unsettled[0]
+                for receipts in message.receipts:
+                    if not receipts.settled:
+                        await receipts.durable()
+                self._unsettled.popleft()
+                message.subscription.acknowledge(message.arrival)
+            self._told.set()
+            self._told, self._added = anyio.Event(), anyio.Event()
+            await self._added.wait()
+
+    # ---- in a term ------------------------------------------------------------------------------------------
+
+    async def pump(self, term: Term) -> None:
+        """Put what came, in order, and what has to be stated, until the term ends."""
+        while not term.over:
+            term.look()
+            await self._state(term, last=False)
+            while self._inbox and not term.over:
+                if not await self._put(term, self._inbox[0]):
+                    term.end()
+                    return
+                self._unsettled.append(self._inbox.popleft())
+                self._hurry(term)
+            self._room.set()
+            self._room = anyio.Event()
+            self._added.set()
+            if not self._inbox:
+                self._news = anyio.Event()
+                await term.wait(self._news, until=self._silences.due)
+
+    async def settled(self) -> None:
+        """Return once the source knows of all that was put."""
+        while self._unsettled and self.connected:
+            await self._told.wait()
+
+    async def conclude(self, term: Term) -> None:
+        """State what lasts; nothing more will come."""
+        await self._state(term, last=True)
+
+    async def _put(self, term: Term, message: _Message) -> bool:
+        """Put what a message means for its groups; False if the plan must change first."""
+        arrival = message.arrival
+        for index, group in arrival.concerns[message.put :]:
+            device = self.adapter.devices[index]
+            name = device.info.id
+            place = term.indexes.get((name, group))
+            if place is not None:
+                item = self._item(device, group, place, arrival)
+                if device.revision != term.revisions[name]:
+                    return False
+                self._silences.heard(name, arrival.received)
+                message.receipts.append(await self._sink.put(item))
+            message.put += 1
+        return True
+
+    def _item(self, device: EventDevice, group: str, place: int, arrival: Arrival) -> Frame | Gap:
+        """A message as a cycle of a group, or why it yields nothing."""
+        name = device.info.id
+        try:
+            sample = device.decode(group, arrival)
+        except AcquisitionError as error:
+            self._states.undecodable(name, group, error.detail)
+            return Gap(place, None, None, error.cause, error.detail)
+        self._states.good(name, group)
+        return Frame(
+            place, 0, 0, None, sample.values, sample.quality, source_time=sample.source_time, received=arrival.received
+        )
+
+    async def _state(self, term: Term, *, last: bool) -> None:
+        """State the spans in which no messages came."""
+        for span in self._silences.take(self._clock.boot(), last=last):
+            for device, group in self.groups:
+                name = device.info.id
+                if span.device in (None, name) and (name, group) in term.indexes:
+                    place = term.indexes[name, group]
+                    await self._sink.put(Gap(place, None, None, span.cause, span.detail, span.begin, span.end))
+                    if span.cause is Cause.SOURCE_SILENT and span.lasts:
+                        self._states.failed(name, group, span.cause, "no messages")
+
+    def _hurry(self, term: Term) -> None:
+        """When half of what the source sends without an acknowledgement waits for the disk, do not wait for the window
+        of the batch.
+        """
+        window = self._unsettled[-1].subscription.window
+        if window is not None and 2 * len(self._unsettled) >= window:
+            for device, group in self.groups:
+                if (device.info.id, group) in term.indexes:
+                    self._sink.hurry(term.indexes[device.info.id, group])
+
+
+def _acquisition_error(raised: BaseException) -> AcquisitionError:
+    """The adapter's error in what a connection raised; anything else goes on up."""
+    if isinstance(raised, AcquisitionError):
+        return raised
+    if isinstance(raised, BaseExceptionGroup):
+        found, others = raised.split(AcquisitionError)
+        if found is not None and others is None:
+            return _acquisition_error(found.exceptions[0])
+    raise raised

@@ -1,0 +1,163 @@
+"""The file layer under the outbox: four calls on a descriptor, so that a test can put a failing one in their place; a
+ring file on it.
+
+Opening, locking and creating go to the system directly. Creation is atomic: a crash leaves either no ring file or a
+whole one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from agent.outbox.ring import SEGMENT_HEADER, START, FileHeader, SegmentHeader, unpack_segment_header
+
+
+class Files(Protocol):
+    """Positioned reads and writes; each may raise OSError, and nothing is durable before ``fdatasync`` returned."""
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """``length`` bytes, fewer only at the end of the file."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of ``data``."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Return once what was written is on the device."""
+
+    def fallocate(self, fd: int, size: int) -> None:
+        """Make the file ``size`` bytes long and reserve the room for them."""
+
+
+class OsFiles:
+    """The operating system's."""
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """``length`` bytes, fewer only at the end of the file."""
+        data = os.pread(fd, length, offset)
+        while data and len(data) < length:  # Linux gives at most 2 GiB at once and may be interrupted
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Write all of ``data``."""
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view, offset = view[done:], offset + done
+
+    def fdatasync(self, fd: int) -> None:
+        """Return once what was written is on the device."""
+        os.fdatasync(fd)
+
+    def fallocate(self, fd: int, size: int) -> None:
+        """Make the file ``size`` bytes long and reserve the room for them."""
+        os.posix_fallocate(fd, 0, size)
+
+
+OS_FILES = OsFiles()
+
+
+def open_locked(path: Path) -> int:
+    """Open an existing file and lock it for as long as the descriptor lives; FileNotFoundError, BlockingIOError
+    (locked), OSError.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same(fd, path):
+                _sync_directory(path)  # who created it may have died before doing so
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # renamed over meanwhile: the lock is on the file that was there before
+
+
+def create_locked(path: Path, fill: Callable[[int], None]) -> int:
+    """Create a file that holds what ``fill`` wrote and synced, locked as by ``open_locked``; FileExistsError,
+    BlockingIOError, OSError.
+
+    Steps: open and lock ``<name>.new``, fill it, rename it, sync the directory. A crash before the rename leaves
+    ``<name>.new``, which the next creation takes over; a crash before the last sync leaves one or the other.
+    """
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() or not _same(fd, temporary):  # another process was faster, and may have renamed this very file
+            raise FileExistsError(path)
+        try:
+            os.ftruncate(fd, 0)
+            fill(fd)
+            os.rename(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path)
+        return fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _same(fd: int, path: Path) -> bool:
+    """Whether ``path`` still names the file that ``fd`` has open."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_directory(path: Path) -> None:
+    """Return once the name of ``path`` is on the device."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+class RingFile:
+    """An open ring file, by segments: offsets count from a segment's start, ``number`` is the segment's. Methods
+    raise OSError.
+    """
+
+    def __init__(self, fd: int, header: FileHeader, files: Files = OS_FILES) -> None:
+        self.fd, self.header, self._files = fd, header, files
+
+    def _offset(self, number: int) -> int:
+        return START + number % self.header.segments * self.header.segment_size
+
+    def read(self, number: int, at: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a segment, to its end if ``length`` is None."""
+        length = self.header.segment_size - at if length is None else length
+        data = self._files.pread(self.fd, length, self._offset(number) + at)
+        if len(data) < length:
+            raise OSError(errno.EIO, "the file is shorter than it was made")
+        return data
+
+    def write(self, number: int, at: int, data: bytes) -> None:
+        """Not durable before ``sync``."""
+        self._files.pwrite(self.fd, data, self._offset(number) + at)
+
+    def sync(self) -> None:
+        """All that was written is on the device when this returns."""
+        self._files.fdatasync(self.fd)
+
+    def heads(self) -> list[tuple[int, SegmentHeader]]:
+        """Number and header of each segment in use, least first position first."""
+        found = []
+        for slot in range(self.header.segments):
+            head = unpack_segment_header(self.read(slot, 0, SEGMENT_HEADER), self.header.ring_id)
+            if head is not None:
+                found.append((head.lap * self.header.segments + slot, head))
+        return sorted(found, key=lambda item: item[1].first_pos)

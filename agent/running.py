@@ -1,0 +1,244 @@
+"""The running agent: its channels, sources and terms, what a new configuration makes of them, and how it is.
+
+Who starts and ends it is agent/daemon.py. A reload is judged as a whole and then carried out between two terms; what
+did not change goes on, without losing a cycle or a connection.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from agent import __version__, journal
+from agent.channel import Channel
+from agent.clock import boot_id
+from agent.config import load
+from agent.config.effective import AdapterPlan, Config
+from agent.config.effective import Channel as Configured
+from agent.errors import AgentError, ConfigError, Problem
+from agent.model import EventCode
+from agent.ports import Clock, Signer
+from agent.reload import Change, changes, problem, refused
+from agent.router import Router
+from agent.sealer import Facts
+from agent.source import Source
+from agent.states import States
+from agent.supervisor import Supervisor
+
+DRAIN_WITHIN = 3.0  # s: how long a channel that ends goes on delivering
+SETTLE_WITHIN = 0.5  # s: how long sources may take to be told what is on disk, at the end
+S = 1e9
+
+log = logging.getLogger(__name__)
+
+
+class Running:
+    """Implements what agent/control/answers.py asks of the running agent."""
+
+    def __init__(self, config: Config, *, signer: Signer, clock: Clock) -> None:
+        self.config = config
+        self.channels: dict[str, Channel] = {}
+        self._sources: dict[str, Source] = {}
+        self._signer = signer
+        self._clock = clock
+        self._started = clock.wall(), clock.boot()
+        self._boot_id = boot_id()
+        self._states = States(clock)
+        self._router = Router({})
+        self.supervisor = Supervisor([], sink=self._router, clock=clock, states=self._states)
+        self._reloading = anyio.Lock()
+
+    async def open(self, *, channels: TaskGroup, sources: TaskGroup) -> None:
+        """Open what the configuration names; it lives in these task groups. Raises OutboxError."""
+        self._channel_tasks, self._source_tasks = channels, sources
+        for configured in self.config.channels:
+            await self._open(configured)
+        for plan in self.config.adapters():
+            await self._connect(plan)
+        self._route()
+
+    async def _open(self, configured: Configured) -> None:
+        channel = Channel(
+            configured, state=self.config.agent.state, facts=self._facts, signer=self._signer, clock=self._clock
+        )
+        await self._channel_tasks.start(channel.run)
+        self.channels[channel.id] = channel
+
+    async def _connect(self, plan: AdapterPlan) -> None:
+        source = Source(plan, self.config, sink=self._router, clock=self._clock, states=self._states)
+        await self._source_tasks.start(source.run)
+        self._sources[plan.name] = source
+
+    def _route(self) -> None:
+        """What is acquired goes where it belongs from the next term on."""
+        self._router.routes = {name: channel.route for name, channel in self.channels.items()}
+        self.supervisor.groups = [group for source in self._sources.values() for group in source.groups]
+        self.supervisor.listeners = [each.listener for each in self._sources.values() if each.listener is not None]
+
+    def _facts(self, channel: Configured, salt: bytes) -> Facts:
+        """What the plans of a channel say of the agent."""
+        config = self.config
+        return Facts(
+            boot_id=self._boot_id,
+            version=__version__,
+            site=config.site.id,
+            labels=tuple(config.site.labels.items()),
+            channel=channel.id,
+            topic=channel.topic,
+            configuration=hmac.digest(salt, config.digest_text(), "sha256"),
+            window_ms=channel.seal_within // 1_000_000,
+        )
+
+    async def conclude(self, reason: str) -> None:
+        """Seal and close all channels; returns when all that was acquired is on disk and the sources know. Nothing may
+        be acquired any more.
+        """
+        await self.supervisor.conclude()
+        async with anyio.create_task_group() as tasks:
+            for channel in self.channels.values():
+                tasks.start_soon(partial(channel.conclude, reason, drain_within=DRAIN_WITHIN))
+        with anyio.move_on_after(SETTLE_WITHIN):
+            for source in self._sources.values():
+                if source.listener is not None:
+                    await source.listener.settled()
+
+    # ---- reload ---------------------------------------------------------------------------------------------
+
+    async def reload(self) -> Sequence[str]:
+        """Read the configuration again and carry out what changed; returns that, a line each.
+
+        Raises ConfigError with all that is wrong: then nothing was changed.
+        """
+        async with self._reloading:
+            try:
+                new = await to_thread.run_sync(self._judged)
+                change = changes(self.config, new)
+                await self._open_added(change, new)
+            except ConfigError as error:
+                for each in error.problems:
+                    log.error("configuration refused problem=%s", each)
+                for channel in self.channels.values():
+                    await channel.event(EventCode.CONFIGURATION_REFUSED, f"{len(error.problems)} problems")
+                raise
+            if new.digest_text() != self.config.digest_text() or change.lines:
+                await self._carry_out(change, new)
+            for line in change.lines:
+                log.info("configuration changed what=%s", line)
+            return change.lines
+
+    def _judged(self) -> Config:
+        try:
+            new = load(self.config.path)
+        except PermissionError as error:
+            what = f"cannot be read: {error.strerror}"
+            raise ConfigError([Problem(str(self.config.path), 0, "", what, "let the agent's user read it")]) from error
+        if problems := refused(self.config, new):
+            raise ConfigError(problems)
+        return new
+
+    async def _open_added(self, change: Change, new: Config) -> None:
+        """Open the channels that were not there before: one that cannot be is a reason to refuse all."""
+        added: list[str] = []
+        for configured in change.channels_new:
+            if configured.id in self.channels:
+                continue
+            try:
+                await self._open(configured)
+                added.append(configured.id)
+            except AgentError as error:
+                for name in added:
+                    await self.channels.pop(name).conclude("", drain_within=0)
+                found = problem(new, ("channel", configured.id), str(error), error.hint or "remove the channel")
+                raise ConfigError([found]) from error
+
+    async def _carry_out(self, change: Change, new: Config) -> None:
+        """At every point ``channels`` and sources are those that live, should the agent be stopped meanwhile."""
+        async with self.supervisor.paused():
+            for name in change.sources_gone:
+                source = self._sources.pop(name)
+                if source.listener is not None:
+                    await self.supervisor.conclude([source.listener])
+                await source.stop()
+            again = {configured.id for configured in change.channels_new}
+            for name in change.channels_gone:
+                channel = self.channels.pop(name)
+                await channel.conclude("configuration", drain_within=0 if name in again else DRAIN_WITHIN)
+                if name in again:
+                    await channel.closed.wait()
+            if new.agent.log_level != self.config.agent.log_level:
+                journal.set_up(new.agent.log_level)
+            self.config = new
+            for configured in new.channels:
+                if configured.id not in self.channels:
+                    await self._open(configured)
+                self.channels[configured.id].adopt(configured)
+            for plan in change.sources_new:
+                await self._connect(plan)
+            self._route()
+
+    # ---- how it is ------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """For people, on one line."""
+        channels = "; ".join(channel.summary() for channel in self.channels.values())
+        return f"{channels}, {self._states.failing()} devices failing"
+
+    def waiting(self) -> int:
+        """Records that are not acknowledged."""
+        return sum(channel.waiting for channel in self.channels.values())
+
+    def status(self) -> dict[str, Any]:
+        """For programs; agent/control/answers.py has the keys."""
+        wall, boot = self._started
+        now = self._clock.boot()
+        return {
+            "version": __version__,
+            "did": self._signer.did,
+            "site": self.config.site.id,
+            "pid": os.getpid(),
+            "started_wall": wall,
+            "uptime_s": (now - boot) / S,
+            "boot": self._boot_id.hex(),
+            "config": str(self.config.path),
+            "channels": [channel.status() for channel in self.channels.values()],
+            "devices": [
+                {
+                    "id": device.config.id,
+                    "adapter": plan.class_path,
+                    "groups": [self._group(device.config.id, group, now) for group in device.groups],
+                }
+                for plan in self.config.adapters()
+                for device in plan.devices
+            ],
+            "connections": [
+                {
+                    "name": name,
+                    "state": "connected" if source.listener.connected else "away",
+                    "detail": source.listener.trouble,
+                }
+                for name, source in self._sources.items()
+                if source.listener is not None
+            ],
+        }
+
+    def _group(self, device: str, name: str, now: int) -> dict[str, Any]:
+        state = self._states.groups.get((device, name))
+        if state is None:
+            return {"name": name}
+        return {
+            "name": name,
+            "state": "ok" if state.cause is None else state.cause.name.lower(),
+            "since_s": (now - state.since) / S,
+            "last_s": None if state.last is None else (now - state.last) / S,
+            "detail": state.detail,
+            "frames": state.frames,
+            "undecodable": state.undecodable,
+        }

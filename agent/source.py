@@ -1,0 +1,53 @@
+"""A source at work: a connection of the configuration, its adapter, and what is acquired through it."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.abc import TaskStatus
+
+from agent import kinds
+from agent.config.effective import AdapterPlan, Config
+from agent.listener import Listener
+from agent.ports import Clock
+from agent.router import Router
+from agent.states import States
+from agent.term import PolledGroup
+
+
+class Source:
+    """One connection: ``groups`` that are polled through it, or the ``listener`` on its messages."""
+
+    def __init__(self, plan: AdapterPlan, config: Config, *, sink: Router, clock: Clock, states: States) -> None:
+        self.plan = plan
+        self.groups: list[PolledGroup] = []
+        self.listener: Listener | None = None
+        self.closed = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, clock)
+        devices = list(zip(self._adapter.devices, plan.devices, strict=True))
+        if hasattr(self._adapter, "subscribe"):
+            groups = [(device, name) for device, chosen in devices for name in chosen.groups]
+            self.listener = Listener(plan.name, self._adapter, groups, sink=sink, clock=clock, states=states)
+        else:
+            for device, chosen in devices:
+                for name in chosen.groups:
+                    every, phase = chosen.config.groups[name].every, config.phase(chosen.config, name)
+                    self.groups.append(PolledGroup(device, name, every, phase))
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Keep the connection until ``stop``; the adapter is closed when this returns."""
+        task_status.started()
+        try:
+            with self._scope:
+                if self.listener is not None:
+                    await self.listener.run()
+                await anyio.sleep_forever()  # a polled adapter connects when it is asked
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._adapter.close()
+            self.closed.set()
+
+    async def stop(self) -> None:
+        """Let go of the connection; nothing may be acquired through it any more."""
+        self._scope.cancel()
+        await self.closed.wait()

@@ -1,0 +1,84 @@
+"""How each group of each device is: what the log says once per change, and ``status`` whenever it is asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from agent.model import Cause
+from agent.ports import Clock
+
+_TELL_EVERY = 60_000_000_000  # ns
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class GroupState:
+    """A group as it was last seen. ``cause`` None: it answers, or nothing was tried yet. Times are boot times."""
+
+    since: int
+    cause: Cause | None = None
+    detail: str = ""
+    last: int | None = None  # its last frame
+    frames: int = 0
+    undecodable: int = 0  # messages that yielded nothing
+    told: int | None = None  # when the last of them was logged
+
+
+class States:
+    """The states of all groups that are acquired, by device id and group name."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.groups: dict[tuple[str, str], GroupState] = {}
+
+    def keep(self, keys: set[tuple[str, str]]) -> None:
+        """From now on these groups are acquired, and no others."""
+        now = self._clock.boot()
+        self.groups = {key: self.groups.get(key) or GroupState(now) for key in sorted(keys)}
+
+    def good(self, device: str, group: str) -> None:
+        """A frame came."""
+        state = self.groups[device, group]
+        state.frames += 1
+        state.last = self._clock.boot()
+        if state.cause is not None:
+            self.well(device, group)
+
+    def well(self, device: str, group: str, *, tell: bool = True) -> None:
+        """Nothing is in the way of frames. ``tell``: in the log, if it changed."""
+        state = self.groups[device, group]
+        if state.cause is None:
+            return
+        state.cause, state.detail, state.since = None, "", self._clock.boot()
+        if tell:
+            log.info("device answers again group=%s/%s", device, group)
+
+    def failed(self, device: str, group: str, cause: Cause, detail: str, *, tell: bool = True) -> None:
+        """Nothing came, and why. ``tell``: in the log, if the cause changed."""
+        state = self.groups[device, group]
+        changed = state.cause is not cause
+        if changed:
+            state.cause, state.since = cause, self._clock.boot()
+        if changed and tell:
+            log.warning("device fails group=%s/%s cause=%s detail=%s", device, group, cause.name.lower(), detail)
+        state.detail = detail
+
+    def undecodable(self, device: str, group: str, detail: str) -> None:
+        """A message came that yielded nothing; the source as such is well. Told at most once a minute, for each one
+        has another digest.
+        """
+        state, now = self.groups[device, group], self._clock.boot()
+        state.undecodable += 1
+        if state.told is None or now - state.told >= _TELL_EVERY:
+            state.told = now
+            log.warning(
+                "message not understood group=%s/%s so_far=%d last=%s", device, group, state.undecodable, detail
+            )
+
+    def failing(self) -> str:
+        """How many devices of all have a group that fails, for people."""
+        devices = {device for device, _ in self.groups}
+        failing = {device for (device, _), state in self.groups.items() if state.cause is not None}
+        return f"{len(failing)} of {len(devices)}"

@@ -1,0 +1,53 @@
+"""The reference: paho receives the messages of a topic and throws them away; it only counts them.
+
+Run as ``python -m bench.receive_and_drop PORT TOPIC QOS VERSION``; VERSION of MQTT: 3.1.1 or 5. On SIGTERM it
+unsubscribes, and when that is answered, which comes behind all messages, prints ``received N`` and ends. paho does all
+of it: ``loop_forever``, and the acknowledgements of QoS 1.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+VERSIONS = {"3.1.1": MQTTProtocolVersion.MQTTv311, "5": MQTTProtocolVersion.MQTTv5}
+
+
+def receive(port: int, topic: str, qos: int, version: str) -> None:
+    """Until SIGTERM."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, "reference", protocol=VERSIONS[version])
+    received = 0
+
+    def connected(*_: Any) -> None:
+        client.subscribe(topic, qos)
+
+    def subscribed(client: paho.Client, data: Any, mid: int, codes: Any, properties: Any) -> None:
+        assert [code.value for code in codes] == [qos]
+        print("ready", flush=True)
+
+    def dropped(*_: Any) -> None:
+        nonlocal received
+        received += 1
+
+    def unsubscribed(*_: Any) -> None:
+        client.disconnect()
+
+    client.on_connect, client.on_subscribe, client.on_unsubscribe = connected, subscribed, unsubscribed
+    client.on_message = dropped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    client.connect("127.0.0.1", port)
+    try:
+        client.loop_forever()
+    except SystemExit:
+        client.unsubscribe(topic)
+        client.loop_forever()
+    print(f"received {received}", flush=True)
+
+
+if __name__ == "__main__":
+    port_, topic_, qos_, version_ = sys.argv[1:]
+    receive(int(port_), topic_, int(qos_), version_)

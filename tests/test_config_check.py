@@ -1,0 +1,313 @@
+"""``edge-agent check``: what it prints of a good configuration, and what ``--online`` finds."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from agent.commands import check
+from agent.config import load
+from agent.errors import AcquisitionError, ConfigError
+from agent.foresight.probe import Tried, try_all
+from agent.model import Cause, DeviceInfo, Point, ValueType
+from agent.ports import Clock, DeviceSelection
+from agent.secret import Secret
+from testbed.broker import create_stream
+from testbed.processes import NatsServer, Site
+from tests.test_config import FakeConnection, FakeDevice
+from tests.test_config_refusals import GOOD
+
+KIND = f"{__name__}:ListeningAdapter"
+SUNSPEC = """\
+[[device]]
+id = "pv-1"
+connection = "wire"
+sunspec = {}
+groups = { ac = { every = "1s", points = ["103.W", "103.Hz"] }, slow = { every = "1m", points = ["103.WH"] } }
+"""
+
+
+class ListeningConnection(FakeConnection):
+    password: Secret | None = None
+    fails: bool = False
+
+
+class ListenedDevice:
+    """A device of messages that never come."""
+
+    def __init__(self, chosen: DeviceSelection) -> None:
+        self.info = DeviceInfo(chosen.config.id, "fake")
+        self._chosen = chosen.groups
+
+    def points(self, group: str) -> tuple[Point, ...]:
+        return tuple(Point(name, None, ValueType.INTEGER) for name in self._chosen[group])
+
+
+class ListeningAdapter:
+    """A source of messages that can be subscribed to, or not."""
+
+    connection_model = ListeningConnection
+    device_model = FakeDevice
+    subscribed: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, connection: Any, devices: Sequence[DeviceSelection], clock: Clock) -> None:
+        self.devices = [ListenedDevice(each) for each in devices]
+        self._name, self._connection = name, connection
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[None]:
+        if self._connection.fails:
+            raise AcquisitionError(Cause.LINK_DOWN, "the broker does not know us", hint="look at the password")
+        self.subscribed.append(self._name)
+        yield
+
+    async def close(self) -> None:
+        self.subscribed.append("closed")
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    ListeningAdapter.subscribed.clear()
+
+
+def checked(
+    path: Path, capsys: pytest.CaptureFixture[str], *, online: bool = False
+) -> tuple[int, list[str], list[str]]:
+    """Exit code, and the lines of stdout and stderr."""
+    code = check.main(argparse.Namespace(file=path, online=online))
+    said = capsys.readouterr()
+    return code, said.out.splitlines(), said.err.splitlines()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "agent.toml"
+    path.write_text(text)
+    return path
+
+
+# ---- offline ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD.replace('send = ["*"]', 'send = ["meter/*", "battery/state/SoC"]')
+    text = text.replace('{ name = "SoC", at = "/soc" }', '{ name = "SoC", at = "/soc" }, { name = "V", at = "/v" }')
+    path = write(tmp_path, text)
+    code, lines, said = checked(path, capsys)
+    assert (code, said) == (0, [])
+    assert lines == [
+        f"{path}: good",
+        "channel dso: to dx.park-7.dso",
+        "  meter/power, every 1s: W",
+        "  battery/state, by message: SoC",
+        lines[4],
+        lines[5],
+        "not sent by any channel: battery/state/V",
+        lines[7],
+    ]
+    assert lines[4].startswith("  2")
+    assert " MiB a day in 86,4" in lines[4]
+    assert " records; outbox of 8MiB lasts for 5." in lines[4]
+    assert lines[4].endswith(" hours")
+    assert lines[5].startswith("  battery/state: about 3")
+    assert lines[5].endswith(" bytes more for each message")
+    assert lines[7].startswith("assumed: values that move about 1 % per reading")
+
+
+def test_each_channel_has_its_own_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    channel = '[[channel]]\nid = "b"\ntransport = "nats"\nservers = ["nats://h"]\nsend = ["battery/*"]\n[agent]'
+    include = 'include = ["[ab].toml"]\n'
+    (tmp_path / "a.toml").write_text("# nothing yet\n")
+    path = write(tmp_path, include + GOOD.replace("[agent]", channel))
+    _, lines, _ = checked(path, capsys)
+    assert lines[0] == f"{path}: good, with 1 included"
+    at = lines.index("channel b: to dx.park-7.b")
+    assert lines[at + 1 : at + 4] == [
+        "  battery/state, by message: SoC",
+        lines[at + 2],
+        "  outbox of 64MiB",
+    ]
+    assert lines[at + 2].endswith(" bytes for each message")
+    assert not any(line.startswith("not sent") for line in lines)
+
+
+def test_many_names_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = ", ".join(f'{{ name = "P{i}", at = "holding:{i}", type = "int16" }}' for i in range(100))
+    path = write(tmp_path, GOOD.replace('{ name = "W", at = "40001", type = "int16" }', points))
+    _, lines, _ = checked(path, capsys)
+    assert "  meter/power, every 1s: P0, P1, P2, P3, P4, P5, P6, P7, P8, P9 ... (100 in all)" in lines
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 KiB"),
+        (150_000, "146 KiB"),
+        (5e9, "4.7 GiB"),
+        (5e16, "45475 TiB"),
+    ],
+)
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert check._bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("days", "text"),
+    [
+        (0.01, "14 minutes"), (0.1, "2.4 hours"), (1.9, "46 hours"), (2.04, "2.0 days"), (31.4, "31 days"),
+        (3649, "3649 days"), (4000, "more than 10 years"),
+    ],
+)  # fmt: skip
+def test_times_for_people(days: float, text: str) -> None:
+    assert check._time(days * 86_400e9) == text
+
+
+def test_what_cannot_become_a_record_is_a_problem_of_the_configuration(tmp_path: Path) -> None:
+    points = ", ".join(f'{{ name = "P{i}", at = "holding:{i}", type = "int16" }}' for i in range(15_000))
+    path = write(tmp_path, GOOD.replace('{ name = "W", at = "40001", type = "int16" }', points))
+    with pytest.raises(ConfigError) as caught:
+        check.main(argparse.Namespace(file=path, online=False))
+    assert str(caught.value).startswith(f"{path}:13: device[0].groups.power: one reading of 15000 points may take ")
+
+
+# ---- online -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site"), journal=False).start() as site:
+        yield site
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port on which nobody answers."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
+
+
+def online(folder: Path, *, wire: int, servers: Sequence[str], bms: str = "", subject: str = "dx.{site}") -> Path:
+    text = GOOD.partition("[[device]]")[0].replace("192.0.2.1", f"127.0.0.1:{wire}")
+    text = text.replace('url = "mqtt://192.0.2.2"', f'kind = "{KIND}"\n{bms}')
+    battery = GOOD[GOOD.rindex("[[device]]") : GOOD.index("[[channel]]")]
+    battery = battery.replace('topic = "t"\n', "").replace(
+        "[device.groups.state]", '[device.groups.state]\nevery = "1s"'
+    )
+    channel = GOOD[GOOD.index("[[channel]]") :].replace('["nats://127.0.0.1:4222"]', str(list(servers)))
+    channel = channel.replace("send =", f'subject = "{subject}"\nsend =')
+    return write(folder, text + SUNSPEC + battery.replace(', at = "/soc"', "") + channel)
+
+
+def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    (tmp_path / "p").write_text("hunter2")
+    path = online(tmp_path, wire=site.port, servers=[server.url], bms='password = { file = "p" }')
+    code, lines, said = checked(path, capsys, online=True)
+    assert (code, said) == (0, [])
+    assert lines[-4:] == [
+        f"connection bms: password: good: file {tmp_path}/p can be read",
+        "channel dso: good: dx.park-7 is taken, nothing there yet",
+        "device pv-1: good: 3 values read",
+        "connection bms: good: subscribed for battery; messages are not waited for",
+    ]
+    assert "hunter2" not in "".join(lines)
+    assert ListeningAdapter.subscribed.count("bms") == 1
+    assert ListeningAdapter.subscribed[-1] == "closed"
+
+
+def test_nothing_is_reached(
+    tmp_path: Path, nobody: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_SECRET", raising=False)
+    servers = [f"nats://127.0.0.1:{nobody}", f"nats://localhost:{nobody}"]
+    bms = 'fails = true\npassword = { env = "NO_SUCH_SECRET" }'
+    began = time.monotonic()
+    code, lines, said = checked(online(tmp_path, wire=nobody, servers=servers, bms=bms), capsys, online=True)
+    assert time.monotonic() - began < 15
+    assert code == 69
+    assert lines[-1].startswith("assumed: ")
+    assert [line.partition(": ")[0] for line in said] == [
+        "connection bms",
+        "channel dso",
+        "device pv-1",
+        "connection bms",
+    ]
+    assert said[0] == "connection bms: password: env NO_SUCH_SECRET is not set; set it in the agent's environment"
+    assert all(f"cannot connect to {server}: " in said[1] for server in servers)
+    assert said[2].startswith("device pv-1: ac: link_down: ")
+    assert said[3] == "connection bms: the broker does not know us; look at the password"
+
+
+def test_a_device_that_is_not_read_is_a_finding(
+    tmp_path: Path, server: NatsServer, nobody: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    code, lines, said = checked(online(tmp_path, wire=nobody, servers=[server.url]), capsys, online=True)
+    assert code == 1
+    assert [line.partition(": ")[0] for line in said] == ["device pv-1"]
+    assert len([line for line in lines if ": good: " in line]) == 2
+
+
+def test_a_missing_stream_is_a_finding(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = online(tmp_path, wire=site.port, servers=[server.url], subject="nowhere.{site}")
+    code, _, said = checked(path, capsys, online=True)
+    assert code == 1
+    remedy = "create the stream on the server, or correct the channel's subject"
+    assert said == [f"channel dso: no JetStream stream takes nowhere.park-7; {remedy}"]
+
+
+def test_one_server_of_several_is_enough(
+    tmp_path: Path, server: NatsServer, site: Site, nobody: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    path = online(tmp_path, wire=site.port, servers=[f"nats://127.0.0.1:{nobody}", server.url])
+    code, lines, said = checked(path, capsys, online=True)
+    assert (code, said) == (0, [])
+    (line,) = [line for line in lines if line.startswith("channel dso: good")]
+    assert f"(another server: cannot connect to nats://127.0.0.1:{nobody}: " in line
+
+
+def test_a_server_that_takes_too_little(tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    with NatsServer(tmp_path, settings="max_payload: 1024").start() as small:
+        asyncio.run(create_stream(small.url, "SMALL", ["dx.park-7"]))
+        code, _, said = checked(online(tmp_path, wire=site.port, servers=[small.url]), capsys, online=True)
+    assert code == 78
+    (line,) = said
+    assert line.startswith("channel dso: the server takes 512 bytes at once, and a record may have ")
+    assert line.endswith("; raise max_payload on the server, or spread the points over several groups")
+
+
+def test_no_right_to_read_back(tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    limited = '{ user: c, password: d, permissions: { publish: "dx.>" } }'
+    settings = f"authorization {{ users: [{{ user: a, password: b }}, {limited}] }}\nno_auth_user: c"
+    with NatsServer(tmp_path, settings=settings).start() as strict:
+        asyncio.run(create_stream(strict.url.replace("://", "://a:b@"), "STRICT", ["dx.park-7"]))
+        code, _, said = checked(online(tmp_path, wire=site.port, servers=[strict.url]), capsys, online=True)
+    assert code == 1
+    (line,) = said
+    assert line.startswith("channel dso: not permitted to read back: ")
+    assert "; let the agent's user publish to " in line
+
+
+def test_who_never_answers_is_not_waited_for(tmp_path: Path, site: Site) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        config = load(online(tmp_path, wire=site.port, servers=[f"nats://127.0.0.1:{silent.getsockname()[1]}"]))
+        began = time.monotonic()
+        found = asyncio.run(try_all(config, within=1.0))
+        assert time.monotonic() - began < 5
+    assert found[0] == Tried("channel dso", "no answer within 1 s", good=False, unreachable=True)
+    assert all(each.good for each in found[1:])

@@ -1,0 +1,104 @@
+"""What the format already has words for and this version does not do: each is refused by name, none is ignored.
+
+With the adapters as they are shipped; nothing is imported that reads or listens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config import load
+from agent.errors import ConfigError
+
+LATER = "not supported yet by this version"
+
+GOOD = """\
+version = 1
+[site]
+id = "park-7"
+[identity]
+key = "file:key"
+[connection.wire]
+url = "modbus+tcp://192.0.2.1"
+[connection.bms]
+url = "mqtt://192.0.2.2"
+[[device]]
+id = "meter"
+connection = "wire"
+[device.groups.power]
+every = "1s"
+points = [{ name = "W", at = "40001", type = "int16" }]
+[[device]]
+id = "battery"
+connection = "bms"
+topic = "t"
+[device.groups.state]
+points = [{ name = "SoC", at = "/soc" }]
+[[channel]]
+id = "dso"
+transport = "nats"
+servers = ["nats://127.0.0.1:4222"]
+send = ["*"]
+outbox = { size = "8MiB" }
+[agent]
+log_level = "info"
+"""
+
+REFUSED = {
+    "aggregates": ('every = "1s"', 'every = "1s"\nsample = "1s"\naggregate = ["mean"]', [15, 16], [LATER, LATER]),
+    "deadband": ('type = "int16"', 'type = "int16", report = { deadband = 5 }', [15], [LATER]),
+    "deadband of messages": ('at = "/soc"', 'at = "/soc", report = { deadband = 5 }', [21], [LATER]),
+    "register profiles": ('id = "meter"', 'id = "meter"\nprofile = "eastron/sdm630"', [12], [LATER]),
+    "PKCS#11": ('"file:key"', '"pkcs11:token=t;object=k"', [5], [f'"pkcs11:" is {LATER}; use "file:PATH"']),
+    "keystores": ('"file:key"', '"keystore:k.json"', [5], [f'"keystore:" is {LATER}; use "file:PATH"']),
+    "keys as credentials": ('"file:key"', '"credential:k"', [5], [f'"credential:" is {LATER}; use "file:PATH"']),
+    "Modbus ASCII": ("modbus+tcp://192.0.2.1", "modbus+ascii:///dev/ttyS0", [7], [f'"modbus+ascii" is {LATER}']),
+    "Modbus over UDP": ("modbus+tcp:", "modbus+udp:", [7], [f'"modbus+udp" is {LATER}']),
+    "MQTT over WebSocket": ("mqtt://", "mqtt+ws://", [9], [f'"mqtt+ws" is {LATER}']),
+    "MQTT over secure WebSocket": ("mqtt://", "mqtt+wss://", [9], [f'"mqtt+wss" is {LATER}']),
+    "the Data Hub": ('"nats"', '"ddhub"', [24], [f'"ddhub" is {LATER}; choose one of: nats']),
+    "the Data Hub's gateway": ('"nats"', '"ddhub-gateway"', [24], [f'"ddhub-gateway" is {LATER}; choose one of: nats']),
+    "the status page": ("log_level", 'http = "127.0.0.1:9469"\nlog_level', [29], [LATER]),
+    "the status page's token": ("log_level", 'token = { file = "t" }\nlog_level', [29], [LATER]),
+    "waiting for the clock": ("[agent]", '[clock]\nwait = "60s"\n[agent]', [28], [LATER]),
+    "making the stream": ("send =", "create = {}\nsend =", [26], [LATER]),
+    "an outbox that blocks": (
+        '"8MiB"',
+        '"8MiB", when_full = "block"',
+        [27],
+        [f'"block" is {LATER}; use "drop-oldest"'],
+    ),
+    "an outbox in memory": ('"8MiB"', '"8MiB", on_disk_failure = "memory"', [27], [LATER]),
+    "idle_close": ('"modbus+tcp://192.0.2.1"', '"modbus+tcp://192.0.2.1"\nidle_close = "5s"', [8], [LATER]),
+}
+
+
+def refusals(folder: Path, text: str) -> list[tuple[int, str]]:
+    """The lines and texts of all problems."""
+    path = folder / "agent.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return [(problem.line, f"{problem.what}; {problem.remedy}") for problem in caught.value.problems]
+
+
+def test_what_the_refusals_begin_from_is_good(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(GOOD)
+    assert len(load(tmp_path / "agent.toml").adapters()) == 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_comes_later_is_refused(tmp_path: Path, name: str) -> None:
+    old, new, lines, texts = REFUSED[name]
+    assert GOOD.count(old) == 1
+    found = refusals(tmp_path, GOOD.replace(old, new))
+    assert [line for line, _ in found] == lines
+    for (_, said), text in zip(found, texts, strict=True):
+        assert text in said
+
+
+def test_aggregates_of_messages_are_refused(tmp_path: Path) -> None:
+    found = refusals(tmp_path, GOOD.replace("[device.groups.state]", '[device.groups.state]\naggregate = ["mean"]'))
+    assert found == [(21, f"{LATER}; remove it")]

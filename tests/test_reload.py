@@ -1,0 +1,258 @@
+"""A changed configuration while the agent runs: judged whole, refused whole, and else carried out without losing what
+did not change. Real processes; the oracle decides.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import load
+from agent.reload import changes, refused
+from testbed.processes import ProcessError, wait_for
+from testbed.rig import Rig, command
+
+Json = dict[str, Any]
+ALL_OK = {"structure": "ok", "signature": "ok", "identity": "ok", "continuity": "ok", "completeness": "ok"}
+SECOND = """
+[[channel]]
+id = "market"
+transport = "nats"
+servers = ["{url}"]
+send = ["grid-meter/energy/*"]
+seal_within = "300ms"
+outbox = {{ size = "16MiB" }}
+"""
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with Rig(tmp_path, channels={"dso": ["pv-1/*", "grid-meter/*"]}) as running:
+        running.agent.start().wait_ready()
+        running.wait_for_state()
+        yield running
+
+
+def edit(rig: Rig, *changes: tuple[str, str], more: str = "") -> None:
+    text = rig.config.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    rig.config.write_text(text + more)
+
+
+def reload(rig: Rig) -> list[str]:
+    return command("reload", "--config", rig.config).splitlines()
+
+
+def let_it_work(seconds: float) -> None:
+    time.sleep(seconds)  # what the agent does in that time is what is judged
+
+
+def concluded(rig: Rig, *channels: str) -> list[list[Json]]:
+    """Stop the agent, and have each channel verified and held against what was served."""
+    rig.wait_for_state()
+    rig.stop()
+    consumed = [rig.consumed(channel=channel) for channel in channels]
+    for lines in consumed:
+        assert lines[-1]["report"]["levels"] == ALL_OK
+        account = rig.judge(lines)
+        assert account.problems == []
+    return consumed
+
+
+def terms(lines: list[Json]) -> list[int]:
+    return sorted({line["plan"]["term"] for line in lines if "plan" in line})
+
+
+def gaps(lines: list[Json], device: str, group: str) -> dict[str, int]:
+    """Cycles in gaps by cause."""
+    found: dict[str, int] = {}
+    for line in lines:
+        for gap in line.get("gaps", []):
+            if (gap["device"], gap["group"]) == (device, group):
+                found[gap["cause"]] = found.get(gap["cause"], 0) + gap["to"] - gap["from"] + 1
+    return found
+
+
+def events(lines: list[Json], code: str) -> list[list[Any]]:
+    return [line["event"]["details"] for line in lines if line.get("event", {}).get("code") == code]
+
+
+# ---- carried out --------------------------------------------------------------------------------------------------
+
+
+def test_only_what_changed_restarts_and_old_terms_close_exactly(rig: Rig) -> None:
+    let_it_work(0.7)
+    edit(rig, ('energy = { every = "500ms", points = ["203', 'energy = { every = "700ms", points = ["203'))
+    assert reload(rig) == ["connection other: changed, restarted"]
+    let_it_work(1.5)
+    (lines,) = concluded(rig, "dso")
+    assert len({line["stream"] for line in lines if "stream" in line}) == 1, "the channel goes on in its run"
+    assert set(gaps(lines, "pv-1", "power")) <= {"overrun"}
+    assert sum(gaps(lines, "pv-1", "power").values()) <= 2, "a machine under load may miss a mark or two"
+    (first, *_, last) = [line["plan"] for line in lines if "plan" in line]
+    periods = [
+        group["schedule"]["period"]
+        for plan in (first, last)
+        for group in plan["groups"]
+        if (group["device"], group["group"]) == ("grid-meter", "energy")
+    ]
+    assert periods == [500_000_000, 700_000_000]
+
+
+def test_a_channel_that_comes_and_goes_leaves_the_other_as_it_is(rig: Rig) -> None:
+    edit(rig, more=SECOND.format(url=rig.broker.url))
+    assert reload(rig) == ["channel market: new"]
+    rig.wait_for_state()
+    let_it_work(1.2)
+    edit(rig, (SECOND.format(url=rig.broker.url), ""))
+    assert reload(rig) == ["channel market: removed"]
+    let_it_work(0.5)
+    assert "market" not in rig.agent.status
+    dso, market = concluded_with_market_gone(rig)
+    assert len({line["stream"] for line in dso if "stream" in line}) == 1
+    assert {device["id"] for line in market if "plan" in line for device in line["plan"]["devices"]} == {"grid-meter"}
+    assert {frame["group"] for line in market for frame in line.get("frames", [])} == {"energy"}
+    assert events(market, "stop") == [["configuration"]]
+
+
+def concluded_with_market_gone(rig: Rig) -> tuple[list[Json], list[Json]]:
+    (dso,) = concluded(rig, "dso")
+    market = rig.consumed(channel="market", until_idle=True)
+    assert market[-1]["report"]["levels"] == ALL_OK
+    return dso, market
+
+
+def test_a_changed_channel_begins_a_new_run_behind_the_old_one(rig: Rig) -> None:
+    let_it_work(0.5)
+    edit(rig, ('seal_within = "200ms"', 'seal_within = "400ms"'))
+    rig.agent.signal(signal.SIGHUP)
+    wait_for(lambda: "channel dso: changed, restarted" in rig.agent.log(), timeout=10, what="the reload")
+    let_it_work(1.0)
+    (lines,) = concluded(rig, "dso")
+    assert [run["joins"] for run in lines[-1]["report"]["runs"]] == ["first", "continuous"]
+    assert [state for state in rig.agent.states if not state.startswith(("STATUS", "MONOTONIC"))] == [
+        *("READY=1", "RELOADING=1", "READY=1", "STOPPING=1")
+    ]
+
+
+def test_points_that_a_channel_no_longer_sends_leave_it_at_once(rig: Rig) -> None:
+    let_it_work(0.4)
+    edit(rig, ('["pv-1/*", "grid-meter/*"]', '["pv-1/power/W", "grid-meter/*"]'))
+    assert reload(rig) == ["channel dso: sends other points", "connection plant: changed, restarted"]
+    let_it_work(0.8)
+    (lines,) = concluded(rig, "dso")
+    last = [line["plan"] for line in lines if "plan" in line][-1]
+    points = {
+        group["group"]: [p["name"] for p in group["points"]] for group in last["groups"] if group["device"] == "pv-1"
+    }
+    assert points == {"power": ["W"]}
+
+
+def test_many_reloads_under_load_lose_nothing(rig: Rig) -> None:
+    fast, slow = 'energy = { every = "500ms", points = ["103', 'energy = { every = "300ms", points = ["103'
+    for turn in range(8):
+        edit(rig, (fast, slow) if turn % 2 == 0 else (slow, fast))
+        reload(rig)
+        let_it_work(0.15)
+    (lines,) = concluded(rig, "dso")
+    assert terms(lines)[-1] >= 9
+
+
+def test_a_stop_in_the_middle_of_a_reload_ends_in_order(rig: Rig) -> None:
+    edit(rig, ('seal_within = "200ms"', 'seal_within = "400ms"'), more=SECOND.format(url=rig.broker.url))
+    rig.agent.signal(signal.SIGHUP)
+    rig.stop()
+    lines = rig.consumed(until_idle=True)
+    assert lines[-1]["report"]["levels"] == ALL_OK
+
+
+# ---- refused ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_file_is_refused_whole_said_and_stated(rig: Rig) -> None:
+    good = rig.config.read_text()
+    edit(rig, ('every = "100ms"', 'every = "100"'), ("[[channel]]", "nonsense = 1\n[[channel]]"))
+    with pytest.raises(ProcessError, match=r"ended with 78.*agent\.toml:\d+.*every(?s:.*)nonsense"):
+        reload(rig)
+    rig.config.write_text(good)
+    assert reload(rig) == []
+    (lines,) = concluded(rig, "dso")
+    assert events(lines, "configuration_refused") == [["2 problems"]]
+    assert terms(lines) == [1]
+    assert rig.agent.log().count("configuration refused") == 2
+
+
+def test_identity_and_outbox_cannot_change_under_a_running_agent(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes((tmp_path / "key").read_bytes())
+    edit(
+        rig,
+        ("file:key", "file:other"),
+        ('state = "state"', 'state = "elsewhere"'),
+        ('"agent.sock"', '"other.sock"'),
+        ('"16MiB"', '"32MiB"'),
+    )
+    with pytest.raises(ProcessError) as refusal:
+        command("reload", "--config", rig.config, "--socket", tmp_path / "agent.sock")
+    for text in ("key of a running agent", "outboxes of a running", "socket of a running", "16MiB"):
+        assert text in str(refusal.value)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_channel_that_cannot_be_opened_is_a_reason_to_refuse(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "state" / "market.ring").write_bytes(b"something else")
+    edit(rig, more=SECOND.format(url=rig.broker.url))
+    with pytest.raises(ProcessError, match=r"ended with 78.*no ring file"):
+        reload(rig)
+    (lines,) = concluded(rig, "dso")
+    assert terms(lines) == [1]
+
+
+# ---- what a change is ---------------------------------------------------------------------------------------------
+
+BASE = """\
+version = 1
+site = { id = "park" }
+identity = { key = "file:key" }
+connection = { a = { url = "modbus+tcp://127.0.0.1:1" }, b = { url = "modbus+tcp://127.0.0.1:2" } }
+[[device]]
+id = "one"
+connection = "a"
+groups = { g = { every = "1s", points = [{ name = "W", at = "40001", type = "int16" }] } }
+[[device]]
+id = "two"
+connection = "b"
+groups = { g = { every = "1s", points = [{ name = "W", at = "40001", type = "int16" }] } }
+[[channel]]
+id = "dso"
+transport = "nats"
+servers = ["nats://127.0.0.1:4222"]
+send = ["*"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        ("# nothing", "# at all", []),
+        ('send = ["*"]', 'send = ["one/*", "two/*"]', []),
+        ('send = ["*"]', 'send = ["one/*"]', ["channel dso: sends other points", "connection b: removed"]),
+        ("127.0.0.1:2", "127.0.0.1:9", ["connection b: changed, restarted"]),
+        ("4222", "4223", ["channel dso: changed, restarted"]),
+        ('id = "dso"', 'id = "tso"', ["channel dso: removed", "channel tso: new"]),
+        ('"park"', '"yard"', ["channel dso: changed, restarted", "site: changed"]),
+    ],
+)
+def test_what_changed_is_told_in_words(tmp_path: Path, old: str, new: str, lines: list[str]) -> None:
+    before, after = tmp_path / "before.toml", tmp_path / "after.toml"
+    before.write_text(BASE)
+    after.write_text(BASE.replace(old, new))
+    change = changes(load(before), load(after))
+    assert list(change.lines) == lines
+    assert refused(load(before), load(after)) == []
