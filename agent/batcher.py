@@ -19,7 +19,7 @@ from anyio import to_thread
 
 from agent.errors import RecordTooLargeError
 from agent.evidence.record import Body
-from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Value, ValueType, Withdrawn
+from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Point, Value, ValueType, Withdrawn
 from agent.ports import Clock, Store
 from agent.sealer import Sealer
 
@@ -28,7 +28,7 @@ GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
 PLAN_EVERY = 3600 * S
 PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
 _NEVER = 1 << 62
-_FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
+FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Batcher:
 
     async def put(self, item: Frame | Gap) -> Receipt:
         """Accept a frame or a gap of the term in force."""
-        while self._batch.bound >= _FULL:
+        while self._batch.bound >= FULL:
             await self._room.wait()
         batch = self._batch
         if isinstance(item, Frame):
@@ -138,7 +138,7 @@ class Batcher:
                 batch.opened = self._clock.boot()
                 self._sleep.cancel()
             batch.add_gap(item)
-        if batch.bound >= _FULL:
+        if batch.bound >= FULL:
             self._sleep.cancel()
         return batch.receipt
 
@@ -149,7 +149,7 @@ class Batcher:
         await self.flush()
         async with self._commits:
             self._sealer.begin_term(opened=opened, devices=devices, groups=groups)
-            self._frame_bounds = [24 + sum(_bound(point.type) for point in group.points) for group in groups]
+            self._frame_bounds = [frame_bound(group.points) for group in groups]
             self._texts = [
                 tuple(i for i, point in enumerate(group.points) if point.type in (ValueType.TEXT, ValueType.BYTES))
                 for group in groups
@@ -215,7 +215,7 @@ class Batcher:
         batch = self._batch
         if batch.opened is None:
             return self._plan_due()
-        if batch.urgent or batch.bound >= _FULL:
+        if batch.urgent or batch.bound >= FULL:
             return batch.opened
         return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
 
@@ -296,6 +296,6 @@ def _count(ranges: Sequence[Withdrawn]) -> int:
     return sum(each.last - each.first + 1 for each in ranges)
 
 
-def _bound(kind: ValueType) -> int:
-    """Bytes of one value in a column at most, its quality entry included; texts and bytes without their content."""
-    return 10 if kind is ValueType.BOOLEAN else 18
+def frame_bound(points: Sequence[Point]) -> int:
+    """Bytes of a frame at most, quality included; texts and bytes without their content."""
+    return 24 + sum(10 if point.type is ValueType.BOOLEAN else 18 for point in points)

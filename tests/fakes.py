@@ -136,6 +136,11 @@ class FakeDevice:
         self._points = points
         self.revision += 1
 
+    def become(self, info: DeviceInfo) -> None:
+        """From now on it says this of itself."""
+        self._info = info
+        self.revision += 1
+
     async def prepare(self) -> None:
         """Takes as long as told."""
         if self.preparing is not None:

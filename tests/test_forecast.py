@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 import pytest
 
-from agent import batcher as batching
 from agent.batcher import Batcher
 from agent.config.effective import Channel
 from agent.config.problems import Place
@@ -23,7 +22,6 @@ from agent.evidence.envelope import MAX_ENVELOPE, unpack
 from agent.evidence.history import History
 from agent.evidence.record import Body, decode_head, link_of
 from agent.evidence.timetable import anchor
-from agent.foresight import forecast as forecasting
 from agent.foresight.forecast import DAY, Forecaster, PlannedGroup
 from agent.foresight.walk import Walk
 from agent.model import DeviceInfo, Frame, GroupPlan, Kind, Link, Point, ValueType
@@ -177,10 +175,7 @@ def test_an_outbox_lasts_as_long_as_foretold(
     assert 0.97 < lasts / S / (held * (segments - 1) / segments) < 1.02  # a record a second
 
 
-def test_the_batchers_rules_are_the_batchers() -> None:
-    assert forecasting._FULL == batching._FULL
-    for kind in ValueType:
-        assert forecasting._bound([Point("p", None, kind)]) == 24 + batching._bound(kind)
+def test_the_largest_envelope_is_the_outboxs() -> None:
     assert SEGMENT_SIZE // 4 == MAX_ENVELOPE
 
 

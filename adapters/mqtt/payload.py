@@ -59,8 +59,9 @@ def parse(payload: bytes) -> Any:
 
 
 def _too_deep(text: str) -> bool:
-    """Whether arrays and objects are nested beyond ``_DEEPEST``. The parser's own limit is that of Python's stack, which
-    a program may have raised beyond what the machine's stack holds.
+    """Whether arrays and objects are nested beyond ``_DEEPEST``.
+
+    The parser's own limit is that of Python's stack, which somebody may have raised beyond what the machine's holds.
     """
     depth = 0
     for match in _BRACKETS.finditer(text):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent import __version__
-from agent.batcher import PLAN_EVERY, S
+from agent.batcher import FULL, PLAN_EVERY, S, frame_bound
 from agent.config.effective import Channel
 from agent.config.problems import Place
 from agent.config.tables import MIB, Site
@@ -36,7 +36,6 @@ from agent.model import (
     Resume,
     Schedule,
     Sealed,
-    ValueType,
 )
 from agent.outbox import ring
 from agent.units import size_text
@@ -44,7 +43,6 @@ from agent.units import size_text
 ASSUMED = "values that move about 1 % per reading, no gaps; the broker's protocol (about 0.3 KiB a record) not counted"
 DAY = 86_400 * S
 _WALL, _BOOT = 1_800_000_000 * S + S // 7, 1_000_000 * S  # some instant
-_FULL = 160 * 1024  # bytes by bound at which agent/batcher.py closes a batch
 _VALUES, _RECORDS = 40_000, 256  # at most so many are played through, but three readings of each frequent group
 _ROOM = MIB - ring.SEGMENT_HEADER - ring.END_ROOM  # of a segment
 _DID = f"did:ethr:volta:0x{40 * '0'}"
@@ -93,7 +91,7 @@ class Forecaster:
         self._protected = protected_header(did or _DID)
         self._plan = _plan(site, channel, groups)
         self._walks = [Walk(group.points, seed=f"{group.device.id}/{group.name}") for group in groups]
-        self._bounds = [_bound(group.points) for group in groups]
+        self._bounds = [frame_bound(group.points) for group in groups]
         self._plan_size = self._size(pack(Kind.PLAN, encode_plan(self._plan)))
         self._frame_overhead = self._size(Body(Kind.DATA, 7, b""))
 
@@ -174,7 +172,7 @@ class Forecaster:
         begin, batches = due[0][0], list[list[Frame]]()
         while due[0][0] < begin + span:
             closes, bound, batch = due[0][0] + window, 0, list[Frame]()
-            while due[0][0] <= closes and bound < _FULL:
+            while due[0][0] <= closes and bound < FULL:
                 at, index = due[0]
                 heapq.heapreplace(due, (at + self._schedule(index).period, index))
                 batch.append(self._frame(index, at))
@@ -236,11 +234,6 @@ def _plan(site: Site, channel: Channel, groups: Sequence[PlannedGroup]) -> Plan:
         volatile=False,
         window_ms=channel.seal_within // 1_000_000,
     )
-
-
-def _bound(points: Sequence[Point]) -> int:
-    """Bytes of a frame at most, texts without their content; as agent/batcher.py counts them."""
-    return 24 + sum(10 if point.type is ValueType.BOOLEAN else 18 for point in points)
 
 
 def _kib(count: int) -> str:
