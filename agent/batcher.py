@@ -121,9 +121,17 @@ class Batcher:
     # ---- in -------------------------------------------------------------------------------------------------
 
     async def put(self, item: Frame | Gap) -> Receipt:
-        """Accept a frame or a gap of the term in force."""
+        """Accept a frame or a gap of the term in force; waits while the batch is full."""
+        await self.room()
+        return self.accept(item)
+
+    async def room(self) -> None:
+        """Wait while the batch is full."""
         while self._batch.bound >= FULL:
             await self._room.wait()
+
+    def accept(self, item: Frame | Gap) -> Receipt:
+        """Accept a frame or a gap of the term in force, at once."""
         batch = self._batch
         if isinstance(item, Frame):
             if not batch.frames:  # the window of a value is shorter than that of gaps alone

@@ -88,7 +88,9 @@ class Listener:
         sink: Sink,
         clock: Clock,
         states: States,
+        deaf_since: int | None = None,
     ) -> None:
+        """``deaf_since``: boot time since when nobody listens; None: now."""
         self.name = name
         self.adapter = adapter
         self.groups = groups
@@ -98,7 +100,7 @@ class Listener:
         self._clock = clock
         self._states = states
         silent_after = {device.info.id: device.silent_after for device, _ in groups if device.silent_after is not None}
-        self._silences = Silences(silent_after, now=clock.boot())
+        self._silences = Silences(silent_after, now=clock.boot() if deaf_since is None else deaf_since)
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
         self._news = anyio.Event()  # for the pump
@@ -192,7 +194,12 @@ class Listener:
             await self._told.wait()
 
     async def conclude(self, term: Term) -> None:
-        """State what lasts; nothing more will come."""
+        """Put what is there, as far as the plan in force allows, and state what lasts; nothing more will come."""
+        for _ in range(len(self._inbox)):
+            if not await self._put(term, self._inbox[0]):
+                break
+            self._unsettled.append(self._inbox.popleft())
+        self._added.set()
         await self._state(term, last=True)
 
     async def _put(self, term: Term, message: _Message) -> bool:

@@ -21,8 +21,11 @@ GroupKey = tuple[str, str]  # device id, group name
 class Sealing(Protocol):
     """What the router needs of a channel's batcher."""
 
-    async def put(self, item: Frame | Gap) -> Receipt:
-        """Accept a frame or gap of the term in force."""
+    async def room(self) -> None:
+        """Wait while it cannot take more."""
+
+    def accept(self, item: Frame | Gap) -> Receipt:
+        """Accept a frame or gap of the term in force, at once."""
 
     async def begin_term(
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
@@ -110,12 +113,18 @@ class Router:
         self.routes = dict(routes)
 
     async def put(self, item: Frame | Gap) -> Receipts:
-        """Hand a frame or gap of the term in force to the channels that take its group; waits while one is full."""
-        receipts = []
-        for route in self.routes.values():
-            if item.group < len(route.ways) and (way := route.ways[item.group]) is not None:
-                receipts.append(await route.sealing.put(self._of(route, way, item)))
-        return Receipts(receipts)
+        """Hand a frame or gap of the term in force to the channels that take its group; waits while one is full.
+
+        All of them get it or, if that is cancelled, none.
+        """
+        taking = [
+            (route, way)
+            for route in self.routes.values()
+            if item.group < len(route.ways) and (way := route.ways[item.group]) is not None
+        ]
+        for route, _ in taking:
+            await route.sealing.room()
+        return Receipts([route.sealing.accept(self._of(route, way, item)) for route, way in taking])
 
     def _of(self, route: Route, way: _Way, item: Frame | Gap) -> Frame | Gap:
         if isinstance(item, Frame):
@@ -154,7 +163,8 @@ class Router:
             for each in closing:
                 way = old[each.group] if each.group < len(old) else None
                 if way is not None and (gap := each.gap(way.group, stays=way.key in stay)) is not None:
-                    await route.sealing.put(gap)
+                    await route.sealing.room()
+                    route.sealing.accept(gap)
             await route.sealing.begin_term(opened=opened, devices=chosen, groups=taken)
 
     async def event(self, code: EventCode, *details: Value, device: str | None = None) -> None:

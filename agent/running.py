@@ -62,7 +62,7 @@ class Running:
         for configured in self.config.channels:
             await self._open(configured)
         for plan in self.config.adapters():
-            await self._connect(plan)
+            await self._connect(plan, deaf_since=self._started[1])
         self._route()
 
     async def _open(self, configured: Configured) -> None:
@@ -72,8 +72,10 @@ class Running:
         await self._channel_tasks.start(channel.run)
         self.channels[channel.id] = channel
 
-    async def _connect(self, plan: AdapterPlan) -> None:
-        source = Source(plan, self.config, sink=self._router, clock=self._clock, states=self._states)
+    async def _connect(self, plan: AdapterPlan, *, deaf_since: int) -> None:
+        source = Source(
+            plan, self.config, sink=self._router, clock=self._clock, states=self._states, deaf_since=deaf_since
+        )
         await self._source_tasks.start(source.run)
         self._sources[plan.name] = source
 
@@ -162,6 +164,7 @@ class Running:
     async def _carry_out(self, change: Change, new: Config) -> None:
         """At every point ``channels`` and sources are those that live, should the agent be stopped meanwhile."""
         async with self.supervisor.paused():
+            paused = self._clock.boot()
             for name in change.sources_gone:
                 source = self._sources.pop(name)
                 if source.listener is not None:
@@ -181,7 +184,7 @@ class Running:
                     await self._open(configured)
                 self.channels[configured.id].adopt(configured)
             for plan in change.sources_new:
-                await self._connect(plan)
+                await self._connect(plan, deaf_since=paused)
             self._route()
 
     # ---- how it is ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from agent.batcher import Batcher
 from agent.evidence.history import History
@@ -101,8 +102,8 @@ async def running(*devices: FakeEventDevice, polled: bool = False, **options: An
     bench = Bench(clock, FakeSource(clock, *devices, **options), groups)
     async with anyio.create_task_group() as connecting:
         connecting.start_soon(bench.listener.run)
+        connecting.start_soon(bench.batcher.run)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(bench.batcher.run)
             tasks.start_soon(bench.supervisor.run)
             await bench.after(100 * MS)
             yield bench
@@ -309,6 +310,18 @@ async def test_between_two_terms_another_source_may_take_its_place_and_its_cycle
             tasks.cancel_scope.cancel()
     assert [(frame.cycle, frame.values[1]) for frame in bench.frames()] == [(0, 0), (1, 1), (2, 2), (3, 7)]
     assert bench.sealer.term == 2
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+async def test_what_is_under_way_at_the_stop_is_sealed_once(turns: int) -> None:
+    async with running() as bench:
+        for x in range(5000):  # more than a batch holds: the pump waits for room
+            bench.source.send(x)
+        for _ in range(turns):
+            await checkpoint()
+    assert bench.numbers() == list(range(len(bench.numbers())))
+    assert bench.source.acknowledged == bench.numbers()
+    assert len(bench.numbers()) >= (512 if turns else 0)
 
 
 async def test_a_pause_asked_for_at_any_moment_comes_and_ends() -> None:

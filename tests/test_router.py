@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from agent.batcher import Receipt
 from agent.model import (
@@ -49,7 +50,10 @@ class Sealing:
         self.hurried = 0
         self.receipt = Receipt()
 
-    async def put(self, item: Frame | Gap) -> Receipt:
+    async def room(self) -> None:
+        await checkpoint()
+
+    def accept(self, item: Frame | Gap) -> Receipt:
         self.items.append(item)
         return self.receipt
 
