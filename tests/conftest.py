@@ -6,7 +6,9 @@ skip is a failure (the environment variable CI is set).
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
@@ -21,6 +23,21 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 def anyio_backend() -> str:
     """Run the async tests on asyncio, as the agent does."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Put back what a test or a library changed: the log's handlers and levels, and the recursion limit, which hypothesis
+    raises so far that a parser in C runs over the end of the stack.
+    """
+    root = logging.getLogger()
+    handlers, limit = root.handlers[:], sys.getrecursionlimit()
+    levels = {name: logging.getLogger(name).level for name in (None, "agent", "adapters")}
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    sys.setrecursionlimit(limit)
 
 
 @pytest.fixture(scope="module")

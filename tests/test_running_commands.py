@@ -291,7 +291,7 @@ def test_sizes_tables_and_odd_characters() -> None:
         "0 B", "1023 B", "1 KiB", "1.5 KiB", "5 GiB", "-"
     ]  # fmt: skip
     assert list(aligned([("a", "b"), ("ccc", "")])) == ["a    b", "ccc"]
-    assert printable("a\x1b[0m\tä") == "a?[0m?ä"
+    assert printable("a\x1b[0m\tä") == "a\\u001b[0m\\u0009ä"
 
 
 def test_reload_prints_what_changed(shell: Shell, ring: Ring) -> None:

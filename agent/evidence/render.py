@@ -118,7 +118,9 @@ def data_lines(data: Data, plan: Plan, wanted: Wanted = lambda path: True) -> It
         if not _any_wanted(plan, gap.group, wanted):
             continue
         detail = f" ({printable(gap.detail)})" if gap.detail else ""
-        where = f"cycles {gap.first} to {gap.last}" if gap.first is not None else "no messages"
+        where = f"cycles {gap.first} to {gap.last}"
+        if gap.from_boot is not None and gap.to_boot is not None:
+            where = f"no messages for {(gap.to_boot - gap.from_boot) / 1e9:.3g} s"
         yield f"  {'/'.join(group_key(plan, plan.groups[gap.group])):24} gap: {where}: {cause_name(gap.cause)}{detail}"
 
 
