@@ -120,18 +120,18 @@ class Batcher:
 
     # ---- in -------------------------------------------------------------------------------------------------
 
-    async def put(self, item: Frame | Gap) -> Receipt:
-        """Accept a frame or a gap of the term in force; waits while the batch is full."""
-        await self.room()
-        return self.accept(item)
+    @property
+    def full(self) -> bool:
+        """Whether nothing may be put until the batch is on its way to the disk."""
+        return self._batch.bound >= FULL
 
     async def room(self) -> None:
-        """Wait while the batch is full."""
-        while self._batch.bound >= FULL:
+        """Wait until the batch is on its way to the disk; others may wait for that, too."""
+        while self.full:
             await self._room.wait()
 
-    def accept(self, item: Frame | Gap) -> Receipt:
-        """Accept a frame or a gap of the term in force, at once."""
+    def put(self, item: Frame | Gap) -> Receipt:
+        """Accept a frame or a gap of the term in force."""
         batch = self._batch
         if isinstance(item, Frame):
             if not batch.frames:  # the window of a value is shorter than that of gaps alone

@@ -144,6 +144,10 @@ class Channel:
         self.route.selection = configured.selection
         self._sealer.facts = self._facts(configured, self._outbox.salt)
 
+    async def flush(self) -> None:
+        """Have on disk what was put. Raises OutboxError."""
+        await self._batcher.flush()
+
     async def event(self, code: EventCode, *details: str) -> None:
         """Record an event. Raises OutboxError."""
         if self._sealer.term:

@@ -46,16 +46,14 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
             telling.start_soon(health.run, running.summary)
             async with anyio.create_task_group() as acquisition:
                 acquisition.start_soon(running.supervisor.run)
+                acquisition.start_soon(running.reloads)
                 if config.agent.socket is not None:
                     acquisition.start_soon(serve, config.agent.socket, answers(running))
                 health.ready()
                 async for number in signals:
                     if number != signal.SIGHUP:
                         break
-                    health.reloading()
-                    with suppress(ConfigError):  # is logged, and the old one stays in force
-                        await running.reload()
-                    health.ready()
+                    acquisition.start_soon(_reload, running, health)
                 log.info("agent stopping reason=%s", number.name)
                 health.stopping()
                 acquisition.cancel_scope.cancel()
@@ -63,3 +61,10 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
             sources.cancel_scope.cancel()
         telling.cancel_scope.cancel()
     log.info("agent stopped waiting=%d", running.waiting())
+
+
+async def _reload(running: Running, health: Health) -> None:
+    health.reloading()
+    with suppress(ConfigError):  # is logged, and the old one stays in force
+        await running.reload()
+    health.ready()

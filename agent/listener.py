@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from agent.errors import AcquisitionError
 from agent.model import Cause, Frame, Gap
@@ -27,8 +28,10 @@ from agent.router import GroupKey, Receipts
 from agent.silences import Silences
 from agent.states import States
 
+S = 1_000_000_000
 _INBOX = 512  # messages fetched and not yet put
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
+_LASTING = 30 * S  # a connection that stood for so long was a good one
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +91,7 @@ class Listener:
         sink: Sink,
         clock: Clock,
         states: States,
-        deaf_since: int | None = None,
     ) -> None:
-        """``deaf_since``: boot time since when nobody listens; None: now."""
         self.name = name
         self.adapter = adapter
         self.groups = groups
@@ -99,8 +100,8 @@ class Listener:
         self._sink = sink
         self._clock = clock
         self._states = states
-        silent_after = {device.info.id: device.silent_after for device, _ in groups if device.silent_after is not None}
-        self._silences = Silences(silent_after, now=clock.boot() if deaf_since is None else deaf_since)
+        self.concluded = 0  # boot time from which on nothing that came was put
+        self.deaf_since(clock.boot())
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
         self._news = anyio.Event()  # for the pump
@@ -108,16 +109,21 @@ class Listener:
         self._added = anyio.Event()  # for the acknowledger
         self._told = anyio.Event()  # by the acknowledger
 
+    def deaf_since(self, boot: int) -> None:
+        """Nobody has listened since then; before ``run``."""
+        silent_after = {device.info.id: device.silent_after for device, _ in self.groups}
+        self._silences = Silences(silent_after, now=boot)
+
     # ---- the connection -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
         pause = _FIRST_PAUSE
         while True:
-            heard = self._clock.boot()
+            heard = began = self._clock.boot()
+            self._silences.trying(began)
             try:
                 async with self.adapter.subscribe() as subscription, anyio.create_task_group() as tasks:
-                    pause = _FIRST_PAUSE
                     self._begin(subscription)
                     tasks.start_soon(self._acknowledge)
                     try:
@@ -126,6 +132,8 @@ class Listener:
                         heard = subscription.heard
             except (AcquisitionError, BaseExceptionGroup) as raised:
                 self._lost(heard, _acquisition_error(raised))
+            if heard - began >= _LASTING:
+                pause = _FIRST_PAUSE
             await anyio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -174,17 +182,17 @@ class Listener:
         """Put what came, in order, and what has to be stated, until the term ends."""
         while not term.over:
             term.look()
-            await self._state(term, last=False)
             while self._inbox and not term.over:
                 if not await self._put(term, self._inbox[0]):
                     term.end()
                     return
-                self._unsettled.append(self._inbox.popleft())
-                self._hurry(term)
+                self._taken(term)
             self._room.set()
             self._room = anyio.Event()
             self._added.set()
-            if not self._inbox:
+            await checkpoint()  # what came is put before it is said that nothing came
+            if not self._inbox and not term.over:
+                await self._state(term, last=False)
                 self._news = anyio.Event()
                 await term.wait(self._news, until=self._silences.due)
 
@@ -198,9 +206,17 @@ class Listener:
         for _ in range(len(self._inbox)):
             if not await self._put(term, self._inbox[0]):
                 break
-            self._unsettled.append(self._inbox.popleft())
+            self._taken(term)
+        self.concluded = self._inbox[0].arrival.received if self._inbox else self._clock.boot()
         self._added.set()
         await self._state(term, last=True)
+
+    def _taken(self, term: Term) -> None:
+        """The oldest message was put, all of it."""
+        message = self._inbox.popleft()
+        if message.arrival.owed:
+            self._unsettled.append(message)
+            self._hurry(term)
 
     async def _put(self, term: Term, message: _Message) -> bool:
         """Put what a message means for its groups; False if the plan must change first."""
@@ -236,7 +252,7 @@ class Listener:
         for span in self._silences.take(self._clock.boot(), last=last):
             for device, group in self.groups:
                 name = device.info.id
-                if span.device in (None, name) and (name, group) in term.indexes:
+                if span.device == name and (name, group) in term.indexes:
                     place = term.indexes[name, group]
                     await self._sink.put(Gap(place, None, None, span.cause, span.detail, span.begin, span.end))
                     if span.cause is Cause.SOURCE_SILENT and span.lasts:

@@ -163,12 +163,14 @@ class Arrival:
     """A message from a source.
 
     ``message`` is the adapter's own: what its devices decode. ``received`` is a boot time. ``concerns``: index of the
-    device in the adapter's ``devices``, and group; none: nobody asked for it, and it is only acknowledged.
+    device in the adapter's ``devices``, and group; none: nobody asked for it, and it is only acknowledged. ``owed``:
+    the source waits for that.
     """
 
     message: Any
     received: int
     concerns: tuple[tuple[int, str], ...]
+    owed: bool = True
 
 
 class EventDevice(Protocol):
@@ -220,7 +222,9 @@ class Subscription(Protocol):
         """
 
     def acknowledge(self, arrival: Arrival) -> None:
-        """It is on disk; called in the order of arrival. Never raises; does nothing once the connection is lost."""
+        """It is on disk; called in the order of arrival, of those that are owed. Never raises; does nothing once the
+        connection is lost.
+        """
 
 
 class EventAdapter(Protocol):

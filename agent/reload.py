@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.errors import Problem
+from agent.ports import DeviceSelection
 from agent.units import size_text
 
 
@@ -30,7 +31,8 @@ def changes(old: Config, new: Config) -> Change:
     sources, sources_now = {s.name: s for s in old.adapters()}, {s.name: s for s in new.adapters()}
     restarted = {id_ for id_ in channels.keys() & channels_now.keys() if _run(channels[id_]) != _run(channels_now[id_])}
     moved = old.site.id != new.site.id  # phases may depend on it
-    rewired = {name for name in sources.keys() & sources_now.keys() if moved or sources[name] != sources_now[name]}
+    both = sources.keys() & sources_now.keys()
+    rewired = {name for name in both if moved or _wired(sources[name]) != _wired(sources_now[name])}
     lines = [
         *_told("channel", channels.keys(), channels_now.keys(), restarted),
         *(
@@ -83,6 +85,11 @@ def problem(config: Config, key: tuple[str, ...], what: str, remedy: str) -> Pro
 def _run(channel: Channel) -> Channel:
     """What a channel's run depends on."""
     return replace(channel, send=(), selection={})
+
+
+def _wired(plan: AdapterPlan) -> tuple[AdapterPlan, dict[str, DeviceSelection]]:
+    """What a connection's adapter depends on: not the order of its devices."""
+    return replace(plan, devices=()), {device.config.id: device for device in plan.devices}
 
 
 def _told(kind: str, before: Set[str], now: Set[str], changed: Set[str]) -> Iterator[str]:

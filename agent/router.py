@@ -21,11 +21,15 @@ GroupKey = tuple[str, str]  # device id, group name
 class Sealing(Protocol):
     """What the router needs of a channel's batcher."""
 
-    async def room(self) -> None:
-        """Wait while it cannot take more."""
+    @property
+    def full(self) -> bool:
+        """Whether nothing may be put now."""
 
-    def accept(self, item: Frame | Gap) -> Receipt:
-        """Accept a frame or gap of the term in force, at once."""
+    async def room(self) -> None:
+        """Wait while it is full."""
+
+    def put(self, item: Frame | Gap) -> Receipt:
+        """Accept a frame or gap of the term in force."""
 
     async def begin_term(
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
@@ -122,9 +126,9 @@ class Router:
             for route in self.routes.values()
             if item.group < len(route.ways) and (way := route.ways[item.group]) is not None
         ]
-        for route, _ in taking:
-            await route.sealing.room()
-        return Receipts([route.sealing.accept(self._of(route, way, item)) for route, way in taking])
+        while full := next((route.sealing for route, _ in taking if route.sealing.full), None):
+            await full.room()
+        return Receipts([route.sealing.put(self._of(route, way, item)) for route, way in taking])
 
     def _of(self, route: Route, way: _Way, item: Frame | Gap) -> Frame | Gap:
         if isinstance(item, Frame):
@@ -164,7 +168,7 @@ class Router:
                 way = old[each.group] if each.group < len(old) else None
                 if way is not None and (gap := each.gap(way.group, stays=way.key in stay)) is not None:
                     await route.sealing.room()
-                    route.sealing.accept(gap)
+                    route.sealing.put(gap)
             await route.sealing.begin_term(opened=opened, devices=chosen, groups=taken)
 
     async def event(self, code: EventCode, *details: Value, device: str | None = None) -> None:

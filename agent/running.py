@@ -9,7 +9,9 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -35,9 +37,19 @@ from agent.supervisor import Supervisor
 
 DRAIN_WITHIN = 3.0  # s: how long a channel that ends goes on delivering
 SETTLE_WITHIN = 0.5  # s: how long sources may take to be told what is on disk, at the end
+REFUSED_EVERY = 60_000_000_000  # ns: a refused configuration is stated at most this often
 S = 1e9
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Request:
+    """To reload, and what came of it."""
+
+    done: anyio.Event = field(default_factory=anyio.Event)
+    lines: Sequence[str] = ()
+    refused: ConfigError | None = None
 
 
 class Running:
@@ -54,7 +66,9 @@ class Running:
         self._states = States(clock)
         self._router = Router({})
         self.supervisor = Supervisor([], sink=self._router, clock=clock, states=self._states)
-        self._reloading = anyio.Lock()
+        self._requests: deque[_Request] = deque()
+        self._asked = anyio.Event()
+        self._refused: int | None = None  # boot time of the last event that says so
 
     async def open(self, *, channels: TaskGroup, sources: TaskGroup) -> None:
         """Open what the configuration names; it lives in these task groups. Raises OutboxError."""
@@ -62,7 +76,7 @@ class Running:
         for configured in self.config.channels:
             await self._open(configured)
         for plan in self.config.adapters():
-            await self._connect(plan, deaf_since=self._started[1])
+            await self._connect(self._source(plan, self.config))
         self._route()
 
     async def _open(self, configured: Configured) -> None:
@@ -72,12 +86,12 @@ class Running:
         await self._channel_tasks.start(channel.run)
         self.channels[channel.id] = channel
 
-    async def _connect(self, plan: AdapterPlan, *, deaf_since: int) -> None:
-        source = Source(
-            plan, self.config, sink=self._router, clock=self._clock, states=self._states, deaf_since=deaf_since
-        )
+    def _source(self, plan: AdapterPlan, config: Config) -> Source:
+        return Source(plan, config, sink=self._router, clock=self._clock, states=self._states)
+
+    async def _connect(self, source: Source) -> None:
         await self._source_tasks.start(source.run)
-        self._sources[plan.name] = source
+        self._sources[source.plan.name] = source
 
     def _route(self) -> None:
         """What is acquired goes where it belongs from the next term on."""
@@ -119,22 +133,51 @@ class Running:
 
         Raises ConfigError with all that is wrong: then nothing was changed.
         """
-        async with self._reloading:
-            try:
-                new = await to_thread.run_sync(self._judged)
-                change = changes(self.config, new)
-                await self._open_added(change, new)
-            except ConfigError as error:
-                for each in error.problems:
-                    log.error("configuration refused problem=%s", each)
-                for channel in self.channels.values():
-                    await channel.event(EventCode.CONFIGURATION_REFUSED, f"{len(error.problems)} problems")
-                raise
-            if new.digest_text() != self.config.digest_text() or change.lines:
-                await self._carry_out(change, new)
-            for line in change.lines:
-                log.info("configuration changed what=%s", line)
-            return change.lines
+        request = _Request()
+        self._requests.append(request)
+        self._asked.set()
+        await request.done.wait()
+        if request.refused is not None:
+            raise request.refused
+        return request.lines
+
+    async def reloads(self) -> None:
+        """Carry out what ``reload`` asks for until cancelled. What fails beyond a refusal leaves a state that is not
+        known, and is raised here, not to who asked.
+        """
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            while self._requests:
+                request = self._requests.popleft()
+                try:
+                    request.lines = await self._reload()
+                except ConfigError as error:
+                    request.refused = error
+                    await self._tell_refused(error)
+                finally:
+                    request.done.set()
+
+    async def _reload(self) -> Sequence[str]:
+        new = await to_thread.run_sync(self._judged, abandon_on_cancel=True)
+        change = changes(self.config, new)
+        sources = self._new_sources(change, new)
+        await self._open_added(change, new)
+        if new.digest_text() != self.config.digest_text() or change.lines:
+            await self._carry_out(change, new, sources)
+        for line in change.lines:
+            log.info("configuration changed what=%s", line)
+        return change.lines
+
+    async def _tell_refused(self, error: ConfigError) -> None:
+        """In the log each time; as an event at most once a minute, for anybody in the socket's group may ask again."""
+        for each in error.problems:
+            log.error("configuration refused problem=%s", each)
+        now = self._clock.boot()
+        if self._refused is None or now - self._refused >= REFUSED_EVERY:
+            self._refused = now
+            for channel in self.channels.values():
+                await channel.event(EventCode.CONFIGURATION_REFUSED, f"{len(error.problems)} problems")
 
     def _judged(self) -> Config:
         try:
@@ -145,6 +188,19 @@ class Running:
         if problems := refused(self.config, new):
             raise ConfigError(problems)
         return new
+
+    def _new_sources(self, change: Change, new: Config) -> list[Source]:
+        """The sources that come, made before any is let go of: making one touches nothing and may fail."""
+        sources, problems = [], []
+        for plan in change.sources_new:
+            try:
+                sources.append(self._source(plan, new))
+            except Exception as error:  # noqa: BLE001 - a third party's adapter may raise anything
+                what = f"the adapter cannot be made: {type(error).__name__}: {error}"
+                problems.append(problem(new, ("connection", plan.name), what, "see the adapter's own documentation"))
+        if problems:
+            raise ConfigError(problems)
+        return sources
 
     async def _open_added(self, change: Change, new: Config) -> None:
         """Open the channels that were not there before: one that cannot be is a reason to refuse all."""
@@ -161,18 +217,14 @@ class Running:
                 found = problem(new, ("channel", configured.id), str(error), error.hint or "remove the channel")
                 raise ConfigError([found]) from error
 
-    async def _carry_out(self, change: Change, new: Config) -> None:
-        """At every point ``channels`` and sources are those that live, should the agent be stopped meanwhile."""
+    async def _carry_out(self, change: Change, new: Config, sources: Sequence[Source]) -> None:
+        """At every point channels, routes and sources are those that live, should the agent be stopped meanwhile."""
         async with self.supervisor.paused():
-            paused = self._clock.boot()
-            for name in change.sources_gone:
-                source = self._sources.pop(name)
-                if source.listener is not None:
-                    await self.supervisor.conclude([source.listener])
-                await source.stop()
+            concluded = await self._let_go(change.sources_gone)
             again = {configured.id for configured in change.channels_new}
             for name in change.channels_gone:
                 channel = self.channels.pop(name)
+                self._router.routes.pop(name, None)
                 await channel.conclude("configuration", drain_within=0 if name in again else DRAIN_WITHIN)
                 if name in again:
                     await channel.closed.wait()
@@ -183,9 +235,27 @@ class Running:
                 if configured.id not in self.channels:
                     await self._open(configured)
                 self.channels[configured.id].adopt(configured)
-            for plan in change.sources_new:
-                await self._connect(plan, deaf_since=paused)
+            for source in sources:
+                if source.listener is not None:
+                    source.listener.deaf_since(concluded.get(source.plan.name, self._clock.boot()))
+                await self._connect(source)
             self._route()
+
+    async def _let_go(self, names: Sequence[str]) -> dict[str, int]:
+        """Stop sources once all that came through them is on disk and they know; returns since when nobody listens, of
+        those that are listened to.
+        """
+        listeners = {name: each for name in names if (each := self._sources[name].listener) is not None}
+        await self.supervisor.conclude(list(listeners.values()))
+        if listeners:
+            for channel in self.channels.values():
+                await channel.flush()
+            with anyio.move_on_after(SETTLE_WITHIN):
+                for listener in listeners.values():
+                    await listener.settled()
+        for name in names:
+            await self._sources.pop(name).stop()
+        return {name: listener.concluded for name, listener in listeners.items()}
 
     # ---- how it is ------------------------------------------------------------------------------------------
 

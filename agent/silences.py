@@ -2,7 +2,8 @@
 gaps of event-driven groups).
 
 Nobody listened (link_down), or somebody did and nothing came for longer than the device's ``silent_after``
-(source_silent). A span that lasts is stated piece by piece. Times are boot times in ns; pure.
+(source_silent). Of a device no instant is stated twice, and none at which a message of it came. A span that lasts is
+stated piece by piece. Times are boot times in ns; pure.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ STATE_EVERY = 300 * S  # what lasts is stated at least this often
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From ``begin`` to ``end`` no messages came of ``device``, or of any if it is None. ``lasts``: nor since."""
+    """From ``begin`` to ``end`` no messages came of ``device``. ``lasts``: nor since."""
 
-    device: str | None
+    device: str
     cause: Cause
     begin: int
     end: int
@@ -30,9 +31,11 @@ class Span:
 
 @dataclass(slots=True)
 class _Device:
-    """``since``: its last message, or since when it can be heard; while ``silent`` the end of what was stated."""
+    """``since``: up to where all is told: its last message, or the end of what was stated, or since when it is heard.
+    ``after`` None: it is never called silent.
+    """
 
-    after: int
+    after: int | None
     since: int
     silent: bool = False
 
@@ -40,74 +43,75 @@ class _Device:
 class Silences:
     """Of one connection. At first nobody listens."""
 
-    def __init__(self, silent_after: Mapping[str, int], *, now: int) -> None:
-        """``silent_after``: ns, of the devices that have it."""
+    def __init__(self, silent_after: Mapping[str, int | None], *, now: int) -> None:
+        """``silent_after``: ns, of each device behind the connection."""
         self._devices = {device: _Device(after, now) for device, after in silent_after.items()}
-        self._deaf: int | None = now  # since when nobody listens, as far as it was not stated
+        self._deaf = True
+        self._trying: int | None = None
         self._detail: str | None = None
         self._spans: list[Span] = []
 
-    def connected(self, now: int, *, kept: bool) -> None:
-        """Somebody listens from now on. ``kept``: what came meanwhile comes now."""
-        if self._deaf is not None:
-            self._add(None, Cause.LINK_DOWN, self._deaf, now, "messages were kept" if kept else self._detail)
-        self._deaf = None
-        for device in self._devices.values():
-            device.since = now
+    def trying(self, now: int) -> None:
+        """A connection is being made: until it is known what becomes of it, nothing is said of the time from now on."""
+        self._trying = now
+
+    def connected(self, since: int, *, kept: bool) -> None:
+        """Somebody listens, from ``since`` on. ``kept``: the broker kept the session meanwhile."""
+        for name, device in self._devices.items():
+            if self._deaf:
+                self._add(name, Cause.LINK_DOWN, device.since, since, "the broker kept the session" if kept else None)
+            device.since = max(device.since, since)
+        self._deaf, self._trying = False, None
 
     def lost(self, heard: int, detail: str) -> None:
         """Nobody listens; ``heard`` was the last sign of life. ``detail`` goes into what is stated of it."""
-        self._detail = detail
-        if self._deaf is not None:
+        self._detail, self._trying = detail, None
+        if self._deaf:
             return
-        self._deaf = heard
+        self._deaf = True
         for name, device in self._devices.items():
             if device.silent:
                 self._add(name, Cause.SOURCE_SILENT, device.since, heard)
-                self._deaf = max(heard, device.since)
-            device.silent = False
+            device.silent, device.since = False, max(device.since, heard)
 
     def heard(self, device: str, now: int) -> None:
         """A message of a device came."""
-        state = self._devices.get(device)
-        if state is not None:
-            if state.silent:
-                self._add(device, Cause.SOURCE_SILENT, state.since, now)
-            state.silent, state.since = False, now
+        state = self._devices[device]
+        if state.silent:
+            self._add(device, Cause.SOURCE_SILENT, state.since, now)
+        state.silent, state.since = False, max(state.since, now)
 
     @property
     def due(self) -> int | None:
         """When there is something to be stated; None: not as long as nothing happens."""
         if self._spans:
             return 0
-        if self._deaf is not None:
-            return self._deaf + STATE_EVERY
-        dues = (each.since + (STATE_EVERY if each.silent else each.after) for each in self._devices.values())
+        if self._trying is not None:
+            return None
+        dues = (each.since + after for each in self._devices.values() if (after := self._after(each)) is not None)
         return min(dues, default=None)
 
     def take(self, now: int, *, last: bool = False) -> list[Span]:
         """What is to be stated now, in order. ``last``: nothing more will be asked, all that lasts is stated."""
-        if self._deaf is not None:
-            if last or now >= self._deaf + STATE_EVERY:
-                self._add(None, Cause.LINK_DOWN, self._deaf, now, self._detail, lasts=True)
-                self._deaf = now
-        else:
-            for name, device in self._devices.items():
-                if now >= device.since + (STATE_EVERY if device.silent else device.after) or (last and device.silent):
-                    self._add(name, Cause.SOURCE_SILENT, device.since, now, lasts=True)
-                    device.silent, device.since = True, now
+        until = now if self._trying is None else min(now, self._trying)
+        for name, device in self._devices.items():
+            after = self._after(device)
+            if (after is not None and until >= device.since + after) or (last and (self._deaf or device.silent)):
+                if self._deaf:
+                    self._add(name, Cause.LINK_DOWN, device.since, until, self._detail, lasts=True)
+                else:
+                    self._add(name, Cause.SOURCE_SILENT, device.since, until, lasts=True)
+                    device.silent = True
+                device.since = max(device.since, until)
         spans, self._spans = self._spans, []
         return spans
 
+    def _after(self, device: _Device) -> int | None:
+        """How long after ``since`` something must be stated."""
+        return STATE_EVERY if self._deaf or device.silent else device.after
+
     def _add(
-        self,
-        device: str | None,
-        cause: Cause,
-        begin: int,
-        end: int,
-        detail: str | None = None,
-        *,
-        lasts: bool = False,
+        self, device: str, cause: Cause, begin: int, end: int, detail: str | None = None, *, lasts: bool = False
     ) -> None:
         if begin < end:
             self._spans.append(Span(device, cause, begin, end, detail, lasts))

@@ -17,10 +17,8 @@ from agent.term import PolledGroup
 class Source:
     """One connection: ``groups`` that are polled through it, or the ``listener`` on its messages."""
 
-    def __init__(
-        self, plan: AdapterPlan, config: Config, *, sink: Router, clock: Clock, states: States, deaf_since: int
-    ) -> None:
-        """``deaf_since``: boot time since when nobody listens to what it is connected to."""
+    def __init__(self, plan: AdapterPlan, config: Config, *, sink: Router, clock: Clock, states: States) -> None:
+        """Touches nothing. Raises whatever the adapter's class raises."""
         self.plan = plan
         self.groups: list[PolledGroup] = []
         self.listener: Listener | None = None
@@ -30,9 +28,7 @@ class Source:
         devices = list(zip(self._adapter.devices, plan.devices, strict=True))
         if hasattr(self._adapter, "subscribe"):
             groups = [(device, name) for device, chosen in devices for name in chosen.groups]
-            self.listener = Listener(
-                plan.name, self._adapter, groups, sink=sink, clock=clock, states=states, deaf_since=deaf_since
-            )
+            self.listener = Listener(plan.name, self._adapter, groups, sink=sink, clock=clock, states=states)
         else:
             for device, chosen in devices:
                 for name in chosen.groups:

@@ -40,7 +40,7 @@ class States:
 
     def good(self, device: str, group: str) -> None:
         """A frame came."""
-        state = self.groups[device, group]
+        state = self._of(device, group)
         state.frames += 1
         state.last = self._clock.boot()
         if state.cause is not None:
@@ -48,7 +48,7 @@ class States:
 
     def well(self, device: str, group: str, *, tell: bool = True) -> None:
         """Nothing is in the way of frames. ``tell``: in the log, if it changed."""
-        state = self.groups[device, group]
+        state = self._of(device, group)
         if state.cause is None:
             return
         state.cause, state.detail, state.since = None, "", self._clock.boot()
@@ -57,7 +57,7 @@ class States:
 
     def failed(self, device: str, group: str, cause: Cause, detail: str, *, tell: bool = True) -> None:
         """Nothing came, and why. ``tell``: in the log, if the cause changed."""
-        state = self.groups[device, group]
+        state = self._of(device, group)
         changed = state.cause is not cause
         if changed:
             state.cause, state.since = cause, self._clock.boot()
@@ -69,13 +69,17 @@ class States:
         """A message came that yielded nothing; the source as such is well. Told at most once a minute, for each one
         has another digest.
         """
-        state, now = self.groups[device, group], self._clock.boot()
+        state, now = self._of(device, group), self._clock.boot()
         state.undecodable += 1
         if state.told is None or now - state.told >= _TELL_EVERY:
             state.told = now
             log.warning(
                 "message not understood group=%s/%s so_far=%d last=%s", device, group, state.undecodable, detail
             )
+
+    def _of(self, device: str, group: str) -> GroupState:
+        """The state of a group, also of one that will be acquired from the next term on."""
+        return self.groups.setdefault((device, group), GroupState(self._clock.boot()))
 
     def failing(self) -> str:
         """How many devices of all have a group that fails, for people."""

@@ -84,7 +84,7 @@ class Supervisor:
                 await self._resume.wait()
             self._quiet = anyio.Event()
             self._know()
-            term = self._term = await self._begin(self._term)
+            term = await self._begin(self._term)
             self._begun.set()
             if not self._resume.is_set():  # paused meanwhile
                 term.end()
@@ -158,7 +158,9 @@ class Supervisor:
             cause = Cause.CLOCK_STEP if stepped else Cause.OVERRUN
             closing.append(Closing(index, covered, stays, goes, cause))
         term = Term(self.groups, self.listeners, schedules, opened=(wall, boot), clock=self._clock, grace=END_WITHIN)
-        await self._sink.begin_term(opened=term.opened, devices=term.devices, groups=term.plans(), closing=closing)
+        with anyio.CancelScope(shield=True):  # sink and supervisor must be in the same term, also when it ends here
+            await self._sink.begin_term(opened=term.opened, devices=term.devices, groups=term.plans(), closing=closing)
+            self._term = term
         if old is not None:
             if stepped:
                 await self._sink.event(EventCode.CLOCK_STEP, boot + old.offset, wall)

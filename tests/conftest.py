@@ -27,8 +27,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Put back what a test or a library changed: the log's handlers and levels, and the recursion limit, which hypothesis
-    raises so far that a parser in C runs over the end of the stack.
+    """Put back what a test or a library changed: the log's handlers and levels, and the recursion limit.
+
+    hypothesis raises that so far that a parser in C runs over the end of the stack.
     """
     root = logging.getLogger()
     handlers, limit = root.handlers[:], sys.getrecursionlimit()

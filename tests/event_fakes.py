@@ -70,12 +70,18 @@ class FakeSource:
     """A connection to the source and what is on its way; implements the ``EventAdapter`` port."""
 
     def __init__(
-        self, clock: FakeClock, *devices: FakeEventDevice, window: int | None = None, keeps: bool = True
+        self,
+        clock: FakeClock,
+        *devices: FakeEventDevice,
+        window: int | None = None,
+        keeps: bool = True,
+        owed: bool = True,
     ) -> None:
         self.clock = clock
         self.devices: Sequence[EventDevice] = devices or (FakeEventDevice(),)
         self.window = window
         self.keeps = keeps  # what comes while nobody listens
+        self.owed = owed  # whether it waits for acknowledgements
         self.sent: list[Sent] = []
         self.acknowledged: list[int] = []
         self.unheard: list[int] = []  # nobody listened, and they were not kept
@@ -155,9 +161,10 @@ class FakeSubscription:
 
     def take(self, message: Sent) -> None:
         """A message comes over this connection."""
-        self.unacknowledged[message.n] = message
+        if self._source.owed:
+            self.unacknowledged[message.n] = message
         self.heard = self._source.clock.now
-        self._arrived.append(Arrival(message, self.heard, ((message.device, "state"),)))
+        self._arrived.append(Arrival(message, self.heard, ((message.device, "state"),), self._source.owed))
         self._news.set()
 
     def lose(self) -> None:

@@ -84,11 +84,13 @@ class Bench:
         """The next cycle's frame."""
         item = frame(self.cycle)
         self.cycle += 1
-        return await self.batcher.put(replace(item, values=values) if values else item)
+        await self.batcher.room()
+        return self.batcher.put(replace(item, values=values) if values else item)
 
     async def gap(self, cause: Cause = Cause.DEVICE_TIMEOUT, cycles: int = 1) -> Receipt:
         first, self.cycle = self.cycle, self.cycle + cycles
-        return await self.batcher.put(Gap(0, first, self.cycle - 1, cause))
+        await self.batcher.room()
+        return self.batcher.put(Gap(0, first, self.cycle - 1, cause))
 
     def verified(self) -> Verifier:
         verifier = Verifier([DID])
@@ -183,7 +185,8 @@ async def test_a_full_batch_goes_at_once_and_holds_all_putters_back_until_then()
 
     async def put(index: int) -> None:
         for cycle in range(100, 103):
-            await bench.batcher.put(Frame(index, cycle, 0, 0, ("x" * 15_000,)))
+            await bench.batcher.room()
+            bench.batcher.put(Frame(index, cycle, 0, 0, ("x" * 15_000,)))
             accepted.append(bench.clock.now)
 
     async with anyio.create_task_group() as tasks:

@@ -301,25 +301,10 @@ class TestCounter(PolledAdapterConformance):
     subject_type = CounterSubject
 
 
-class SinceTicks(Ticks):
-    """Says from when on messages could come (agent.ports.Subscription)."""
-
-    since: int
-
-
-class SinceTicker(Ticker):
-    @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[Ticks]:
-        async with super().subscribe() as subscription:
-            subscription.__class__ = SinceTicks
-            subscription.since = subscription.heard  # type: ignore[attr-defined]
-            yield subscription
-
-
 class TickerSubject(EventSubject):
     """``subscribe`` and ``ack``, as tests/thirdparty_adapter.py describes them; keeps what is not acknowledged."""
 
-    adapter: ClassVar[Any] = SinceTicker
+    adapter: ClassVar[Any] = Ticker
     keeps = True
 
     def __init__(self) -> None:
@@ -429,7 +414,7 @@ class DozensSubject(TickerSubject):
         head, _, value = line.rpartition(b" ")
         super()._say(head + b" " + self._zero.encode() + value)
 
-    class Adapter(SinceTicker):
+    class Adapter(Ticker):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             for device in self.devices:
@@ -751,7 +736,7 @@ BROKEN_COUNTERS: list[tuple[str, dict[str, Any], type[Counter]]] = [
 ]
 
 
-class AcknowledgesAtOnce(SinceTicks):
+class AcknowledgesAtOnce(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         arrivals = await super().receive()
         for each in arrivals:
@@ -759,53 +744,53 @@ class AcknowledgesAtOnce(SinceTicks):
         return arrivals
 
 
-class LosesWhatIsCancelled(SinceTicks):
+class LosesWhatIsCancelled(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         arrivals = await super().receive()
         await anyio.lowlevel.checkpoint()
         return arrivals
 
 
-class SaysNothing(SinceTicks):
+class SaysNothing(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         await super().receive()
         return []
 
 
-class TakesItsTime(SinceTicks):
+class TakesItsTime(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         return [replace(each, received=1) for each in await super().receive()]
 
 
-class KnowsNobody(SinceTicks):
+class KnowsNobody(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         return [replace(each, concerns=((7, "fruit"),)) for each in await super().receive()]
 
 
-class Breaks(SinceTicks):
+class Breaks(Ticks):
     def acknowledge(self, arrival: Arrival) -> None:
         if self._line._writer.transport.is_closing():
             raise RuntimeError("the connection is lost")
         super().acknowledge(arrival)
 
 
-class SinceAlways(SinceTicks):
+class SinceAlways(Ticks):
     def __getattribute__(self, name: str) -> Any:
         return 0 if name == "since" else super().__getattribute__(name)
 
 
-class SinceTheFirst(SinceTicks):
+class SinceTheFirst(Ticks):
     async def receive(self) -> Sequence[Arrival]:
         arrivals = await super().receive()
         self.since = arrivals[0].received + 1
         return arrivals
 
 
-def ticker(kind: type[Ticks] = SinceTicks, **of_device: Any) -> type[Ticker]:
+def ticker(kind: type[Ticks] = Ticks, **of_device: Any) -> type[Ticker]:
     """The example, with a subscription and devices that differ."""
     device_kind = type("BrokenDevice", (TickerDevice,), of_device)
 
-    class Broken(SinceTicker):
+    class Broken(Ticker):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             for device in self.devices:
@@ -820,7 +805,7 @@ def ticker(kind: type[Ticks] = SinceTicks, **of_device: Any) -> type[Ticker]:
     return Broken
 
 
-class StaysConnected(SinceTicker):
+class StaysConnected(Ticker):
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[Ticks]:
         async with super().subscribe() as subscription:

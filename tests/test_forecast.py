@@ -97,7 +97,8 @@ async def run_for(span: int, seal_within: int, groups: Sequence[PlannedGroup]) -
         while schedule.due(cycle) < end:
             await clock.sleep_until(schedule.due(cycle))
             late, took = draw.randint(200, 2_000), draw.randint(2_000, 30_000)
-            await batcher.put(Frame(index, cycle, late, took, walk.next()))
+            await batcher.room()
+            batcher.put(Frame(index, cycle, late, took, walk.next()))
             cycle += 1
 
     async with anyio.create_task_group() as tasks:

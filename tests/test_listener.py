@@ -4,6 +4,8 @@ acknowledged when it is on disk, and when none came is stated (docs/evidence.md 
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -310,6 +312,79 @@ async def test_between_two_terms_another_source_may_take_its_place_and_its_cycle
             tasks.cancel_scope.cancel()
     assert [(frame.cycle, frame.values[1]) for frame in bench.frames()] == [(0, 0), (1, 1), (2, 2), (3, 7)]
     assert bench.sealer.term == 2
+
+
+async def test_a_message_that_came_while_nothing_was_pumped_ends_the_silence_before() -> None:
+    async with running(FakeEventDevice(silent_after=S)) as bench:
+        bench.source.send(1)
+        await bench.after(600 * MS)
+        async with bench.supervisor.paused():
+            await bench.after(100 * MS)
+            bench.source.send(2)
+            await bench.after(600 * MS)
+        await bench.after(300 * MS)
+        bench.source.send(3)
+        await bench.after(100 * MS)
+    assert bench.numbers() == [0, 1, 2]
+    assert [span for span in bench.silences() if span[0] == Cause.SOURCE_SILENT] == []
+
+
+async def test_messages_that_nobody_waits_for_are_not_hurried() -> None:
+    async with running(window=20, owed=False) as bench:
+        for _ in range(40):
+            bench.source.send(1)
+            await bench.after(50 * MS)
+    data = [record for record in bench.records() if isinstance(record.body, Data) and record.body.frames]
+    assert len(data) <= 4
+    assert bench.source.acknowledged == []
+
+
+async def test_a_connection_that_is_taken_over_again_and_again_is_not_fought_for() -> None:
+    async with running() as bench:
+        for _ in range(600):
+            bench.source.drop()
+            await bench.after(100 * MS)
+    assert bench.source.tries < 20
+
+
+async def test_a_stop_while_the_plans_of_a_new_term_are_on_their_way_mixes_no_terms() -> None:
+    """A reload exchanges the places of two sources, and the stop comes while a disk is slow."""
+    clock = virtual_clock()
+    sources = {name: FakeSource(clock, FakeEventDevice(name)) for name in "ab"}
+    bench = Bench(clock, sources["a"])
+    listeners = {name: bench.listen(source) for name, source in sources.items()}
+    bench.router.routes["dso"].selection = {name: {"state": ["n", "x"]} for name in "ab"}
+    bench.supervisor.listeners = [listeners["a"], listeners["b"]]
+    async with anyio.create_task_group() as connecting:
+        for listener in listeners.values():
+            connecting.start_soon(listener.run)
+        connecting.start_soon(bench.batcher.run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bench.supervisor.run)
+            await bench.after(100 * MS)
+            loop, stopped = asyncio.get_running_loop(), threading.Event()
+
+            def stop() -> None:
+                tasks.cancel_scope.cancel()
+                stopped.set()
+
+            def slow_disk() -> None:
+                loop.call_soon_threadsafe(stop)
+                stopped.wait(10)
+
+            async with bench.supervisor.paused():
+                bench.supervisor.listeners = [listeners["b"], listeners["a"]]
+                sources["b"].send(100)
+                bench.store.before_append = slow_disk
+        await bench.supervisor.conclude()
+        await bench.batcher.event(EventCode.STOP, "SIGTERM")
+        connecting.cancel_scope.cancel()
+    plan, of_b = None, []
+    for record in bench.records():
+        plan = record.body if isinstance(record.body, Plan) else plan
+        if isinstance(record.body, Data) and plan is not None:
+            of_b += [plan.devices[plan.groups[f.group].device].id for f in record.body.frames if f.values[1] == 100]
+    assert of_b == ["b"]
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 5])

@@ -270,7 +270,7 @@ def encrypted(site: Site) -> dict[str, Any]:
     found = provision.program("openssl")
     assert found is not None
     locked = str(own.key.with_suffix(".locked"))
-    command = [found[0], "pkey", "-in", own.key, "-aes256", "-passout", f"pass:{CANARY}", "-out", locked]
+    command = [str(found[0]), "pkey", "-in", str(own.key), "-aes256", "-passout", f"pass:{CANARY}", "-out", locked]
     subprocess.run(command, check=True, timeout=30)
     return shown(own, key=locked)
 
@@ -298,7 +298,11 @@ OUR_CERTIFICATES: dict[str, tuple[Callable[[Site, Authority], dict[str, Any]], s
         "TLS failed: KEY_VALUES_MISMATCH",
         _TOGETHER,
     ),
-    "an encrypted key": (lambda site, authority: encrypted(site), "the key is encrypted", _TOGETHER),
+    "an encrypted key": (
+        lambda site, authority: encrypted(site),
+        "the key of tls is encrypted",
+        "without a passphrase",
+    ),
     "a key that is none": (
         lambda site, authority: shown(authority.issue("three"), key=site.file("none.key", f"-----{CANARY}-----\n")),
         "TLS failed",
@@ -403,10 +407,10 @@ async def test_a_session_that_another_client_takes_over(tmp_path: Path, version:
                 assert second.resumed
                 [again] = await take(second, 1)
                 assert (again.message.payload, again.message.dup) == (b'{"w":1}', True)
-    told = (
-        "the broker ended the connection: Session taken over" if version == "5" else "the broker closed the connection"
+    assert errors[0].detail in (
+        "the broker closed the connection",  # Mosquitto 2.0.11 says no more, over MQTT 5 either
+        "the broker ended the connection: Session taken over",
     )
-    assert errors[0].detail == told
     assert 'does another client use the client_id "twin"?' in errors[0].hint
 
 
@@ -425,17 +429,20 @@ class Damage:
 
     @classmethod
     def at_random(cls, seed: int, length: int) -> Damage:
-        """One to three bytes of ``length`` are flipped, lost or joined by others, or the connection ends early."""
+        """One to three bytes of ``length`` are flipped, lost or joined by others, or the connection ends early; CONNACK
+        in front and SUBACK at the end as often as the messages between.
+        """
         rng = random.Random(seed)
-        if rng.random() < 0.2:
+        if rng.random() < 0.1:
             return cls(end=rng.randrange(length))
+        part = rng.choice([range(14), range(length), range(length - 6, length)])
         kinds: list[Callable[[], Change]] = [
             lambda: _flipped(rng.randrange(1, 256)),
             lambda: _flipped(1 << rng.randrange(8)),
             lambda: lambda byte: b"",
             lambda: _joined(rng.randbytes(rng.randrange(1, 5))),
         ]
-        return cls({rng.randrange(length): rng.choice(kinds)() for _ in range(rng.randrange(1, 4))}, length)
+        return cls({rng.choice(part): rng.choice(kinds)() for _ in range(rng.randrange(1, 4))}, length)
 
     def done(self, data: bytes, at: int) -> bytes:
         """``data``, which begins at place ``at``, as it arrives."""
@@ -486,20 +493,19 @@ class Proxy:
         from_broker, to_broker = await asyncio.open_connection("127.0.0.1", self._broker_port)
 
         async def up() -> None:
-            while data := await reader.read(65_536):
-                to_broker.write(data)
+            with suppress(OSError):
+                while data := await reader.read(65_536):
+                    to_broker.write(data)
+            with suppress(OSError):
+                to_broker.write_eof()  # the broker is to take in what was said last, and to close
 
-        async def down() -> None:
+        going_up = asyncio.create_task(up())
+        with suppress(OSError):
             while (damage.end is None or self.passed < damage.end) and (data := await from_broker.read(65_536)):
                 writer.write(damage.done(data, self.passed))
                 self.passed += len(data)
             await writer.drain()
-
-        ways = [asyncio.create_task(up()), asyncio.create_task(down())]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        going_up.cancel()
         for each in (writer, to_broker):
             each.close()
             with suppress(OSError):
@@ -534,8 +540,9 @@ async def survives(one: MqttAdapter, proxy: Proxy, publisher: Publisher, *, runs
     async with one.subscribe() as subscription:
         await take(subscription, 4)
         length = proxy.passed - slack
+    more = 0
     for run in range(runs):
-        proxy.damage = Damage.at_random(run, length)
+        proxy.damage = Damage.at_random(run, length + more)
         async with nothing_left(10):
             await endure(one)
         proxy.damage = Damage()
@@ -545,6 +552,7 @@ async def survives(one: MqttAdapter, proxy: Proxy, publisher: Publisher, *, runs
             expected = [b'{"w":%d}' % number for number in range(1000 + run, 1004 + run)]
             assert [each.message.payload for each in arrivals] == expected, f"after damage {run}"
             subscription.acknowledge(arrivals[0])
+            more = 4 if arrivals[0].message.qos == 2 else 0  # its PUBREL comes with the next connection
         await publish(1004 + run)
 
 
@@ -554,7 +562,7 @@ async def test_damaged_packets_cost_a_connection_and_nothing_else(tmp_path: Path
     with mosquitto(tmp_path) as broker:
         async with Proxy(broker.port).running() as proxy, publishing(broker.port) as publisher:
             url = f"mqtt://127.0.0.1:{proxy.port}?version={version}"
-            await survives(adapter(url, *devices, timeout="200ms"), proxy, publisher, runs=60)
+            await survives(adapter(url, *devices, timeout="200ms"), proxy, publisher, runs=40)
 
 
 async def test_damaged_tls_costs_a_connection_and_nothing_else(site: Site) -> None:

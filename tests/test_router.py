@@ -50,10 +50,12 @@ class Sealing:
         self.hurried = 0
         self.receipt = Receipt()
 
+    full = False
+
     async def room(self) -> None:
         await checkpoint()
 
-    def accept(self, item: Frame | Gap) -> Receipt:
+    def put(self, item: Frame | Gap) -> Receipt:
         self.items.append(item)
         return self.receipt
 

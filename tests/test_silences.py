@@ -12,21 +12,22 @@ from agent.silences import STATE_EVERY, Silences, Span
 
 S = 1_000_000_000
 LINK, SILENT = Cause.LINK_DOWN, Cause.SOURCE_SILENT
+KEPT = "the broker kept the session"
 
 
-def listening(*, after: int = 10 * S, now: int = 0) -> Silences:
-    silences = Silences({"battery": after}, now=now)
-    silences.connected(now, kept=False)
-    assert silences.take(now) == []
+def listening(**after: int | None) -> Silences:
+    silences = Silences(after or {"battery": 10 * S}, now=0)
+    silences.connected(0, kept=False)
+    assert silences.take(0) == []
     return silences
 
 
 def test_from_the_beginning_to_the_first_connection_nobody_listens() -> None:
-    silences = Silences({}, now=5)
+    silences = Silences({"battery": None}, now=5)
     silences.lost(9, "refused")
     silences.connected(12, kept=False)
     assert silences.due == 0
-    assert silences.take(12) == [Span(None, LINK, 5, 12, "refused")]
+    assert silences.take(12) == [Span("battery", LINK, 5, 12)]
     assert silences.due is None
 
 
@@ -36,23 +37,35 @@ def test_a_lost_connection_counts_from_the_last_sign_of_life() -> None:
     silences.lost(4 * S, "refused")  # another try
     assert silences.take(5 * S) == []
     silences.connected(6 * S, kept=True)
-    assert silences.take(6 * S) == [Span(None, LINK, 3 * S, 6 * S, "messages were kept")]
+    assert silences.take(6 * S) == [Span("battery", LINK, 3 * S, 6 * S, KEPT)]
 
 
 def test_what_lasts_is_stated_piece_by_piece() -> None:
-    silences = Silences({}, now=0)
+    silences = Silences({"battery": None}, now=0)
     silences.lost(0, "refused")
     assert silences.due == STATE_EVERY
-    assert silences.take(STATE_EVERY) == [Span(None, LINK, 0, STATE_EVERY, "refused", True)]
+    assert silences.take(STATE_EVERY) == [Span("battery", LINK, 0, STATE_EVERY, "refused", True)]
     assert silences.take(STATE_EVERY + 1) == []
     silences.connected(STATE_EVERY + 7, kept=False)
-    assert silences.take(STATE_EVERY + 7) == [Span(None, LINK, STATE_EVERY, STATE_EVERY + 7, "refused")]
+    assert silences.take(STATE_EVERY + 7) == [Span("battery", LINK, STATE_EVERY, STATE_EVERY + 7)]
+
+
+def test_nothing_is_said_of_a_connection_that_is_being_made() -> None:
+    """What came between CONNACK and SUBACK would else lie in a span without messages."""
+    silences = Silences({"battery": None}, now=0)
+    silences.trying(290 * S)
+    assert silences.due is None
+    assert silences.take(310 * S) == []
+    silences.lost(310 * S, "refused")
+    silences.trying(311 * S)
+    assert silences.take(312 * S) == [Span("battery", LINK, 0, 311 * S, "refused", True)]
+    silences.connected(311 * S + 5, kept=True)
+    assert silences.take(313 * S) == [Span("battery", LINK, 311 * S, 311 * S + 5, KEPT)]
 
 
 def test_a_source_that_falls_silent_is_stated_when_it_is_and_when_it_comes_back() -> None:
     silences = listening()
     silences.heard("battery", 2 * S)
-    silences.heard("unknown", 3 * S)
     assert silences.due == 12 * S
     assert silences.take(12 * S - 1) == []
     assert silences.take(12 * S) == [Span("battery", SILENT, 2 * S, 12 * S, None, True)]
@@ -68,8 +81,20 @@ def test_while_nobody_listens_no_source_is_called_silent() -> None:
     silences.lost(11 * S, "connection lost")
     assert silences.take(100 * S) == [Span("battery", SILENT, 10 * S, 11 * S)]
     silences.connected(110 * S, kept=False)
-    assert silences.take(110 * S) == [Span(None, LINK, 11 * S, 110 * S, "connection lost")]
+    assert silences.take(110 * S) == [Span("battery", LINK, 11 * S, 110 * S)]
     assert silences.due == 120 * S
+
+
+def test_what_was_stated_of_one_device_shortens_no_others_span() -> None:
+    silences = listening(a=20 * S, b=5 * S, c=None)
+    silences.heard("a", 49 * S)
+    silences.heard("b", 49 * S)
+    silences.take(54 * S)
+    silences.take(69 * S)
+    silences.lost(50 * S, "no answer")
+    silences.connected(90 * S, kept=False)
+    found = {(span.device, span.begin // S, span.end // S) for span in silences.take(90 * S)}
+    assert found == {("a", 69, 90), ("b", 54, 90), ("c", 50, 90)}
 
 
 def test_at_the_end_all_that_lasts_is_stated() -> None:
@@ -78,17 +103,22 @@ def test_at_the_end_all_that_lasts_is_stated() -> None:
     silences.take(10 * S)
     assert silences.take(11 * S, last=True) == [Span("battery", SILENT, 10 * S, 11 * S, None, True)]
     silences.lost(11 * S, "connection lost")
-    assert silences.take(12 * S, last=True) == [Span(None, LINK, 11 * S, 12 * S, "connection lost", True)]
+    assert silences.take(12 * S, last=True) == [Span("battery", LINK, 11 * S, 12 * S, "connection lost", True)]
 
 
-steps = st.lists(st.tuples(st.sampled_from(["up", "down", "heard", "take"]), st.integers(0, 400 * S)), max_size=30)
+steps = st.lists(
+    st.tuples(st.sampled_from(["up", "down", "a", "b", "try", "take"]), st.integers(0, 400 * S)), max_size=30
+)
 
 
 @given(steps)
-def test_every_instant_without_a_connection_is_stated_once_and_no_other(actions: list[tuple[str, int]]) -> None:
-    now, connected, stated = 0, False, list[Span]()
-    silences, down = Silences({"battery": 10 * S}, now=0), 0
-    since = 0
+def test_every_instant_without_a_connection_is_stated_once_and_none_at_which_a_message_came(
+    actions: list[tuple[str, int]],
+) -> None:
+    now, connected, down, since = 0, False, 0, 0
+    stated: list[Span] = []
+    heard: list[tuple[str, int]] = []
+    silences = Silences({"a": 10 * S, "b": None}, now=0)
     for action, after in actions:
         now += after
         if action == "up" and not connected:
@@ -97,12 +127,19 @@ def test_every_instant_without_a_connection_is_stated_once_and_no_other(actions:
         elif action == "down":
             silences.lost(now, "lost")
             connected, since = False, now if connected else since
-        elif action == "heard" and connected:
-            silences.heard("battery", now)
+        elif action == "try" and not connected:
+            silences.trying(now)
+        elif action in "ab" and connected:
+            silences.heard(action, now)
+            heard.append((action, now))
         elif action == "take":
             stated += silences.take(now)
+    if not connected:
+        silences.lost(now, "lost")
     stated += silences.take(now, last=True)
-    links = [span for span in stated if span.cause is LINK]
-    assert sum(span.end - span.begin for span in links) == down + (0 if connected else now - since)
-    spans = sorted((span.begin, span.end) for span in stated)
-    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    for device in "ab":
+        spans = sorted((span.begin, span.end) for span in stated if span.device == device)
+        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+        assert not any(a < at < b for d, at in heard if d == device for a, b in spans)
+        links = [span for span in stated if span.cause is LINK and span.device == device]
+        assert sum(span.end - span.begin for span in links) == down + (0 if connected else now - since)

@@ -105,7 +105,8 @@ class Spy:
         self._keys: list[GroupKey] = []
 
     async def put(self, item: Frame | Gap) -> Receipts:
-        receipt = await self._batcher.put(item)
+        await self._batcher.room()
+        receipt = self._batcher.put(item)
         key = self._keys[item.group]
         if isinstance(item, Frame):
             self._ledger.put[key, None] += 1

@@ -292,7 +292,7 @@ class Ticks:
         self, line: Line, concerns: Mapping[tuple[str, str], tuple[int, str]], clock: Clock, *, resumed: bool
     ) -> None:
         self.resumed = resumed
-        self.heard = clock.boot()
+        self.since = self.heard = clock.boot()
         self._line = line
         self._concerns = concerns
         self._clock = clock

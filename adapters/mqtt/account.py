@@ -61,7 +61,7 @@ def reason(error: OSError | None) -> str:
     if isinstance(error, ssl.SSLError):
         if alert := _alert(error):
             return f"the broker refuses the TLS connection: {alert.replace('_', ' ').lower()}"
-        return f"TLS failed: {error.reason or str(error).partition(' (_ssl.c')[0]}"
+        return f"TLS failed: {_named(error) or str(error).partition(' (_ssl.c')[0]}"
     if isinstance(error, TimeoutError):
         return "no answer"
     if error.errno is None or error.errno <= 0:  # a name look-up has negative numbers of its own
@@ -88,7 +88,12 @@ def certificate_hint(error: OSError | None, account: Account) -> str | None:
 
 def _alert(error: ssl.SSLError) -> str:
     """The alert with which the other end refused (RFC 8446, section 6), as OpenSSL names it; "" if there was none."""
-    return (error.reason or "").partition(_ALERT)[2]
+    return _named(error).partition(_ALERT)[2]
+
+
+def _named(error: ssl.SSLError) -> str:
+    """What went wrong, as OpenSSL names it; "" if it is not OpenSSL's or has no name."""
+    return getattr(error, "reason", None) or ""
 
 
 def link_down(text: str, hint: str = "") -> AcquisitionError:

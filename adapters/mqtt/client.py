@@ -35,7 +35,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from adapters.mqtt.account import CLOSED, Account, certificate_hint, link_down, reason
 from adapters.mqtt.config import MqttConnection
 from adapters.mqtt.message import Message
-from adapters.mqtt.packets import LARGEST, Malformed, Packets, acknowledgement
+from adapters.mqtt.packets import Malformed, Packets, acknowledgement
 from adapters.mqtt.wire import Wire
 from agent.ports import Arrival
 
@@ -44,7 +44,7 @@ _PUBACK, _PUBREC, _PUBCOMP = 0x40, 0x50, 0x70
 _PINGRESP = b"\xd0\x00"
 _TICK = 1.0  # s between looks at the keep-alive
 _MOST_WAITING = 512  # messages that nobody fetched; then nothing is read until somebody does
-_MOST_BYTES = 4 << 20  # of them
+_MOST_BYTES = 4 << 20  # of them, and of those that were fetched and are not acknowledged
 _MOST_BYTES_BEFORE = 64 << 20  # until the broker has confirmed the subscriptions, which may come behind them
 _MESSAGE_BYTES = 500  # that a message takes beside its payload, about
 _FILTERS_AT_ONCE = 8  # in one SUBSCRIBE; AWS IoT takes no more
@@ -117,6 +117,7 @@ class Session:
         self._waiting: list[Arrival] = []
         self._bytes = 0
         self._unacknowledged: dict[int, Message] = {}  # the last with each packet identifier
+        self._owed = 0  # bytes of what is not acknowledged
         self._unasked = False  # it was said that messages come which nobody asked for
         self._fetcher: asyncio.Future[None] | None = None
         self._trouble: tuple[str, str] | None = None  # why it ended, and a hint
@@ -149,13 +150,15 @@ class Session:
                 self._fetcher = None
         arrivals, self._waiting = self._waiting, []
         self._bytes = 0
-        if self._wire.paused:
-            self._wire.resume()
+        self._go_on()
         return arrivals
 
     def acknowledge(self, arrival: Arrival) -> None:
         """It is on disk."""
         message: Message = arrival.message
+        if message.qos:
+            self._owed -= len(message.payload)
+            self._go_on()
         if message.qos and self._trouble is None and self._unacknowledged.get(message.mid) is message:
             del self._unacknowledged[message.mid]
             self._wire.write(acknowledgement(_PUBACK if message.qos == 1 else _PUBREC, message.mid))
@@ -169,7 +172,7 @@ class Session:
                 keep = config.session == "keep"
                 properties.SessionExpiryInterval = -(-config.session_expiry // S) if keep else 0
                 properties.ReceiveMaximum = config.window
-                properties.MaximumPacketSize = LARGEST
+                # No MaximumPacketSize: the broker would drop what is larger without a word; so it is stated.
                 self._client.connect(
                     config.host, config.port, config.keepalive // S, clean_start=not keep, properties=properties
                 )
@@ -306,11 +309,12 @@ class Session:
             self._since = now
         for message in messages:
             if message.qos:
+                self._owed += len(message.payload)
                 self._unacknowledged[message.mid] = message
             concerns = routes.concerns(message.topic)
             if not concerns:
                 self._unasked_for()
-            self._waiting.append(Arrival(message, now, concerns))
+            self._waiting.append(Arrival(message, now, concerns, owed=message.qos > 0))
             self._bytes += len(message.payload) + _MESSAGE_BYTES
         self._hold_up()
         self._wake()
@@ -318,11 +322,16 @@ class Session:
     def _hold_up(self) -> None:
         """Read no more when too much waits."""
         if self._subscribed:
-            full = len(self._waiting) >= _MOST_WAITING or self._bytes >= _MOST_BYTES
+            full = len(self._waiting) >= _MOST_WAITING or max(self._bytes, self._owed) >= _MOST_BYTES
         else:
             full = self._bytes >= _MOST_BYTES_BEFORE
         if full and self._trouble is None:
             self._wire.pause()
+
+    def _go_on(self) -> None:
+        """Read again when there is room."""
+        if self._wire.paused and not self._waiting and self._owed < _MOST_BYTES:
+            self._wire.resume()
 
     def _unasked_for(self) -> None:
         if not self._unasked:

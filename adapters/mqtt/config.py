@@ -166,7 +166,7 @@ class MqttConnection(Table):
     timeout: Annotated[Duration, duration_range("100ms", "60s")] = 5 * S
     session: Literal["keep", "clean"] = "keep"
     session_expiry: Annotated[Duration, duration_range("1s", "365d")] = 7 * 86_400 * S
-    receive_maximum: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    receive_maximum: Annotated[int, Field(ge=1, le=1000)] | None = None
 
     most_qos: ClassVar[int] = 2
     """What is subscribed has this QoS at most, whatever its devices say."""

@@ -62,6 +62,8 @@ class TopicDevice:
         values, quality = reader.read(document, message.topic, mark)
         if reader.revision != before:
             self.revision += 1
+        if len(arrival.concerns) == 1:
+            message.forget()
         return Sample(arrival.received, arrival.received, values, quality, source_time)
 
 

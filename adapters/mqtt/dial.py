@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from adapters.mqtt.config import MqttTls
+from agent.errors import SecretError
 
 
 class Dial:
@@ -113,4 +114,4 @@ def _context(tls: MqttTls) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the key is encrypted")
+    raise SecretError("the key of tls is encrypted", hint="store it without a passphrase, for the agent's user alone")

@@ -51,6 +51,10 @@ class Message:
             raise ValueError(self._problem)
         return self._document
 
+    def forget(self) -> None:
+        """Let go of the parsed payload, which takes many times its memory; it can be parsed again."""
+        self._document = _UNPARSED
+
     def describe(self) -> str:
         """``site/battery/state 1234 bytes sha256 0123456789abcdef``: which message it was, without its payload."""
         topic = self.topic if len(self.topic) <= _LONGEST_TOPIC else self.topic[:_LONGEST_TOPIC] + "..."

@@ -91,7 +91,7 @@ class Config:
                     channel.id: {
                         "transport": channel.transport,
                         "settings": plain(channel.settings),
-                        "send": sorted(channel.send),
+                        "send": sorted({*channel.send}),
                         "seal_within": channel.seal_within,
                         "outbox": plain(channel.outbox),
                     }
@@ -106,7 +106,7 @@ class Config:
                             for device in plan.devices
                         },
                     }
-                    for plan in self.plans
+                    for plan in self.adapters()
                 },
             },
             sort_keys=True,

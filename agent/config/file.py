@@ -60,11 +60,11 @@ def read(path: Path) -> Source:
 
 def included(main: Source) -> list[Source]:
     """The files that ``include`` names, in its order, those of a pattern sorted; what is wrong with it is noted."""
-    seen = {main.path.resolve(): "this file itself"}
+    seen = {os.path.realpath(main.path): "this file itself"}
     sources = []
     for key, name in _names(main):
         for path in _paths(main, key, name):
-            real = path.resolve()
+            real = os.path.realpath(path)  # which a loop of links does not disturb; reading it tells
             if real in seen:
                 remedy = "leave it out" if _MAGIC.search(name) is None else "choose a pattern that leaves it out"
                 main.findings.add(key, f'"{name}" names {path.name}, which is {seen[real]}', remedy)
@@ -108,8 +108,10 @@ def _paths(main: Source, key: Key, name: str) -> list[Path]:
 
 
 def _fragment(path: Path) -> Source:
-    """An included file, even if it cannot be read."""
+    """An included file, even if it cannot be read. A pipe would be waited for: a reload that hangs."""
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError([Problem(str(path), 0, "", "this is no file", _READABLE)])
         return read(path)
     except ConfigError as error:
         (problem,) = error.problems

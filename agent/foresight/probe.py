@@ -1,8 +1,8 @@
 """``check --online``: tries each broker, device and secret of a configuration once, all at the same time.
 
 Publishes nothing and seals nothing. A device is read as the agent reads it, a source of messages is subscribed to and
-not listened to: a kept session under the agent's own client id takes it over from an agent that runs, which comes back
-by itself. What was found is a line each, in the order of the configuration; nothing here raises for what it found.
+not listened to, as a visitor where its adapter knows that. What was found is a line each, in the order of the
+configuration; nothing here raises for what it found.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class _Opened:
 
     def __init__(self, plan: AdapterPlan) -> None:
         self._plan = plan
-        self._adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, SystemClock())
+        connection = plan.connection.visitor() if hasattr(plan.connection, "visitor") else plan.connection
+        self._adapter = kinds.load(plan.class_path)(plan.name, connection, plan.devices, SystemClock())
         self._left = len(plan.devices)
         self.is_subscribed = hasattr(self._adapter, "subscribe")
 
