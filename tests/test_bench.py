@@ -103,7 +103,7 @@ def test_what_is_published_is_mqtt(qos: int, mid: int, size: int) -> None:
 def test_no_more_is_published_than_is_allowed_and_the_broker_must_have_taken_it(rate: float) -> None:
     ours, theirs = socket.socketpair()
     limits, parent = os.pipe()
-    with ours, theirs, theirs.makefile("rb") as sent, ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(1) as threads, ours, theirs, theirs.makefile("rb") as sent:
         theirs.settimeout(10)
         publisher = Lean(ours, b"a/b", qos=1, rate=rate, first=41)
         running = threads.submit(publisher.run, limits)

@@ -140,6 +140,17 @@ def test_a_link_to_an_included_file_is_that_file(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    config = lay(tmp_path, agent=MAIN, pv=PV)
+    os.mkfifo(tmp_path / "conf.d" / "a.toml")  # reading it would last until somebody writes
+    (tmp_path / "conf.d" / "b.toml").symlink_to("b.toml")
+    with pytest.raises(ConfigError) as caught:
+        load(config)
+    pipe, loop = map(str, caught.value.problems)
+    assert pipe.startswith(f"{tmp_path}/conf.d/a.toml: this is no file; ")
+    assert loop.startswith(f"{tmp_path}/conf.d/b.toml: cannot be read: Too many levels of symbolic links; ")
+
+
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main = lay(tmp_path, agent=MAIN, pv=PV)
 
@@ -162,7 +173,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
         ("a = 1\nb\n", "conf.d/x.toml:2: not TOML: expected '=' after a key in a key/value pair; correct this line or"),
         (b"# gr\xfc\xdf\n", "conf.d/x.toml:1: the file is not UTF-8; save it as UTF-8"),
         ("a = " + "[" * 100_000, "conf.d/x.toml: arrays or tables are nested too deeply; write it flatter"),
-        (None, "conf.d/x.toml: cannot be read: Is a directory; name a file that the agent's user may read"),
+        (None, "conf.d/x.toml: this is no file; name a file that the agent's user may read"),
         ("version = 1\n", "conf.d/x.toml:1: version: stands in the main file only, not in an included one; move it to"),
         ("include = []", "conf.d/x.toml:1: include: stands in the main file only, not in an included one; move it to"),
         (
