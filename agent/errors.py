@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agent.model import Cause
 
@@ -35,6 +36,20 @@ class AgentError(Exception):
         self.hint = hint
         if verdict is not None:
             self.verdict = verdict
+
+
+Kind = TypeVar("Kind", bound=Exception)
+
+
+def only(kind: type[Kind], raised: BaseException) -> Kind:
+    """The error of a kind in what a task group raised, the first of several; raises anything else again."""
+    if isinstance(raised, BaseExceptionGroup):
+        found, others = raised.split(kind)
+        if found is not None and others is None:
+            return only(kind, found.exceptions[0])
+    elif isinstance(raised, kind):
+        return raised
+    raise raised
 
 
 class AcquisitionError(AgentError):

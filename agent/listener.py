@@ -21,7 +21,7 @@ from typing import Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from agent.errors import AcquisitionError
+from agent.errors import AcquisitionError, only
 from agent.model import Cause, Frame, Gap
 from agent.ports import Arrival, Clock, EventAdapter, EventDevice, Subscription
 from agent.router import GroupKey, Receipts
@@ -131,7 +131,7 @@ class Listener:
                     finally:
                         heard = subscription.heard
             except (AcquisitionError, BaseExceptionGroup) as raised:
-                self._lost(heard, _acquisition_error(raised))
+                self._lost(heard, only(AcquisitionError, raised))
             if heard - began >= _LASTING:
                 pause = _FIRST_PAUSE
             await anyio.sleep(pause * random.uniform(0.5, 1))
@@ -267,14 +267,3 @@ class Listener:
             for device, group in self.groups:
                 if (device.info.id, group) in term.indexes:
                     self._sink.hurry(term.indexes[device.info.id, group])
-
-
-def _acquisition_error(raised: BaseException) -> AcquisitionError:
-    """The adapter's error in what a connection raised; anything else goes on up."""
-    if isinstance(raised, AcquisitionError):
-        return raised
-    if isinstance(raised, BaseExceptionGroup):
-        found, others = raised.split(AcquisitionError)
-        if found is not None and others is None:
-            return _acquisition_error(found.exceptions[0])
-    raise raised

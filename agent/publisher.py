@@ -15,7 +15,7 @@ from collections.abc import Callable
 import anyio
 from anyio import to_thread
 
-from agent.errors import EvidenceError, TransportError, Verdict
+from agent.errors import EvidenceError, TransportError, Verdict, only
 from agent.evidence.envelope import Keys, message_id, unpack
 from agent.evidence.record import link_of
 from agent.model import Link
@@ -72,7 +72,7 @@ class Publisher:
                 await self._session()
                 continue
             except (TransportError, BaseExceptionGroup) as raised:
-                error = _transport_error(raised)
+                error = only(TransportError, raised)
             if self.connected:
                 pause, failed, self.connected = _FIRST_PAUSE, "", False
             if str(error) != failed:  # one line per change of state, not one per try
@@ -256,17 +256,6 @@ class Publisher:
             log.warning("acknowledgement overdue, going back channel=%s records=%d", self._channel, flight.waiting)
             flight.go_back()
             self._news.set()
-
-
-def _transport_error(raised: BaseException) -> TransportError:
-    """The transport's error in what a session raised; anything else goes on up."""
-    if isinstance(raised, TransportError):
-        return raised
-    if isinstance(raised, BaseExceptionGroup):
-        found, others = raised.split(TransportError)
-        if found is not None and others is None:
-            return _transport_error(found.exceptions[0])
-    raise raised
 
 
 class _Flight:

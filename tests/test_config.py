@@ -311,7 +311,7 @@ WRONG = [
     (
         'dso = "westnet"',
         'dso = ""',
-        ["4: site.labels.dso: a label is empty, too long or not printable; write 1 to 256 characters on one line"],
+        ["4: site.labels.dso: the text is empty, too long or not printable; write 1 to 256 characters on one line"],
     ),
     (
         'every = "1s"',

@@ -23,6 +23,7 @@ Place = tuple[int, str]  # floor, and the outside libraries it may import
 PLACES: Mapping[str, Place] = {
     "agent": (WORDS, ""),
     "agent.errors": (WORDS, ""),
+    "agent.fields": (PURE, "pydantic"),
     "agent.model": (WORDS, ""),
     "agent.ports": (WORDS, ""),
     "agent.printable": (WORDS, ""),
@@ -157,7 +158,7 @@ PLACES: Mapping[str, Place] = {
 PARTS = {
     "agent.transports.nats_consumer": "agent.transports.nats"
 }  # edges of several modules, beside those in a folder
-FOR_ADAPTERS = {"agent.secret", "agent.units"}  # what adapters may use beside floor 0: types of a configuration
+FOR_ADAPTERS = {"agent.fields", "agent.secret", "agent.units"}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
 VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
 

@@ -172,7 +172,7 @@ TLS = {"url": "mqtts://b"}
         ({"url": "mqtt://b?version=5", "session": "clean", "session_expiry": "1d"}, "session_expiry", "only works"),
         ({"url": "mqtt://b?version=5", "session_expiry": "400d"}, "session_expiry", "out of range"),
         ({**URL, "receive_maximum": 0}, "receive_maximum", "greater than or equal to 1"),
-        ({**URL, "receive_maximum": 65_536}, "receive_maximum", "less than or equal to 65535"),
+        ({**URL, "receive_maximum": 65_536}, "receive_maximum", "less than or equal to 1000"),
         ({**URL, "will": "x"}, "will", "Extra inputs"),
     ],
 )
@@ -235,7 +235,7 @@ def test_problems_of_points(raw: dict[str, Any], key: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "key", "text"),
     [
-        ({"id": "a b"}, "id", "is no name"),
+        ({"id": "a b"}, "id", "is no id"),
         ({"qos": 3}, "qos", "less than or equal to 2"),
         ({"qos": True}, "qos", "valid integer"),
         ({"topic": "$share/g/a"}, "topic", "shared subscription"),
@@ -251,7 +251,7 @@ def test_problems_of_points(raw: dict[str, Any], key: str, text: str) -> None:
         ({"silent_after": "500ms"}, "silent_after", "out of range"),
         ({"silent_after": "31d"}, "silent_after", "out of range"),
         ({"groups": {}}, "groups", "at least 1"),
-        ({"groups": {"a b": {"points": [{"name": "W", "at": ""}]}}}, "groups.a b.[key]", "is no name"),
+        ({"groups": {"a b": {"points": [{"name": "W", "at": ""}]}}}, "groups.a b.[key]", "is no id"),
         ({"groups": {"g": {"points": []}}}, "groups.g.points", "the list is empty"),
         ({"profile": "x/y"}, "profile", "not supported yet by this version"),
         ({"unit": 1}, "unit", "Extra inputs"),

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 from adapters.modbus.requests import RegisterKind, Registers
+from agent.fields import NOT_YET
 
-NOT_YET = "not supported yet by this version"
 AT_REMEDY = 'write "40021" (holding), "30021" (input), or "holding:20" and "input:20", which count from 0'
 
 _NUMBERED = re.compile(r"([0-9])([0-9]{4,5})", re.ASCII)

@@ -22,25 +22,17 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from adapters.modbus.addresses import NOT_YET, register, register_range
-from adapters.modbus.point import ModbusPoint, NotYet, Order, Table, Text
+from adapters.modbus.addresses import register, register_range
+from adapters.modbus.point import ModbusPoint, Order
 from adapters.modbus.registers import NUMBER_TYPES
 from adapters.modbus.requests import Limits, Registers
+from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Table, Text, judge_host
 from agent.model import ValueType
 from agent.units import Duration, Phase, S, duration_range
 
 _SCHEME = "modbus+tcp"
 _LATER_SCHEMES = ("modbus+tls", "modbus+rtu", "modbus+rtu+tcp", "modbus+ascii", "modbus+udp")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _SUNSPEC_POINT = re.compile(r"([0-9]{1,5})\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
-
-
-def _id(text: str) -> str:
-    if not _ID.fullmatch(text):
-        raise ValueError(
-            f'"{text[:80]}" is no name; write a letter or digit, then letters, digits, dot, _ and -, 64 at most'
-        )
-    return text
 
 
 def _url(text: str) -> str:
@@ -61,11 +53,7 @@ def _host_port(text: str) -> tuple[str, int]:
         raise ValueError(f"this is no address of a Modbus device; {remedy}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None or port == 0:
         raise ValueError(f"there is more in the address than host and port; {remedy}")
-    try:
-        host.encode("idna")  # as the look-up will; it raises what nobody there expects
-    except UnicodeError:
-        remedy = "each part between two dots has 1 to 63 characters"
-        raise ValueError(f'"{host[:80]}" is no host name; {remedy}') from None
+    judge_host(host)
     return host, 502 if port is None else port
 
 
@@ -92,9 +80,6 @@ def _point(value: Any, _: Any) -> Any:
     raise ValueError(f"a point is a table, or a text on a SunSpec device; {remedy}")
 
 
-Id = Annotated[str, AfterValidator(_id)]
-
-
 class ModbusConnection(Table):
     """A connection: one wire, which its devices share. ``timeout`` and ``request_pause`` in ns."""
 
@@ -114,13 +99,6 @@ class ModbusConnection(Table):
         return _host_port(self.url)[1]
 
 
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Not Field(min_length=1): that also complains when all there is was refused.
-    if not values:
-        raise ValueError("the list is empty; name at least one")
-    return values
-
-
 AnyPoint = Annotated[str | ModbusPoint, WrapValidator(_point)]
 
 
@@ -128,7 +106,7 @@ class ModbusGroup(Table):
     """Points that are read together, every ``every`` ns, ``phase`` ns (or "auto") behind the marks of UTC."""
 
     every: Annotated[Duration, duration_range("1ms", "365d")]
-    points: Annotated[tuple[AnyPoint, ...], Field(strict=False), AfterValidator(_some)]
+    points: Annotated[tuple[AnyPoint, ...], Field(strict=False), SOME]
     phase: Phase = 0
     sample: NotYet = None
     aggregate: NotYet = None
@@ -140,7 +118,7 @@ class SunSpecSearch(Table):
     base: Annotated[
         tuple[Annotated[int, Field(ge=0, le=65_530)], ...],
         Field(max_length=8, strict=False),
-        AfterValidator(_some),
+        SOME,
     ] = (40_000, 50_000, 0)
 
 
@@ -159,7 +137,7 @@ class ModbusDevice(Table):
     forbidden: Annotated[tuple[Annotated[str, BeforeValidator(_forbidden)], ...], Field(strict=False)] = ()
     sunspec: SunSpecSearch | None = None
     identification: Literal["auto", "off"] = "auto"
-    groups: Annotated[dict[Id, ModbusGroup], Field(min_length=1)]
+    groups: Annotated[dict[IdKey, ModbusGroup], Field(min_length=1)]
     profile: NotYet = None
 
     def point_names(self, group: str) -> tuple[str, ...]:

@@ -1,36 +1,19 @@
-"""A point that is described by hand: its register, type and scale; and the rules of text that Modbus's models share.
+"""A point that is described by hand: its register, type and scale.
 
 Pure. Errors are ValueError with the text "what is wrong; what to do".
 """
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from adapters.modbus.addresses import AT_REMEDY, NOT_YET, register
+from adapters.modbus.addresses import AT_REMEDY, register
+from agent.fields import Labels, NotYet, PointName, Range, Table, Text
 
 _MOST_MULTIPLIER = 1 << 31  # so that 32-bit values stay within 64 bits
-
-
-def _refuse(_: Any) -> None:
-    raise ValueError(f"{NOT_YET}; remove it")
-
-
-def _point_name(text: str) -> str:
-    if not 1 <= len(text) <= 64 or not text.isprintable() or set(text) & set("/*?[]") or text != text.strip():
-        remedy = "write 1 to 64 characters, none of them / * ? [ or ], without blanks around"
-        raise ValueError(f'"{text[:80]}" cannot be the name of a point; {remedy}')
-    return text
-
-
-def _text(text: str) -> str:
-    if not 1 <= len(text) <= 256 or not text.isprintable():
-        raise ValueError("the text is empty, too long or not printable; write 1 to 256 characters on one line")
-    return text
 
 
 def _at(value: Any) -> Any:
@@ -59,49 +42,20 @@ def _decimal(value: int | float) -> tuple[int, int]:
     return -multiplier if sign else multiplier, int(exponent)
 
 
-def _range(value: Any) -> Any:
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    if not pair or any(type(each) not in (int, float) or each != each for each in value):
-        raise ValueError("expected two numbers; write the lowest and the highest good value, such as [0, 500e3]")
-    if value[0] > value[1]:
-        raise ValueError("the range is empty; write the lower number first")
-    return tuple(value)
-
-
-def _labels(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError('expected a table; write it like { 0 = "off", 1 = "run" }')
-    labels: dict[int, str] = {}
-    for number, label in value.items():
-        if not re.fullmatch(r"-?[0-9]{1,19}", str(number), re.ASCII) or not isinstance(label, str):
-            remedy = 'write whole numbers and their names, such as { 0 = "off" }'
-            raise ValueError(f'"{str(number)[:40]}" does not name a value; {remedy}')
-        labels[int(number)] = _text(label)
-    return labels
-
-
-NotYet = Annotated[None, BeforeValidator(_refuse)]
 Order = Literal["big", "little"]
-Text = Annotated[str, AfterValidator(_text)]
-
-
-class Table(BaseModel):
-    """A table: unknown keys are errors, nothing is converted, nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ModbusPoint(Table):
     """A point that is described by hand."""
 
-    name: Annotated[str, AfterValidator(_point_name)]
+    name: PointName
     at: Annotated[str, BeforeValidator(_at)]
     type: Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "enum16"]
     scale: Annotated[int | float, BeforeValidator(_scale)] = 1
     unit: Text | None = None
-    range: Annotated[tuple[int | float, int | float], BeforeValidator(_range)] | None = None
+    range: Range | None = None
     counter: bool = False
-    values: Annotated[dict[int, str], BeforeValidator(_labels)] = Field(default={})
+    values: Labels = Field(default={})
     word_order: Order | None = None
     byte_order: Order | None = None
     report: NotYet = None

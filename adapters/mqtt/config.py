@@ -6,7 +6,6 @@ nothing is accepted and ignored. Errors read "what is wrong; what to do", and re
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from adapters.mqtt.point import NOT_YET, MqttPoint, NotYet, Pointer, Table, Text
+from adapters.mqtt.point import MqttPoint, Pointer
 from adapters.mqtt.topics import judge_filter
+from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Table, Text, judge_host
 from agent.secret import Secret
 from agent.units import Duration, S, duration_range
 
@@ -25,17 +25,8 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _LATER_SCHEMES = ("mqtt+ws", "mqtt+wss")
 _VERSIONS = ("3.1.1", "5")
 _DEFAULT_WINDOW = {"3.1.1": 20, "5": 256}
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 Version = Literal["3.1.1", "5"]
-
-
-def _id(text: str) -> str:
-    if not _ID.fullmatch(text):
-        raise ValueError(
-            f'"{text[:80]}" is no name; write a letter or digit, then letters, digits, dot, _ and -, 64 at most'
-        )
-    return text
 
 
 def _url(text: str) -> str:
@@ -69,11 +60,7 @@ def _parts(text: str) -> tuple[str, str, int, Version]:
         version = "5" if value == "5" else "3.1.1"
     if parts.query and not query:
         raise ValueError(f"only the version may stand behind the ?; {remedy}")
-    try:
-        host.encode("idna")  # as the look-up will; it raises what nobody there expects
-    except UnicodeError:
-        remedy = "each part between two dots has 1 to 63 characters"
-        raise ValueError(f'"{host[:80]}" is no host name; {remedy}') from None
+    judge_host(host)
     return parts.scheme, host, port or _PORTS[parts.scheme], version
 
 
@@ -105,16 +92,8 @@ def _pace(_: Any) -> None:
     raise ValueError("messages set the pace of an MQTT group; remove it")
 
 
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Not Field(min_length=1): that also complains when all there is was refused.
-    if not values:
-        raise ValueError("the list is empty; name at least one")
-    return values
-
-
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Filter = Annotated[str, AfterValidator(judge_filter)]
-Id = Annotated[str, AfterValidator(_id)]
 
 
 class _Problems:
@@ -236,7 +215,7 @@ class MqttGroup(Table):
     """Points that come together in one message. ``topic``: its own, else the device's."""
 
     topic: Filter | None = None
-    points: Annotated[tuple[MqttPoint, ...], Field(strict=False), AfterValidator(_some)]
+    points: Annotated[tuple[MqttPoint, ...], Field(strict=False), SOME]
     # Not named "every": whoever looks for a group's period must not find one.
     no_period: Annotated[None, BeforeValidator(_pace)] = Field(default=None, alias="every")
     report: NotYet = None
@@ -259,7 +238,7 @@ class MqttDevice(Table):
     qos: Annotated[int, Field(ge=0, le=2)] = 1
     timestamp: MqttTimestamp | None = None
     silent_after: Annotated[Duration, duration_range("1s", "30d")] | None = None
-    groups: Annotated[dict[Id, MqttGroup], Field(min_length=1)]
+    groups: Annotated[dict[IdKey, MqttGroup], Field(min_length=1)]
     profile: NotYet = None
 
     def point_names(self, group: str) -> tuple[str, ...]:

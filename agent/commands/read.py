@@ -11,7 +11,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 
@@ -19,14 +19,13 @@ from agent import kinds
 from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.config import AdapterPlan, Config, load
-from agent.errors import AcquisitionError
+from agent.errors import AcquisitionError, only
 from agent.evidence.render import quality_name, scaled, value_text
 from agent.model import Point, Sample
 from agent.ports import Arrival, EventAdapter, PolledAdapter
 from agent.units import duration_ns
 
 _LEAST = 0.1  # s between two reads
-E = TypeVar("E", bound=BaseException)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -44,20 +43,20 @@ def main(options: argparse.Namespace) -> int:
     if options.device and options.device not in ids:
         say(f"edge-agent read: no device {options.device!r} that a channel sends; there are: {', '.join(ids)}")
         return USAGE
-    reading = _Reading(config, only=options.device, every=every, wait=wait, as_json=options.json)
+    reading = _Reading(config, device=options.device, every=every, wait=wait, as_json=options.json)
     try:
         return anyio.run(reading.run)
     except BaseExceptionGroup as raised:  # the output is closed, say
-        first = _first(raised)
-        raise first from first.__cause__
+        error = only(Exception, raised)
+        raise error from error.__cause__
 
 
 class _Reading:
     """What is read and how it is shown. ``code``: what to end with."""
 
-    def __init__(self, config: Config, *, only: str | None, every: float | None, wait: float, as_json: bool) -> None:
+    def __init__(self, config: Config, *, device: str | None, every: float | None, wait: float, as_json: bool) -> None:
         self._config = config
-        self._only = only
+        self._device = device
         self._every = every
         self._wait = wait
         self._as_json = as_json
@@ -75,7 +74,7 @@ class _Reading:
         return self._code
 
     def _is_wanted(self, device: str) -> bool:
-        return self._only in (None, device)
+        return self._device in (None, device)
 
     async def _connection(self, plan: AdapterPlan) -> None:
         connection = plan.connection.visitor() if hasattr(plan.connection, "visitor") else plan.connection
@@ -137,7 +136,7 @@ class _Reading:
                         for key in arrival.concerns:
                             unheard.pop(key, None)
         except* AcquisitionError as raised:
-            error = _first(raised)
+            error = only(AcquisitionError, raised)
             for index, group in unheard or groups:
                 self._failed(adapter.devices[index].info.id, group, error.cause.name.lower(), error.detail)
 
@@ -184,11 +183,6 @@ class _Reading:
             print(f"  {kind} {address}: {' '.join(f'{register:04x}' for register in registers)}")
         for point, value, quality in rows:
             print(_line(point, value_text(point, value), quality), flush=True)
-
-
-def _first(group: BaseExceptionGroup[E]) -> E:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _line(point: Point, value: str, quality: str) -> str:

@@ -11,7 +11,7 @@ import anyio
 from agent import daemon, journal
 from agent.commands import GOOD
 from agent.config import Config, load
-from agent.errors import AgentError
+from agent.errors import AgentError, only
 
 
 def main(options: argparse.Namespace) -> int:
@@ -21,11 +21,8 @@ def main(options: argparse.Namespace) -> int:
     try:
         anyio.run(_run, config, backend_options=_backend())
     except BaseExceptionGroup as raised:
-        known, others = raised.split(AgentError)
-        if known is None or others is not None:
-            raise
-        first = _first(known)
-        raise first from first.__cause__
+        error = only(AgentError, raised)
+        raise error from error.__cause__
     return GOOD
 
 
@@ -38,8 +35,3 @@ async def _run(config: Config) -> None:
 def _backend() -> dict[str, object]:
     """Options of the event loop: uvloop where it is installed, it saves a quarter of the CPU."""
     return {"use_uvloop": True} if importlib.util.find_spec("uvloop") else {}
-
-
-def _first(group: BaseExceptionGroup[AgentError]) -> AgentError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -9,10 +9,11 @@ from typing import Any
 from agent import kinds
 from agent.config.effective import Channel
 from agent.config.file import Source
-from agent.config.problems import NOT_YET, Place
+from agent.config.problems import Place
 from agent.config.selection import Names
 from agent.config.tables import ChannelTable, Site
 from agent.config.toml_lines import Key
+from agent.fields import NOT_YET
 
 
 class ChannelJudge:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from agent.config.toml_lines import Key, line_of
 from agent.errors import Problem
+from agent.fields import NOT_YET
 from agent.printable import printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
-NOT_YET = "not supported yet by this version"
 
 # Keys of the format that later versions understand, by the table they stand in ("*": any name or index). Consulted only
 # for a key that its model does not know, so an entry does no harm once the key works.

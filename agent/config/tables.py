@@ -14,31 +14,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationInfo,
     WithJsonSchema,
 )
 
-from agent.config.problems import NOT_YET
+from agent.fields import NOT_YET, Id, Table, Text
 from agent.units import Duration, S, Size, duration_range, size_range
 
 VERSION = 1
 MIB = 1 << 20
 LONGEST_SOCKET = 107  # bytes, unix(7)
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DID = re.compile(r"did:ethr:[A-Za-z0-9-]{1,32}:0x[0-9A-Fa-f]{40}")
-_ID_REMEDY = "write a letter or digit, then letters, digits, dot, _ and -, 64 at most"
-
-
-def judge_id(value: str) -> str:
-    """The id of a site, connection, device, group or channel. Raises ValueError."""
-    if not _ID.fullmatch(value):
-        raise ValueError(f'"{value[:80]}" is no id; {_ID_REMEDY}')
-    return value
 
 
 def _judge_did(value: str) -> str:
@@ -46,12 +35,6 @@ def _judge_did(value: str) -> str:
         raise ValueError(
             f'"{value[:80]}" is no DID of an agent; write "did:ethr:NETWORK:0x" and 40 hex digits, or remove it'
         )
-    return value
-
-
-def _label(value: str) -> str:
-    if not value or len(value) > 256 or not value.isprintable():
-        raise ValueError("a label is empty, too long or not printable; write 1 to 256 characters on one line")
     return value
 
 
@@ -103,22 +86,14 @@ def _socket_text(path: Path | None) -> str:
     return "" if path is None else str(path)
 
 
-Id = Annotated[str, AfterValidator(judge_id), Field(json_schema_extra={"pattern": f"^{_ID.pattern}$"})]
 PathText = Annotated[Path, BeforeValidator(_path)]
-Label = Annotated[str, AfterValidator(_label)]
-
-
-class Table(BaseModel):
-    """A table: unknown keys are errors, nothing is converted, nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Site(Table):
     """Where the data is from; signed into every plan."""
 
     id: Id
-    labels: dict[Label, Label] = Field(default={}, max_length=32)
+    labels: dict[Text, Text] = Field(default={}, max_length=32)
 
 
 class Identity(Table):

@@ -19,11 +19,12 @@ from agent import kinds
 from agent.config.channels import ChannelJudge
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.file import Source, included, read
-from agent.config.problems import NOT_YET, Findings, Place, render
+from agent.config.problems import Findings, Place, render
 from agent.config.selection import Names
-from agent.config.tables import VERSION, Agent, Identity, Site, judge_id
+from agent.config.tables import VERSION, Agent, Identity, Site
 from agent.config.toml_lines import Key
 from agent.errors import ConfigError
+from agent.fields import NOT_YET, judge_id
 from agent.ports import DeviceSelection
 from agent.units import MS, duration_text
 
