@@ -3,9 +3,9 @@ them away.
 
 1,000 messages a second of about 100 bytes with four numbers each, evenly, so that neither is ever busy; agent,
 publisher and both brokers are real processes. Only the steady state counts. With QoS 1 the broker of MQTT 3.1.1 sends
-20 messages without an acknowledgement, of which the agent lets ten wait at most: it seals and writes a hundred times a
-second. With MQTT 5 it is 256. The figures hold only if everything arrived, which is checked: for the agent at its
-consumer, for the reference by its own count.
+20 messages without an acknowledgement, and the agent seals when half of them wait for the disk; with MQTT 5 it is 256.
+The figures hold only if everything arrived, which is checked: for the agent at its consumer, for the reference by its
+own count.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -36,15 +37,15 @@ def receive(port: int, topic: str, qos: int, version: str) -> None:
     def unsubscribed(*_: Any) -> None:
         client.disconnect()
 
+    def end(*_: Any) -> None:
+        # In a thread: the handler may have interrupted paho with its locks held, and must not break a message off.
+        threading.Thread(target=client.unsubscribe, args=[topic]).start()
+
     client.on_connect, client.on_subscribe, client.on_unsubscribe = connected, subscribed, unsubscribed
     client.on_message = dropped
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, end)
     client.connect("127.0.0.1", port)
-    try:
-        client.loop_forever()
-    except SystemExit:
-        client.unsubscribe(topic)
-        client.loop_forever()
+    client.loop_forever()
     print(f"received {received}", flush=True)
 
 

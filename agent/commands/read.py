@@ -47,8 +47,8 @@ def main(options: argparse.Namespace) -> int:
     try:
         return anyio.run(reading.run)
     except BaseExceptionGroup as raised:  # the output is closed, say
-        error = only(Exception, raised)
-        raise error from error.__cause__
+        cause = only(Exception, raised)
+        raise cause from cause.__cause__
 
 
 class _Reading:
