@@ -22,7 +22,8 @@ from agent.cli import main
 from agent.commands import target as target_module
 from agent.config import load
 from agent.evidence.record import link_of
-from agent.outbox import Outbox, retained
+from agent.outbox import Outbox
+from agent.outbox.look import records
 from agent.outbox.reader import Stored
 from tests.runs import DID, simple_run
 
@@ -247,7 +248,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
     target.write_bytes(b"earlier")
 
     def full(*arguments: object, **options: object) -> Iterator[Stored]:
-        yield from list(retained(ring_of(config), inspect=link_of))[:3]
+        yield from list(records(ring_of(config)))[:3]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(target_module, "records", full)

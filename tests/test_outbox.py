@@ -22,8 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agent.errors import EvidenceError, OutboxError
 from agent.evidence.envelope import Link
 from agent.model import Cause, Withdrawn
-from agent.outbox import Outbox, Pending, Stored, retained, ring
+from agent.outbox import Outbox, Pending, Stored, ring
 from agent.outbox.files import OS_FILES, Files
+from agent.outbox.look import records
 from tests.faulty_files import FaultyFiles, PowerCut
 
 SEGMENT, SEGMENTS = 4096, 5
@@ -550,7 +551,7 @@ def test_export_beside_a_writer_sees_each_record_whole_and_in_order(tmp_path: Pa
     writer.start()
     try:
         for _ in range(40):
-            found = list(retained(path, inspect=inspect))
+            found = list(records(path, inspect=inspect))
             positions = [stored.pos for stored in found]
             assert found
             assert positions == sorted(set(positions))
@@ -560,7 +561,7 @@ def test_export_beside_a_writer_sees_each_record_whole_and_in_order(tmp_path: Pa
     finally:
         stop.set()
         writer.join()
-    found = list(retained(path, inspect=inspect))
+    found = list(records(path, inspect=inspect))
     assert found == everything(box)
     assert len({after.link.seq - before.link.seq for before, after in pairwise(found)}) == 1
 
@@ -577,7 +578,7 @@ def test_export_that_is_overtaken_goes_on_with_what_is_held(tmp_path: Path) -> N
             return super().pread(fd, length, offset)
 
     box, second = full_ring(tmp_path / "ring")
-    assert list(retained(tmp_path / "ring", inspect=inspect, files=Overtaking())) == everything(box)
+    assert list(records(tmp_path / "ring", inspect=inspect, files=Overtaking())) == everything(box)
 
 
 def test_reading_beside_a_writer_follows_it(tmp_path: Path) -> None:
@@ -951,7 +952,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.held))
     @rule()
     def export(self) -> None:
-        assert [s for s in retained(self.path, inspect=inspect) if s.pos < self.box.next_pos] == everything(self.box)
+        assert [s for s in records(self.path, inspect=inspect) if s.pos < self.box.next_pos] == everything(self.box)
 
     def a_random_step(self, draw: random.Random) -> None:
         """Mostly appending and dying, which hypothesis does not do often enough to go round the ring."""

@@ -2,6 +2,6 @@
 (docs/outbox.md).
 """
 
-from agent.outbox.outbox import Outbox, Pending, Stored, retained
+from agent.outbox.outbox import Outbox, Pending, Stored
 
-__all__ = ["Outbox", "Pending", "Stored", "retained"]
+__all__ = ["Outbox", "Pending", "Stored"]

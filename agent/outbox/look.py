@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record, link_of
 from agent.outbox import ring
 from agent.outbox.backlog import Backlog, Pending
-from agent.outbox.files import OS_FILES, RingFile
+from agent.outbox.files import OS_FILES, Files, RingFile
 from agent.outbox.reader import Stored
-from agent.outbox.ring import Entry, SegmentHeader
+from agent.outbox.ring import Entry, Inspect, SegmentHeader
 
 __all__ = ["Standing", "Stored", "look", "records"]
 
@@ -75,28 +75,32 @@ def look(path: Path, *, channel: str, acked: int | None = None) -> Standing:
         raise OutboxError("it is written faster than it can be looked at", hint="try again")
 
 
-def records(path: Path, *, channel: str, newest: int | None = None) -> Generator[Stored]:
-    """What the outbox of a channel holds, oldest first; with ``newest`` (1 or more) only the last so many. Close it.
+def records(
+    path: Path,
+    *,
+    channel: str | None = None,
+    newest: int | None = None,
+    inspect: Inspect = link_of,
+    files: Files = OS_FILES,
+) -> Generator[Stored]:
+    """What an outbox holds, oldest first; with ``newest`` (1 or more) only the last so many. Close it.
 
-    Holds one segment in memory. Raises OutboxError.
+    ``channel`` None: whichever it is of. Holds one segment in memory. Raises OutboxError.
     """
-    with _opened(path, channel) as file:
+    with _opened(path, channel, files) as file:
         after = 0 if newest is None else _before_newest(file, newest)
-        yield from _records(file, after)
+        yield from _records(file, after, inspect)
 
 
 @contextmanager
-def _opened(path: Path, channel: str) -> Iterator[RingFile]:
+def _opened(path: Path, channel: str | None, files: Files = OS_FILES) -> Iterator[RingFile]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            header = ring.unpack_file_header(OS_FILES.pread(fd, ring.START, 0))
-            ring.agree(
-                header,
-                ring.FileHeader(header.segment_size, header.segments, header.ring_id, header.salt, channel),
-                os.fstat(fd).st_size,
-            )
-            yield RingFile(fd, header)
+            header = ring.unpack_file_header(files.pread(fd, ring.START, 0))
+            wanted = header if channel is None else replace(header, channel=channel)
+            ring.agree(header, wanted, os.fstat(fd).st_size)
+            yield RingFile(fd, header, files)
         finally:
             os.close(fd)
     except OSError as error:
@@ -174,11 +178,11 @@ def _before_newest(file: RingFile, count: int) -> int:
     return 0
 
 
-def _records(file: RingFile, done: int) -> Iterator[Stored]:
+def _records(file: RingFile, done: int, inspect: Inspect) -> Iterator[Stored]:
     """The evidence behind position ``done``."""
     heads = _behind(file, done)
     while heads:
-        entries = _entries(file, heads, 0)
+        entries = _entries(file, heads, 0, inspect)
         if len(heads) == 1:
             file.sync()  # only what is on disk may leave: the writer may not have come to that yet
         if _overtaken(file, heads[0]):
@@ -197,13 +201,13 @@ def _behind(file: RingFile, pos: int) -> Heads:
     return heads[max(0, bisect_right(heads, pos + 1, key=lambda head: head[1].first_pos) - 1) :]
 
 
-def _entries(file: RingFile, heads: Heads, index: int) -> list[Entry]:
+def _entries(file: RingFile, heads: Heads, index: int, inspect: Inspect = link_of) -> list[Entry]:
     """The records of one of the segments; the last one's end is found, the others' is known."""
     if not 0 <= index < len(heads):
         return []
     number, head = heads[index]
     stop = heads[index + 1][1].first_pos if index + 1 < len(heads) else None
-    return ring.scan(file.read(number), head, inspect=link_of, stop=stop)
+    return ring.scan(file.read(number), head, inspect=inspect, stop=stop)
 
 
 def _overtaken(file: RingFile, head: tuple[int, SegmentHeader]) -> bool:

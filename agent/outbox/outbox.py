@@ -34,14 +34,14 @@ from agent.model import Withdrawn
 from agent.outbox import ring
 from agent.outbox.backlog import Backlog, Pending
 from agent.outbox.files import OS_FILES, Files, RingFile, create_locked, open_locked
-from agent.outbox.reader import Reader, Stored, retained
+from agent.outbox.reader import Reader, Stored
 from agent.outbox.recovery import recover
 from agent.outbox.ring import FileHeader, Inspect, Segment, SegmentHeader, View
 
 if TYPE_CHECKING:
     from agent.evidence.envelope import Link
 
-__all__ = ["Outbox", "Pending", "Stored", "retained"]
+__all__ = ["Outbox", "Pending", "Stored"]
 
 MIN_SEGMENTS = 4
 SEGMENT_SIZE = 1 << 20

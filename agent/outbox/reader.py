@@ -7,18 +7,15 @@ afterwards.
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.errors import OutboxError
 from agent.model import Cause, Withdrawn
 from agent.outbox import ring
-from agent.outbox.files import OS_FILES, Files, RingFile
+from agent.outbox.files import RingFile
 from agent.outbox.ring import Entry, Inspect, View
 
 if TYPE_CHECKING:
@@ -194,41 +191,3 @@ class Reader:
         if segment.number < self._view().segments[0].number:
             return []
         return ring.scan(data, segment, inspect=self._inspect, stop=stop)
-
-
-def retained(path: Path, *, inspect: Inspect, files: Files = OS_FILES) -> Iterator[Stored]:
-    """Everything that a ring file retains, oldest first, beside a running agent: read-only and without a lock.
-
-    What is overwritten meanwhile is left out. Raises OutboxError.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield from _retained(RingFile(fd, ring.unpack_file_header(files.pread(fd, ring.START, 0)), files), inspect)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = "the agent makes it at its first start; see agent.state" if missing else "look at the disk"
-        raise OutboxError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
-    except OutboxError as error:
-        raise OutboxError(f"{path}: {error}", hint=error.hint) from error
-
-
-def _retained(file: RingFile, inspect: Inspect) -> Iterator[Stored]:
-    heads, done = file.heads(), 0
-    while heads:
-        (number, head), *heads = heads
-        data = file.read(number)
-        if not heads:
-            file.sync()  # only what is on disk may leave: the writer may not have come to that yet
-        if file.read(number, 0, ring.SEGMENT_HEADER) != head.pack():
-            heads = [
-                item for item in file.heads() if item[1].first_pos > done
-            ]  # overtaken: go on with what is oldest now
-            continue
-        done = head.first_pos
-        for entry in ring.scan(data, head, inspect=inspect, stop=heads[0][1].first_pos if heads else None):
-            done = entry.pos
-            if entry.link:
-                yield Stored(entry.pos, entry.payload, entry.link)
