@@ -74,9 +74,16 @@ class SignerError(AgentError):
 
 
 class SecretError(AgentError):
-    """A secret that the configuration refers to is not there or cannot be read; it may come or be renewed."""
+    """A secret that the configuration refers to is not there or cannot be read; it may come or be renewed.
+
+    The message tells where it lies, for the log of this box; ``public`` is for signed gaps, which leave it.
+    """
 
     verdict = Verdict.RETRY
+
+    def __init__(self, message: str, *, hint: str = "", public: str = "a secret cannot be read") -> None:
+        super().__init__(message, hint=hint)
+        self.public = public
 
 
 class OutboxError(AgentError):

@@ -16,6 +16,7 @@ import pytest
 
 from testbed.processes import NatsServer
 
+_RECURSION = sys.getrecursionlimit()
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
@@ -32,13 +33,13 @@ def as_it_was() -> Iterator[None]:
     hypothesis raises that so far that a parser in C runs over the end of the stack.
     """
     root = logging.getLogger()
-    handlers, limit = root.handlers[:], sys.getrecursionlimit()
+    handlers = root.handlers[:]
     levels = {name: logging.getLogger(name).level for name in (None, "agent", "adapters")}
     yield
     root.handlers[:] = handlers
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    sys.setrecursionlimit(limit)
+    sys.setrecursionlimit(_RECURSION)
 
 
 @pytest.fixture(scope="module")

@@ -82,8 +82,7 @@ class Broker:
         try:
             return await to_thread.run_sync(run, abandon_on_cancel=True)
         except SecretError as error:
-            # The text stands in signed gaps: where secrets lie on this box is for the log only.
-            raise link_down("a secret cannot be read", f"{error}; {error.hint}") from error
+            raise link_down(error.public, f"{error}; {error.hint}") from error
         except (OSError, ValueError) as error:
             why = reason(error) if isinstance(error, OSError) else type(error).__name__
             raise link_down(f"cannot connect: {why}", _hint(error, self._account)) from error

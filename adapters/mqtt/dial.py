@@ -114,4 +114,5 @@ def _context(tls: MqttTls) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    raise SecretError("the key of tls is encrypted", hint="store it without a passphrase, for the agent's user alone")
+    what = "the key of tls is encrypted"
+    raise SecretError(what, hint="store it without a passphrase, for the agent's user alone", public=what)
