@@ -6,6 +6,7 @@ What is learned of the numbers' decimals lives in memory only and is learned aga
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from adapters.mqtt.config import MqttDevice
@@ -17,6 +18,8 @@ from adapters.mqtt.values import VALUE_TYPES, GroupReader, Source
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, Point, Quality, Sample, ValueType
 from agent.ports import Arrival
+
+log = logging.getLogger(__name__)
 
 
 class TopicDevice:
@@ -58,10 +61,19 @@ class TopicDevice:
             except ValueError:
                 mark = Quality.SUSPECT
         reader = self._readers[group]
-        before = reader.revision
+        before = reader.points
         values, quality = reader.read(document, message.topic, mark)
-        if reader.revision != before:
+        if reader.points is not before:
             self.revision += 1
+            for old, new in zip(before, reader.points, strict=True):
+                if new.type is not old.type:
+                    # Any publisher can bring this about, and it lasts until the next start.
+                    log.warning(
+                        "number with more digits than a decimal carries, a float from now on group=%s/%s point=%s",
+                        self._info.id,
+                        group,
+                        new.name,
+                    )
         if len(arrival.concerns) == 1:
             message.forget()
         return Sample(arrival.received, arrival.received, values, quality, source_time)
