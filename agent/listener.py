@@ -30,6 +30,7 @@ from agent.states import States
 
 S = 1_000_000_000
 _INBOX = 512  # messages fetched and not yet put
+_GATHER = 0.015  # s: how long messages are left to gather while few come
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
 _LASTING = 30 * S  # a connection that stood for so long was a good one
 
@@ -104,6 +105,7 @@ class Listener:
         self.deaf_since(clock.boot())
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
+        self._put_since = 0  # messages that wait to be acknowledged, since they last had to hurry
         self._news = anyio.Event()  # for the pump
         self._room = anyio.Event()  # for the receiver
         self._added = anyio.Event()  # for the acknowledger
@@ -159,8 +161,11 @@ class Listener:
         while True:
             while len(self._inbox) >= _INBOX:
                 await self._room.wait()
-            self._inbox.extend(_Message(subscription, arrival) for arrival in await subscription.receive())
+            arrivals = await subscription.receive()
+            self._inbox.extend([_Message(subscription, arrival) for arrival in arrivals])
             self._news.set()
+            if 2 * len(arrivals) < (subscription.window or _INBOX):
+                await anyio.sleep(_GATHER)  # waking up costs more than a message; when it came is known already
 
     async def _acknowledge(self) -> None:
         """Tell the source what is on disk, in the order of arrival."""
@@ -259,11 +264,13 @@ class Listener:
                         self._states.failed(name, group, span.cause, "no messages")
 
     def _hurry(self, term: Term) -> None:
-        """When half of what the source sends without an acknowledgement waits for the disk, do not wait for the window
-        of the batch.
+        """When half of what the source sends without an acknowledgement waits to be sealed, do not wait for the window
+        of the batch. What is on its way to the disk needs no other hurry.
         """
         window = self._unsettled[-1].subscription.window
-        if window is not None and 2 * len(self._unsettled) >= window:
+        self._put_since += 1
+        if window is not None and 2 * self._put_since >= window:
+            self._put_since = 0
             for device, group in self.groups:
                 if (device.info.id, group) in term.indexes:
                     self._sink.hurry(term.indexes[device.info.id, group])

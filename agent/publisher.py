@@ -217,6 +217,8 @@ class Publisher:
                     await session.send(Message(record.pos, message_id(record.link), record.envelope))
                 else:
                     self._advance(flight)
+            if flight.turn == turn and sum(len(record.envelope) for record in stored) < _READ // 2:
+                await news.wait()  # there was no more when this was read: do not ask the disk again
 
     async def _receive(self, session: TransportSession, flight: _Flight) -> None:
         async for ack in session.acks():

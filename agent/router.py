@@ -91,12 +91,16 @@ class _Way:
 
     def frame(self, frame: Frame, cycle: int) -> Frame:
         """The frame as the channel's plan has it."""
-        if self.values is None:
-            if (frame.group, frame.cycle) == (self.group, cycle):
-                return frame
-            return replace(frame, group=self.group, cycle=cycle)
-        quality = tuple((self.places[point], code) for point, code in frame.quality if point in self.places)
-        return replace(frame, group=self.group, cycle=cycle, values=self.values(frame.values), quality=quality)
+        values, quality = frame.values, frame.quality
+        if self.values is not None:
+            values = self.values(values)
+            quality = tuple((self.places[point], code) for point, code in quality if point in self.places)
+        elif (frame.group, frame.cycle) == (self.group, cycle):
+            return frame
+        # Not ``replace``, which takes three times as long.
+        return Frame(
+            self.group, cycle, frame.late_us, frame.took_us, values, quality, frame.source_time, frame.received
+        )
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,9 +90,9 @@ class Term:
             scope.deadline = now + grace
 
     @contextmanager
-    def cut_off(self, *, grace: float) -> Iterator[None]:
-        """What is awaited in here is cancelled ``grace`` s after the term's end."""
-        with anyio.CancelScope() as scope:
+    def cut_off(self, *, grace: float, after: float = math.inf) -> Iterator[None]:
+        """What is awaited in here is cancelled ``grace`` s after the term's end, or ``after`` s at the latest."""
+        with anyio.CancelScope(deadline=anyio.current_time() + after) as scope:
             self._scopes[scope] = grace
             try:
                 yield
@@ -108,11 +109,8 @@ class Term:
     async def wait(self, event: anyio.Event, *, until: int | None) -> None:
         """Wait for an event, until a boot time or the end of the term at most."""
         if not self.over:
-            with self.cut_off(grace=0), anyio.move_on_after(None if until is None else self._seconds(until)):
+            with self.cut_off(grace=0, after=math.inf if until is None else (until - self._clock.boot()) / S):
                 await event.wait()
-
-    def _seconds(self, until: int) -> float:
-        return max(0, until - self._clock.boot()) / S
 
     # ---- what the next one asks -----------------------------------------------------------------------------
 
