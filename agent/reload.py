@@ -72,7 +72,7 @@ def refused(old: Config, new: Config) -> list[Problem]:
         if sizes.get(channel.id, channel.outbox.size) != channel.outbox.size:
             what = "an outbox keeps the size that it was made with"
             remedy = f'put outbox.size back to "{size_text(sizes[channel.id])}"'
-            found.append(problem(new, ("channel", channel.id), what, remedy))
+            found.append(problem(new, ("channel", channel.id, "outbox"), what, remedy))
     return found
 
 

@@ -68,6 +68,8 @@ class Running:
         self.supervisor = Supervisor([], sink=self._router, clock=clock, states=self._states)
         self._requests: deque[_Request] = deque()
         self._asked = anyio.Event()
+        self._exchanging = False  # channels and sources, by a reload
+        self._reloads = 0
         self._refused: int | None = None  # boot time of the last event that says so
 
     async def open(self, *, channels: TaskGroup, sources: TaskGroup) -> None:
@@ -116,8 +118,12 @@ class Running:
     async def conclude(self, reason: str) -> None:
         """Seal and close all channels; returns when all that was acquired is on disk and the sources know. Nothing may
         be acquired any more.
+
+        If a reload was cut off, not all channels may have a way: what lies in the inboxes is left, and is not
+        acknowledged.
         """
-        await self.supervisor.conclude()
+        if not self._exchanging:
+            await self.supervisor.conclude()
         async with anyio.create_task_group() as tasks:
             for channel in self.channels.values():
                 tasks.start_soon(partial(channel.conclude, reason, drain_within=DRAIN_WITHIN))
@@ -165,8 +171,9 @@ class Running:
         await self._open_added(change, new)
         if new.digest_text() != self.config.digest_text() or change.lines:
             await self._carry_out(change, new, sources)
+        self._reloads += 1
         for line in change.lines:
-            log.info("configuration changed what=%s", line)
+            log.info("configuration changed reload=%d what=%s", self._reloads, line)
         return change.lines
 
     async def _tell_refused(self, error: ConfigError) -> None:
@@ -218,7 +225,8 @@ class Running:
                 raise ConfigError([found]) from error
 
     async def _carry_out(self, change: Change, new: Config, sources: Sequence[Source]) -> None:
-        """At every point channels, routes and sources are those that live, should the agent be stopped meanwhile."""
+        """At every point ``channels`` and sources are those that live, should the agent be stopped meanwhile."""
+        self._exchanging = True
         async with self.supervisor.paused():
             concluded = await self._let_go(change.sources_gone)
             again = {configured.id for configured in change.channels_new}
@@ -240,6 +248,7 @@ class Running:
                     source.listener.deaf_since(concluded.get(source.plan.name, self._clock.boot()))
                 await self._connect(source)
             self._route()
+        self._exchanging = False
 
     async def _let_go(self, names: Sequence[str]) -> dict[str, int]:
         """Stop sources once all that came through them is on disk and they know; returns since when nobody listens, of

@@ -71,6 +71,8 @@ class States:
         """
         state, now = self._of(device, group), self._clock.boot()
         state.undecodable += 1
+        if state.cause is Cause.SOURCE_SILENT:
+            self.well(device, group)
         if state.told is None or now - state.told >= _TELL_EVERY:
             state.told = now
             log.warning(

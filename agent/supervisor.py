@@ -23,7 +23,7 @@ from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Val
 from agent.ports import Clock, PolledDevice
 from agent.router import Closing, Receipts
 from agent.states import States
-from agent.term import PolledGroup, Term
+from agent.term import Identity, PolledGroup, Term
 
 PREPARE_WITHIN = 3.0  # s: how long the first term waits for devices to say what they are
 END_WITHIN = 0.5  # s: how long the end of a term waits for acquisitions under way
@@ -69,6 +69,7 @@ class Supervisor:
         self._clock = clock
         self.states = states
         self._term: Term | None = None
+        self._identities: dict[str, Identity] = {}  # as last said; a device that was not asked yet has said nothing
         self._resume = anyio.Event()
         self._resume.set()
         self._quiet = anyio.Event()  # nothing is acquired, and it waits for ``_resume``
@@ -161,14 +162,15 @@ class Supervisor:
         with anyio.CancelScope(shield=True):  # sink and supervisor must be in the same term, also when it ends here
             await self._sink.begin_term(opened=term.opened, devices=term.devices, groups=term.plans(), closing=closing)
             self._term = term
-        if old is not None:
-            if stepped:
-                await self._sink.event(EventCode.CLOCK_STEP, boot + old.offset, wall)
-            for before, after in term.identities_changed(old):
-                log.warning("device says it is another one device=%s before=%s now=%s", after.id, *_said(before, after))
-                await self._sink.event(
-                    EventCode.DEVICE_IDENTITY_CHANGED, after.id, *_said(before, after), device=after.id
-                )
+        if old is not None and stepped:
+            await self._sink.event(EventCode.CLOCK_STEP, boot + old.offset, wall)
+        for device, identity in term.identities().items():
+            before = self._identities.get(device, identity)
+            self._identities[device] = identity
+            if before != identity:
+                said = _said(before, identity)
+                log.warning("device says it is another one device=%s before=%s now=%s", device, *said)
+                await self._sink.event(EventCode.DEVICE_IDENTITY_CHANGED, device, *said, device=device)
         return term
 
     # ---- polling --------------------------------------------------------------------------------------------
@@ -219,6 +221,6 @@ class Supervisor:
         return Frame(index, cycle, late, took, sample.values, sample.quality, sample.source_time)
 
 
-def _said(*infos: DeviceInfo) -> list[str]:
+def _said(*identities: Identity) -> list[str]:
     """What a device says of itself, as one text each."""
-    return [" / ".join(each or "?" for each in (i.manufacturer, i.model, i.serial, i.firmware)) for i in infos]
+    return [" / ".join(each or "?" for each in identity) for identity in identities]

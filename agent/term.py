@@ -13,10 +13,13 @@ import anyio
 
 from agent.evidence.timetable import clock_stepped, offset
 from agent.listener import Listener
-from agent.model import DeviceInfo, GroupPlan, Schedule
+from agent.model import GroupPlan, Schedule
 from agent.ports import Clock, EventDevice, PolledDevice
 
 S = 1_000_000_000
+
+Identity = tuple[str | None, str | None, str | None, str | None]
+"""Manufacturer, model, serial number, firmware."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +133,7 @@ class Term:
         if not self.schedules and self.stepped(wall=self._clock.wall(), boot=self._clock.boot()):
             self.end()
 
-    def identities_changed(self, old: Term) -> list[tuple[DeviceInfo, DeviceInfo]]:
-        """Devices that now say of themselves something else than in the term before, where they said anything."""
-        before = {info.id: info for info in old.devices}
-        return [
-            (before[info.id], info)
-            for info in self.devices
-            if info.id in before and _identity(before[info.id]) not in (_identity(info), (None,) * 4)
-        ]
-
-
-def _identity(info: DeviceInfo) -> tuple[str | None, ...]:
-    return info.manufacturer, info.model, info.serial, info.firmware
+    def identities(self) -> dict[str, Identity]:
+        """What devices say of themselves, of those that have said anything."""
+        said = {info.id: (info.manufacturer, info.model, info.serial, info.firmware) for info in self.devices}
+        return {device: identity for device, identity in said.items() if any(identity)}

@@ -258,6 +258,37 @@ def test_a_reload_loses_no_message(make: Make, broker: str) -> None:
     assert len({line["stream"] for line in lines if "stream" in line}) == 1
 
 
+def test_stops_in_the_middle_of_reloads_lose_no_message(make: Make, chance: random.Random) -> None:
+    channels = {"dso": ["*"], "market": ["battery/*"]}
+    rig = make("mosquitto 5", battery={"rate": 50.0}, channels=channels)
+    begin(rig)
+    for turn in range(3):
+        text = rig.config.read_text()
+        for one, other in (
+            ('"200ms"', '"300ms"'),
+            ('"250ms"', '"350ms"'),
+        ):  # of the channels, of the Modbus connections
+            old, new = (one, other) if turn % 2 == 0 else (other, one)
+            assert old in text
+            text = text.replace(old, new)
+        rig.config.write_text(text)
+        pause(0.4)
+        rig.agent.signal(signal.SIGHUP)
+        pause(chance.uniform(0.0, 0.3))
+        rig.stop()
+        rig.agent.start().wait_ready()
+        listening(rig)
+    rig.settle_battery(timeout=60)
+    rig.wait_for_state(timeout=40)
+    rig.stop()
+    for channel in channels:
+        lines = rig.consumed(channel=channel)
+        assert lines[-1]["report"]["levels"] == OK
+        account = rig.judge(lines)
+        assert [each for each in account.problems if "battery" in each] == []
+        assert account.messages_lost == 0
+
+
 def test_a_source_that_falls_silent_is_stated(make: Make) -> None:
     rig = make("mosquitto 3.1.1")
     begin(rig)

@@ -368,7 +368,8 @@ def test_configured_decimals_need_no_learning() -> None:
 )
 def test_what_no_exponent_carries_makes_a_float(text: str) -> None:
     one = device({"at": ""})
-    assert first(one, text) == (float(text), None)
+    exact = Decimal(repr(float(text))) == Decimal(text)
+    assert first(one, text) == (float(text), None if exact else Quality.SUSPECT)
     point = one.points("g")[0]
     assert (point.type, point.exponent, one.revision) == (ValueType.FLOAT, 0, 1)
     assert first(one, "2") == (2.0, None), "it stays a float"
@@ -412,7 +413,8 @@ def test_a_decimal_survives_exactly(numbers: list[Decimal]) -> None:
         text = str(number)
         value, code = first(one, text)
         point = one.points("g")[0]
-        assert code is None
+        exact = point.type is ValueType.INTEGER or Decimal(repr(float(number))) == number
+        assert code == (None if exact else Quality.SUSPECT), "what is good is exactly what was sent"
         if point.type is ValueType.INTEGER:
             assert meaning(value, point) == number
             assert -15 <= point.exponent <= 0

@@ -169,9 +169,19 @@ def test_an_agent_without_a_socket_is_69(command: list[str], shell: Shell) -> No
 
 
 @pytest.mark.parametrize("command", [*ASKING, *LOOKING], ids=" ".join)
-def test_a_configuration_whose_agent_table_is_wrong_is_78(command: list[str], shell: Shell) -> None:
-    shell.config.write_text(CONFIG.replace("socket =", "sockett ="))
+def test_a_configuration_whose_socket_is_wrong_is_78(command: list[str], shell: Shell) -> None:
+    shell.config.write_text(CONFIG.replace('"agent.sock"', "5"))
     assert "agent.toml:" in shell(*command, code=78)[1]
+
+
+@pytest.mark.parametrize("broken", ["[[[", "[agent]\nlog_level = 5\n"])
+def test_while_the_file_is_broken_the_agent_can_still_be_asked(broken: str, shell: Shell, ring: Ring) -> None:
+    shell.config.write_text(broken)
+    if "agent" in broken:
+        shell.config.write_text(CONFIG.replace("socket =", 'log_level = "loud", socket ='))
+    with agent_of(shell, ring):
+        shell("status")
+        shell("reload")
 
 
 @pytest.mark.parametrize("command", [["status"], ["reload"], *LOOKING], ids=" ".join)
@@ -352,6 +362,17 @@ def test_tap_of_what_a_filter_names(shell: Shell, ring: Ring) -> None:
     out, _ = tapped(shell, ring, lively().sent, "pv-1/*/W", "--count", "2")
     assert len([line for line in out.splitlines() if line.startswith("dso ")]) == 2
     assert [line.split()[1] for line in out.splitlines() if line.startswith("  ")] == ["W", "gap:", "W"]
+
+
+def test_tap_of_a_device_by_its_name_alone(shell: Shell, ring: Ring) -> None:
+    out, words = tapped(shell, ring, lively().sent, "pv-1", "--count", "1")
+    assert "W" in out
+    assert words == ""
+
+
+def test_tap_of_a_name_that_is_not_sent_says_so(shell: Shell, ring: Ring) -> None:
+    _, words = tapped(shell, ring, [*lively().sent, b"junk"], "nosuch/*", "--count", "1")
+    assert words.startswith('nothing that is sent is named "nosuch/*"; ')
 
 
 def test_tap_as_json(shell: Shell, ring: Ring) -> None:

@@ -5,7 +5,8 @@ with no_value; nothing here raises.
 
 Points of type ``number`` learn, in memory only, how many decimals the source sends: their values are integers with an
 exponent, and the exponent falls to -15 at most as long as the value at hand fits into 64 bits signed with it. When
-none fits, the point is a float from then on and stays one. What ``read`` returns belongs to ``points`` as they are
+none fits, the point is a float from then on and stays one; what a float then does not carry exactly is suspect. What
+``read`` returns belongs to ``points`` as they are
 when it returns; ``revision`` rises with each change.
 """
 
@@ -86,13 +87,14 @@ class _Number:
 
     def __init__(self, decimals: int, changed: Callable[[], None]) -> None:
         self.decimals: int | None = decimals  # None: a float from now on
+        self.inexact = False  # the last value is not quite what was sent
         self._factor = 10**decimals
         self._changed = changed
 
     def __call__(self, raw: Any) -> int | float | None:
         decimals = self.decimals
         if decimals is None:
-            return _float(raw)
+            return self._nearest(raw)
         if type(raw) is int:
             number: int = raw * self._factor
             if _LOW <= number < _HIGH:
@@ -106,6 +108,11 @@ class _Number:
         else:
             return None
         return self._learn(raw, decimals)
+
+    def _nearest(self, raw: Any) -> float | None:
+        number = _float(raw)
+        self.inexact = number is not None and Decimal(repr(number)) != raw
+        return number
 
     def _learn(self, raw: int | Decimal, decimals: int) -> int | float | None:
         """The value after the change that it needs, None without a change if not even a double holds it."""
@@ -124,7 +131,7 @@ class _Number:
                 return int(scaled)
         self.decimals = None
         self._changed()
-        return number
+        return self._nearest(raw)
 
 
 class GroupReader:
@@ -169,6 +176,8 @@ class GroupReader:
                 quality.append((index, Quality.BAD_ENCODING))
             elif bounds is not None and not bounds[0] <= raw <= bounds[1]:
                 quality.append((index, Quality.OUT_OF_RANGE))
+            elif type(reader) is _Number and reader.inexact:
+                quality.append((index, Quality.SUSPECT))
             elif mark is not None:
                 quality.append((index, mark))
         if self._stale:

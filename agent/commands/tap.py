@@ -37,7 +37,11 @@ def main(options: argparse.Namespace) -> int:
 
 def _show(answer: Iterator[Any], options: argparse.Namespace) -> None:
     view, shown = _View(options.filter, as_json=options.json), 0
+    known = True
     for line in answer:
+        if known and "plan" not in line and not view.names_anything:
+            known = False  # said once; a reload may bring what it names
+            say(f'nothing that is sent is named "{options.filter}"; write device/group/point, * is any text')
         if "dropped" in line:
             say(f"{line['dropped']} records left out here: this reader is too slow")
             continue
@@ -60,6 +64,16 @@ class _View:
         self._pattern = pattern
         self._as_json = as_json
         self._plans: dict[bytes, Plan] = {}
+
+    @property
+    def names_anything(self) -> bool:
+        """Whether the pattern names a point of any plan."""
+        return any(
+            self._wanted(f"{plan.devices[group.device].id}/{group.name}/{point.name}")
+            for plan in self._plans.values()
+            for group in plan.groups
+            for point in group.points
+        )
 
     def learn(self, envelope: bytes) -> None:
         """Take note of a plan."""
@@ -93,4 +107,6 @@ class _View:
         return head, record
 
     def _wanted(self, path: str) -> bool:
-        return self._pattern is None or fnmatchcase(path, self._pattern)
+        pattern = self._pattern
+        # Less than a whole name is all below it: the name of a device, say.
+        return pattern is None or fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")

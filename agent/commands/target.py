@@ -22,17 +22,26 @@ from agent.outbox.look import look, records
 
 
 def socket_of(options: argparse.Namespace) -> Path | None:
-    """The agent's socket: ``--socket``, else as the configuration says, of which only [agent] has to be good. None: it
-    has none.
+    """The agent's socket: ``--socket``, else as the configuration says, of which only that key has to be good; if it
+    cannot be read, one that is in a usual place. None: it has none.
 
     Raises ConfigError, PermissionError.
     """
     if options.socket is not None:
         return Path(options.socket)
-    source = read(options.config)
-    agent = source.findings.judge(Agent, source.raw.get("agent", {}), at=("agent",), context=source.context)
-    if agent is None:
-        raise ConfigError(source.findings.sorted())
+    try:
+        source = read(options.config)
+        table = source.raw.get("agent", {})
+        written = {"socket": table["socket"]} if isinstance(table, dict) and "socket" in table else {}
+        agent = source.findings.judge(Agent, written, at=("agent",), context=source.context)
+        if agent is None:
+            raise ConfigError(source.findings.sorted())
+    except ConfigError:
+        # A broken file is when an engineer wants to see how the agent is that runs on with the old one.
+        usual = (Path(Agent.model_fields["socket"].default), options.config.absolute().parent / "agent.sock")
+        if (found := next((path for path in usual if path.is_socket()), None)) is None:
+            raise
+        return found
     return agent.socket
 
 

@@ -45,6 +45,7 @@ class ChannelJudge:
             return True
         here = source.findings.place(at)
         place = self.places.setdefault(("channel", name), here)
+        self.places.setdefault(("channel", name, "outbox"), source.findings.place((*at, "outbox", "size")))
         if place != here:
             what = f'"{name[:80]}" is the id of {place.seen_from(here.file)} too'
             source.findings.add((*at, "id"), what, "choose another one")

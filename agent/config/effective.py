@@ -53,7 +53,8 @@ class Config:
     """A configuration that is good throughout.
 
     ``path`` is the file as it was named, ``files`` the same and those that it includes, ``devices`` all devices, also
-    those of which nothing is sent. ``places``: where ("channel", ID) and ("group", DEVICE, GROUP) stand.
+    those of which nothing is sent. ``places``: where ("channel", ID), its "outbox", ("group", DEVICE, GROUP) and
+    single keys of the agent stand.
     """
 
     path: Path

@@ -26,11 +26,11 @@ Model = TypeVar("Model", bound=BaseModel)
 # Keys of the format that later versions understand, by the table they stand in ("*": any name or index). Consulted only
 # for a key that its model does not know, so an entry does no harm once the key works.
 _LATER: dict[Key, str] = {
-    (): "clock",
+    (): "clock http",
     ("connection", "*"): "tls idle_close",
     ("device", "*"): "profile",
-    ("device", "*", "groups", "*"): "sample aggregate",
-    ("device", "*", "groups", "*", "points", "*"): "report",
+    ("device", "*", "groups", "*"): "sample aggregate report",
+    ("device", "*", "groups", "*", "points", "*"): "report sample aggregate",
     ("channel", "*"): "creds nkey token username password tls create",
     ("channel", "*", "outbox"): "on_disk_failure",
     ("agent",): "http token",

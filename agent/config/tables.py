@@ -41,6 +41,8 @@ def _judge_did(value: str) -> str:
 def _path(value: Any, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError('expected a path in quotes; write it like "/var/lib/edge-agent"')
+    if value.startswith("~"):
+        raise ValueError("~ stands for no folder here; write the whole path")
     context: Mapping[str, Path] = info.context or {}
     return Path(context.get("folder", Path()), value)
 

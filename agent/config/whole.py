@@ -86,6 +86,8 @@ class _Judge:
         channels = judging.channels(self.sources)
         if not (site and identity and agent and channels):
             return None
+        for key in (("identity", "key"), ("identity", "did"), ("agent", "state"), ("agent", "socket")):
+            self.places[key] = self.main.findings.place(key)
         return Config(
             self.main.path,
             site,

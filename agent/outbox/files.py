@@ -82,6 +82,9 @@ def open_locked(path: Path) -> int:
         os.close(fd)  # renamed over meanwhile: the lock is on the file that was there before
 
 
+_MODE = 0o640  # evidence is for the service's group, too: it looks at the file when the agent is down
+
+
 def create_locked(path: Path, fill: Callable[[int], None]) -> int:
     """Create a file that holds what ``fill`` wrote and synced, locked as by ``open_locked``; FileExistsError,
     BlockingIOError, OSError.
@@ -97,6 +100,7 @@ def create_locked(path: Path, fill: Callable[[int], None]) -> int:
             raise FileExistsError(path)
         try:
             os.ftruncate(fd, 0)
+            os.fchmod(fd, _MODE)
             fill(fd)
             os.rename(temporary, path)
         except OSError:
