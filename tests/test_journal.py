@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
+from agent import journal
 from agent.journal import _Folded, _Line
 
 FAILS, ANSWERS = "device fails group=%s cause=link_down", "device answers again group=%s"
@@ -67,3 +69,17 @@ def test_a_line_stays_one_line_and_journald_gets_its_priority() -> None:
     record = logging.LogRecord("agent", logging.ERROR, "", 0, "a\nb", (), None)
     assert _Line(journald=True).format(record) == "<3>ERROR a | b"
     assert _Line(journald=False).format(record).endswith(" ERROR a | b")
+
+
+def test_a_client_that_hangs_up_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    journal.set_up("info")
+    loop = asyncio.new_event_loop()
+    try:
+        for error, told in ((asyncio.InvalidStateError("invalid state"), False), (RuntimeError("invalid state"), True)):
+            loop.call_exception_handler(
+                {"message": "Exception in callback Future.set_result(None)", "exception": error}
+            )
+            assert ("invalid state" in capsys.readouterr().err) == told
+    finally:
+        loop.close()
+        logging.getLogger("asyncio").filters.clear()
