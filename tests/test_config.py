@@ -424,6 +424,15 @@ WRONG = [
         ["18: device[1].connection: missing; name the connection that it is read through"],
     ),
     (
+        'id = "pv"\nconnection = "wire"',
+        'id = "pv"\nconection = "wire"\ngrups = 1',
+        [
+            "18: device[1].connection: missing; name the connection that it is read through",
+            "20: device[1].conection: unknown key; did you mean 'connection'?",
+            "21: device[1].grups: unknown key; did you mean 'groups'?",
+        ],
+    ),
+    (
         'id = "pv"\n',
         'id = "p/v"\n',
         [

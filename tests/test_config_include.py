@@ -273,6 +273,7 @@ def test_all_problems_come_by_file_and_line_the_main_file_first(tmp_path: Path) 
         "conf.d/a.toml:2:",
         "conf.d/a.toml:5:",
         "conf.d/b.toml:1:",
+        "conf.d/b.toml:1:",
     ]
 
 

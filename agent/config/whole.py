@@ -200,11 +200,13 @@ class _Judge:
         if not isinstance(connection, str):
             what = "expected text" if "connection" in table else "missing"
             findings.add((*at, "connection"), what, "name the connection that it is read through")
+            self._judge_unconnected(source, table, at)
             return None
         if connection not in self.adapters:
             if self.named and connection not in self.named and self._whole():
                 what = f'there is no connection "{connection[:80]}"'
                 findings.add((*at, "connection"), what, f"choose one of: {', '.join(self.named)}")
+                self._judge_unconnected(source, table, at)
             return None
         device: Any = findings.judge(self.adapters[connection][1], table, at=at, context=source.context)
         if device is None:
@@ -227,6 +229,13 @@ class _Judge:
                     (*at, "groups", name, "phase"), what, f'choose less than {duration_text(every)}, or "auto"'
                 )
         return device
+
+    def _judge_unconnected(self, source: Source, table: dict[str, Any], at: Key) -> None:
+        """What else is wrong with a device whose connection is not known, by the model that it looks most like."""
+        models = [model for _, model in self.adapters.values()]
+        if models:
+            likely = max(models, key=lambda model: len(model.model_fields.keys() & table.keys()))
+            source.findings.judge(likely, table, at=at, context=source.context)
 
     def _id(self, findings: Findings, name: Any, at: Key) -> bool:
         if not isinstance(name, str):
