@@ -31,6 +31,7 @@ from agent.states import States
 S = 1_000_000_000
 _INBOX = 512  # messages fetched and not yet put
 _GATHER = 0.015  # s: how long messages are left to gather while few come
+_FETCHED = 20_000_000  # ns: what came so long ago was fetched
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
 _LASTING = 30 * S  # a connection that stood for so long was a good one
 
@@ -199,7 +200,8 @@ class Listener:
             if not self._inbox and not term.over:
                 await self._state(term, last=False)
                 self._news = anyio.Event()
-                await term.wait(self._news, until=self._silences.due)
+                due = self._silences.due
+                await term.wait(self._news, until=None if due is None else due + _FETCHED)
 
     async def settled(self) -> None:
         """Return once the source knows of all that was put."""
@@ -254,7 +256,8 @@ class Listener:
 
     async def _state(self, term: Term, *, last: bool) -> None:
         """State the spans in which no messages came."""
-        for span in self._silences.take(self._clock.boot(), last=last):
+        now = self._clock.boot()
+        for span in self._silences.take(now, fetched=now - _FETCHED, last=last):
             for device, group in self.groups:
                 name = device.info.id
                 if span.device == name and (name, group) in term.indexes:

@@ -91,8 +91,12 @@ class Silences:
         dues = (each.since + after for each in self._devices.values() if (after := self._after(each)) is not None)
         return min(dues, default=None)
 
-    def take(self, now: int, *, last: bool = False) -> list[Span]:
-        """What is to be stated now, in order. ``last``: nothing more will be asked, all that lasts is stated."""
+    def take(self, now: int, *, fetched: int | None = None, last: bool = False) -> list[Span]:
+        """What is to be stated now, in order. ``fetched``: what came up to then was told by ``heard``; None: up to now.
+        ``last``: nothing more will be asked, all that lasts is stated.
+        """
+        if not self._deaf and fetched is not None:
+            now = fetched
         until = now if self._trying is None else min(now, self._trying)
         for name, device in self._devices.items():
             after = self._after(device)

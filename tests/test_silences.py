@@ -75,6 +75,14 @@ def test_a_source_that_falls_silent_is_stated_when_it_is_and_when_it_comes_back(
     assert silences.due == 30 * S
 
 
+def test_of_what_may_not_be_fetched_yet_nothing_is_said() -> None:
+    silences = listening()
+    assert silences.take(10 * S, fetched=10 * S - 1) == []
+    assert silences.take(10 * S + 1, fetched=10 * S) == [Span("battery", SILENT, 0, 10 * S, None, True)]
+    silences.lost(11 * S, "connection lost")
+    assert silences.take(12 * S, fetched=0) == [Span("battery", SILENT, 10 * S, 11 * S)]
+
+
 def test_while_nobody_listens_no_source_is_called_silent() -> None:
     silences = listening()
     assert silences.take(10 * S) == [Span("battery", SILENT, 0, 10 * S, None, True)]
