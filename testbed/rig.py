@@ -242,13 +242,21 @@ class Rig:
         there = all(broker == "connected" for _, broker in channels)
         return sum(int(waiting) for waiting, _ in channels), there, int(failing[1])
 
-    def wait_for_state(self, *, timeout: float = 20, failing: int = 0) -> None:
-        """Return once everything is delivered and ``failing`` devices fail."""
-        wait_for(
-            lambda: self.state() == (0, True, failing),
-            timeout=timeout,
-            what=f"the agent to have delivered all, {failing} devices failing: {self.agent.status}",
-        )
+    def wait_for_state(self, *, timeout: float = 20, failing: int | None = 0) -> None:
+        """Return once everything is delivered and ``failing`` devices fail; None: however many. Raises ProcessError, with
+        the end of the agent's log, if the time is up or the agent ends.
+        """
+
+        def reached() -> bool:
+            if not self.agent.alive:
+                raise ProcessError(f"the agent ended, its log: {self.agent.log()[-4000:]}")
+            waiting, there, fail = self.state()
+            return waiting == 0 and there and failing in (None, fail)
+
+        try:
+            wait_for(reached, timeout=timeout, what=f"the agent to have delivered all, {failing} devices failing")
+        except ProcessError as error:
+            raise ProcessError(f"{error}; its status: {self.agent.status}; {self.agent.log()[-4000:]}") from error
 
     def judge(self, lines: list[Json], *, ended: bool = True, points: Mapping[str, Json] | None = None) -> Account:
         """The oracle's account of what a consumer printed; what the verifier counted is held against it.
