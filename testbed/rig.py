@@ -243,8 +243,8 @@ class Rig:
         return sum(int(waiting) for waiting, _ in channels), there, int(failing[1])
 
     def wait_for_state(self, *, timeout: float = 20, failing: int | None = 0) -> None:
-        """Return once everything is delivered and ``failing`` devices fail; None: however many. Raises ProcessError, with
-        the end of the agent's log, if the time is up or the agent ends.
+        """Return once everything is delivered and ``failing`` devices fail; None: however many. Raises ProcessError,
+        with the end of the agent's log, if the time is up or the agent ends.
         """
 
         def reached() -> bool:
