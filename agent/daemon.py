@@ -60,6 +60,7 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
             await running.conclude(number.name)
             sources.cancel_scope.cancel()
         telling.cancel_scope.cancel()
+    health.close()
     log.info("agent stopped waiting=%d", running.waiting())
 
 

@@ -273,6 +273,7 @@ class Service(Process):
         super().__init__(command, name=name, folder=folder, environment=environment)
         self.states: list[str] = []
         self._socket: socket.socket | None = None
+        self._listening: threading.Thread | None = None
 
     def start(self) -> Self:
         """Start it with no state told yet; see wait_ready."""
@@ -284,9 +285,10 @@ class Service(Process):
         self._socket.bind("")  # the kernel picks an abstract name: nothing to clean up, no limit of path length
         self.environment["NOTIFY_SOCKET"] = "@" + self._socket.getsockname()[1:].decode("ascii")
         # A thread, for the kernel queues few datagrams (net.unix.max_dgram_qlen) and then blocks who sends them.
-        threading.Thread(
+        self._listening = threading.Thread(
             target=self._collect, args=(self._socket, self.states), name=f"{self.name}-notify", daemon=True
-        ).start()
+        )
+        self._listening.start()
         return super().start()
 
     @staticmethod
@@ -311,8 +313,10 @@ class Service(Process):
     def _silence(self) -> None:
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
+            if self._listening is not None:
+                self._listening.join()  # else it could read from a new socket with the same number
             self._socket.close()
-            self._socket = None
+            self._socket = self._listening = None
 
 
 class Agent(Service):
