@@ -102,3 +102,43 @@ def test_what_comes_later_is_refused(tmp_path: Path, name: str) -> None:
 def test_aggregates_of_messages_are_refused(tmp_path: Path) -> None:
     found = refusals(tmp_path, GOOD.replace("[device.groups.state]", '[device.groups.state]\naggregate = ["mean"]'))
     assert found == [(21, f"{LATER}; remove it")]
+
+
+def test_what_several_keys_say_is_judged_beside_what_is_wrong_with_others(tmp_path: Path) -> None:
+    text = GOOD
+    for old, new in [
+        (
+            'points = [{ name = "W", at = "40001", type = "int16" }]',
+            """points = [
+  { name = "A", at = "40001", type = "int17" },
+  { name = "W", at = "40002", type = "int16" },
+  { name = "B", at = "40003", type = "int16", scael = 2 },
+  { name = "W", at = "40004", type = "int16" },
+  { name = "V", at = "40011", type = "int16" },
+]
+[device.groups.late]
+evry = "1s"
+points = [{ name = "W", at = "40001", type = "int16" }]""",
+        ),
+        ('id = "meter"', 'id = "meter"\nforbidden = ["hölding:4", "holding:10"]\nunti = 3'),
+        ('"mqtt://192.0.2.2"', '"mqtt://192.0.2.2"\ntopc = 1\npassword = { env = "P" }'),
+    ]:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    assert [(line, said.partition(";")[0]) for line, said in refusals(tmp_path, text)] == [
+        (8, "a password needs a username"),
+        (10, "unknown key"),
+        (14, '"hölding:4" is no register'),
+        (15, "unknown key"),
+        (20, '"int17" is not possible'),
+        (22, "unknown key"),
+        (23, 'two points of the group are named "W"'),
+        (24, "the point lies in a forbidden range"),
+        (26, "missing"),
+        (27, "unknown key"),
+    ]
+
+
+def test_nothing_is_said_to_be_missing_that_was_only_refused(tmp_path: Path) -> None:
+    found = refusals(tmp_path, GOOD.replace('topic = "t"', 'topic = "a/#/b"').replace('at = "/soc"', "at = 5"))
+    assert [line for line, _ in found] == [19, 21]

@@ -61,6 +61,7 @@ PLACES: Mapping[str, Place] = {
     "agent.config.effective": (POLICY, "pydantic"),
     "agent.config.file": (POLICY, ""),
     "agent.config.problems": (POLICY, "pydantic"),
+    "agent.config.rest": (PURE, ""),
     "agent.config.schema": (POLICY, "pydantic"),
     "agent.config.selection": (PURE, ""),
     "agent.config.shown": (POLICY, "pydantic"),

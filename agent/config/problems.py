@@ -15,12 +15,14 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from agent.config.rest import Rest
 from agent.config.toml_lines import Key, line_of
 from agent.errors import Problem
 from agent.fields import NOT_YET
 from agent.printable import printable
 
 Model = TypeVar("Model", bound=BaseModel)
+_Details = list[tuple[Key, dict[str, Any]]]  # where something stands, and pydantic's account of it
 
 
 # Keys of the format that later versions understand, by the table they stand in ("*": any name or index). Consulted only
@@ -90,18 +92,33 @@ class Findings:
             return model.model_validate(raw, context=context)
         except ValidationError as error:
             details = [(_place(detail["loc"], raw), dict(detail)) for detail in error.errors(include_url=False)]
-            for inner, detail in details:
-                # A list whose elements were refused counts as too short as well; that is no problem of its own.
-                within = any(len(other) > len(inner) and other[: len(inner)] == inner for other, _ in details)
-                if detail["type"] == "too_short" and within:
-                    continue
-                if detail["type"] == "extra_forbidden":
-                    self.add_unknown(
-                        (*at, *inner), [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
-                    )
-                else:
-                    self.add((*at, *inner), *_words(detail, (*at, *inner)))
-            return None
+        self._note(model, details, at=at, also_known=also_known)
+        rest = Rest.of(raw, {inner: detail["type"] == "extra_forbidden" for inner, detail in details})
+        if rest is not None:
+            try:
+                model.model_validate(rest.raw, context=context)
+            except ValidationError as error:
+                more = [
+                    (rest.original(_place(detail["loc"], rest.raw)), dict(detail))
+                    for detail in error.errors(include_url=False)
+                ]
+                more = [(inner, detail) for inner, detail in more if not rest.lacks(inner)]
+                self._note(model, more, at=at, also_known=also_known)
+        return None
+
+    def _note(self, model: type[BaseModel], details: _Details, *, at: Key, also_known: Iterable[str]) -> None:
+        """Note what a model refuses."""
+        for inner, detail in details:
+            # A list whose elements were refused counts as too short as well; that is no problem of its own.
+            within = any(len(other) > len(inner) and other[: len(inner)] == inner for other, _ in details)
+            if detail["type"] == "too_short" and within:
+                continue
+            if detail["type"] == "extra_forbidden":
+                self.add_unknown(
+                    (*at, *inner), [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
+                )
+            else:
+                self.add((*at, *inner), *_words(detail, (*at, *inner)))
 
     def add_unknown(self, key: Key, known: Iterable[str]) -> None:
         """Note a key that nothing understands, at least not yet."""
