@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("file", nargs="?", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
     check.add_argument("--online", action="store_true", help="then try brokers and devices")
+    check.add_argument("--json", action="store_true", help="one JSON object, problems included")
 
     run = command("run", "Run the agent (what systemd starts)", "run")
     _config(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -82,9 +83,17 @@ def checked(
     path: Path, capsys: pytest.CaptureFixture[str], *, online: bool = False
 ) -> tuple[int, list[str], list[str]]:
     """Exit code, and the lines of stdout and stderr."""
-    code = check.main(argparse.Namespace(file=path, online=online))
+    code = check.main(argparse.Namespace(file=path, online=online, json=False))
     said = capsys.readouterr()
     return code, said.out.splitlines(), said.err.splitlines()
+
+
+def checked_json(path: Path, capsys: pytest.CaptureFixture[str], *, online: bool = False) -> tuple[int, Any]:
+    """Exit code, and the object; nothing else is said."""
+    code = check.main(argparse.Namespace(file=path, online=online, json=True))
+    said = capsys.readouterr()
+    assert not said.err
+    return code, json.loads(said.out)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -145,6 +154,27 @@ def test_many_names_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "  meter/power, every 1s: P0, P1, P2, P3, P4, P5, P6, P7, P8, P9 ... (100 in all)" in lines
 
 
+def test_a_good_one_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD.replace('send = ["*"]', 'send = ["meter/*"]'))
+    code, found = checked_json(path, capsys)
+    (channel,) = found.pop("channels")
+    assert (code, found) == (
+        0,
+        {"file": str(path), "good": True, "problems": [], "not_sent": ["battery/*"]},
+    )
+    assert channel["groups"] == [{"device": "meter", "group": "power", "every_s": 1.0, "points": ["W"]}]
+    assert 86_400 <= channel["records_per_day"] < 86_500
+    assert 20 << 20 < channel["bytes_per_day"] < 30 << 20
+    assert (channel["outbox_bytes"], channel["bytes_per_message"]) == (8 << 20, {})
+    assert 0.2 < channel["outbox_days"] < 0.3
+
+
+def test_problems_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD.replace("version = 1", "version = 1\nsiet = 3"))
+    problem = {"file": str(path), "line": 2, "key": "siet", "what": "unknown key", "remedy": "did you mean 'site'?"}
+    assert checked_json(path, capsys) == (78, {"file": str(path), "good": False, "problems": [problem]})
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [
@@ -175,7 +205,7 @@ def test_what_cannot_become_a_record_is_a_problem_of_the_configuration(tmp_path:
     points = ", ".join(f'{{ name = "P{i}", at = "holding:{i}", type = "int16" }}' for i in range(15_000))
     path = write(tmp_path, GOOD.replace('{ name = "W", at = "40001", type = "int16" }', points))
     with pytest.raises(ConfigError) as caught:
-        check.main(argparse.Namespace(file=path, online=False))
+        check.main(argparse.Namespace(file=path, online=False, json=False))
     assert str(caught.value).startswith(f"{path}:13: device[0].groups.power: one reading of 15000 points may take ")
 
 
@@ -221,7 +251,9 @@ def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pyt
         "connection bms: good: subscribed for battery; messages are not waited for",
     ]
     assert "hunter2" not in "".join(lines)
-    assert ListeningAdapter.subscribed.count("bms") == 1
+    code, found = checked_json(path, capsys, online=True)
+    assert (code, found["online"][2]) == (0, {"what": "device pv-1", "good": True, "words": "3 values read"})
+    assert ListeningAdapter.subscribed.count("bms") == 2
     assert ListeningAdapter.subscribed[-1] == "closed"
 
 
@@ -246,6 +278,8 @@ def test_nothing_is_reached(
     assert all(f"cannot connect to {server}: " in said[1] for server in servers)
     assert said[2].startswith("device pv-1: ac: link_down: ")
     assert said[3] == "connection bms: the broker does not know us; look at the password"
+    code, found = checked_json(tmp_path / "agent.toml", capsys, online=True)
+    assert (code, found["good"], [each["good"] for each in found["online"]]) == (69, True, 4 * [False])
 
 
 def test_a_device_that_is_not_read_is_a_finding(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import anyio
 
@@ -29,7 +31,13 @@ def main(options: argparse.Namespace) -> int:
     """With ``--online`` 69 if a broker was not reached, 1 if something else was not as it should be. Raises ConfigError
     with all problems, PermissionError.
     """
-    return anyio.run(_check, options, load(options.file))
+    try:
+        return anyio.run(_check, options, load(options.file))
+    except ConfigError as error:
+        if not options.json:
+            raise
+        _print_json(options, problems=[asdict(problem) for problem in error.problems])
+        return CONFIGURATION
 
 
 async def _check(options: argparse.Namespace, config: Config) -> int:
@@ -41,14 +49,24 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
     }
     if problems := [problem for each in forecasters.values() for problem in each.problems(config.places)]:
         raise ConfigError(list(dict.fromkeys(problems)))
-    print(f"{options.file}: good" + (f", with {len(config.files) - 1} included" if len(config.files) > 1 else ""))
     forecasts = {name: forecaster.forecast() for name, forecaster in forecasters.items()}
-    for channel in config.channels:
-        print("\n".join(_lines(channel, planned[channel.id], forecasts[channel.id])))
-    if left := Names(config.devices).without(channel.selection for channel in config.channels):
-        print(f"not sent by any channel: {_some(left)}")
-    print(f"assumed: {forecast.ASSUMED}")
-    return _online(await try_all(config), forecasts) if options.online else GOOD
+    left = Names(config.devices).without(channel.selection for channel in config.channels)
+    if not options.json:
+        print(f"{options.file}: good" + (f", with {len(config.files) - 1} included" if len(config.files) > 1 else ""))
+        for channel in config.channels:
+            print("\n".join(_lines(channel, planned[channel.id], forecasts[channel.id])))
+        if left:
+            print(f"not sent by any channel: {_some(left)}")
+        print(f"assumed: {forecast.ASSUMED}")
+    tried = _with_sizes(await try_all(config), forecasts) if options.online else []
+    if options.json:
+        channels = [_as_json(channel, planned[channel.id], forecasts[channel.id]) for channel in config.channels]
+        online = {"online": [each.as_json() for each in tried]} if options.online else {}
+        _print_json(options, problems=[], channels=channels, not_sent=left, **online)
+    else:
+        for each in tried:
+            print(each) if each.good else say(each)
+    return max([GOOD, *map(_code, tried)])
 
 
 async def _groups(plan: AdapterPlan, config: Config) -> list[PlannedGroup]:
@@ -111,14 +129,52 @@ def _time(ns: float) -> str:
     return f"{ns / length:.0f} {name}" if ns >= 10 * length else f"{ns / length:.1f} {name}"
 
 
-def _online(found: Sequence[Tried], forecasts: Mapping[str, Forecast]) -> int:
-    codes = {GOOD}
+def _print_json(options: argparse.Namespace, *, problems: Sequence[Mapping[str, Any]], **more: Any) -> None:
+    print(json.dumps({"file": str(options.file), "good": not problems, "problems": problems, **more}))
+
+
+def _as_json(channel: Channel, groups: Iterable[PlannedGroup], found: Forecast) -> dict[str, Any]:
+    """A channel and its forecast (docs/configuration.md, check)."""
+    return {
+        "id": channel.id,
+        "topic": channel.topic,
+        "groups": [
+            {
+                "device": group.device.id,
+                "group": group.name,
+                "every_s": None if group.period is None else group.period / 1e9,
+                "points": [point.name for point in group.points],
+            }
+            for group in groups
+        ],
+        "records_per_day": round(found.records),
+        "bytes_per_day": round(found.sent),
+        "bytes_per_message": dict(found.messages),
+        "outbox_bytes": channel.outbox.size,
+        "outbox_days": None if found.lasts is None else round(found.lasts / forecast.DAY, 3),
+    }
+
+
+# ---- online -----------------------------------------------------------------------------------------------------
+
+
+def _with_sizes(found: Iterable[Tried], forecasts: Mapping[str, Forecast]) -> list[Tried]:
+    """What was found, and of each broker that takes less at once than the largest record, that."""
+    told = []
     for each in found:
-        print(each) if each.good else say(each)
-        codes.add(GOOD if each.good else UNAVAILABLE if each.unreachable else FINDING)
-        name = each.what.removeprefix("channel ")
-        if each.takes is not None and each.takes < forecasts[name].largest:
-            what = f"the server takes {each.takes} bytes at once, and a record may have {forecasts[name].largest}"
-            say(f"{each.what}: {what}; raise max_payload on the server, or spread the points over several groups")
-            codes.add(CONFIGURATION)
-    return max(codes)
+        told.append(each)
+        largest = forecasts[each.what.removeprefix("channel ")].largest if each.takes is not None else 0
+        if each.takes is not None and each.takes < largest:
+            what = f"the server takes {each.takes} bytes at once, and a record may have {largest}"
+            remedy = "raise max_payload on the server, or spread the points over several groups"
+            told.append(replace(each, words=f"{what}; {remedy}", good=False))
+    return told
+
+
+def _code(tried: Tried) -> int:
+    """The exit code that it alone would have."""
+    if tried.good:
+        return GOOD
+    if tried.takes is not None:
+        return CONFIGURATION
+    return UNAVAILABLE if tried.unreachable else FINDING

@@ -36,6 +36,10 @@ class Tried:
     unreachable: bool = False
     takes: int | None = None  # of a broker: bytes of the largest envelope
 
+    def as_json(self) -> dict[str, str | bool]:
+        """For programs."""
+        return {"what": self.what, "good": self.good, "words": self.words}
+
     def __str__(self) -> str:
         return f"{self.what}: {'good: ' if self.good else ''}{self.words}"
 
