@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Receipt:
-    """Of a batch: settles when its record is on disk."""
+    """Of a batch: settles when its record is on disk. ``hurried``: it waits for its window no more."""
 
     settled: bool = False
+    hurried: bool = False
     _event: anyio.Event = field(default_factory=anyio.Event)
 
     async def durable(self) -> None:
@@ -58,7 +59,6 @@ class Batch:
     gaps: dict[int, list[Gap]] = field(default_factory=dict)
     opened: int | None = None
     bound: int = 0  # bytes
-    urgent: bool = False
     receipt: Receipt = field(default_factory=Receipt)
 
     def add_gap(self, gap: Gap) -> None:
@@ -186,8 +186,9 @@ class Batcher:
 
     def hurry(self) -> None:
         """Somebody waits for what was put: seal it now."""
-        if self._batch.opened is not None and not self._batch.urgent:
-            self._batch.urgent = True
+        batch = self._batch
+        if batch.opened is not None and not batch.receipt.hurried:
+            batch.receipt.hurried = True
             self._sleep.cancel()
 
     # ---- out ------------------------------------------------------------------------------------------------
@@ -206,6 +207,7 @@ class Batcher:
         """Seal what is there, and the event behind it; returns when it is on disk. Raises OutboxError, SignerError."""
         async with self._commits:
             batch, self._batch = self._batch, Batch()
+            batch.receipt.hurried = True
             self._room.set()
             self._room = anyio.Event()
             data = batch.data(self._sealer.term) if batch.opened is not None else None
@@ -223,7 +225,7 @@ class Batcher:
         batch = self._batch
         if batch.opened is None:
             return self._plan_due()
-        if batch.urgent or batch.bound >= FULL:
+        if batch.receipt.hurried or batch.bound >= FULL:
             return batch.opened
         return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
 

@@ -106,7 +106,6 @@ class Listener:
         self.deaf_since(clock.boot())
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
-        self._put_since = 0  # messages that wait to be acknowledged, since they last had to hurry
         self._news = anyio.Event()  # for the pump
         self._room = anyio.Event()  # for the receiver
         self._added = anyio.Event()  # for the acknowledger
@@ -192,7 +191,8 @@ class Listener:
                 if not await self._put(term, self._inbox[0]):
                     term.end()
                     return
-                self._taken(term)
+                self._taken()
+            self._hurry(term)
             self._room.set()
             self._room = anyio.Event()
             self._added.set()
@@ -213,17 +213,16 @@ class Listener:
         for _ in range(len(self._inbox)):
             if not await self._put(term, self._inbox[0]):
                 break
-            self._taken(term)
+            self._taken()
         self.concluded = self._inbox[0].arrival.received if self._inbox else self._clock.boot()
         self._added.set()
         await self._state(term, last=True)
 
-    def _taken(self, term: Term) -> None:
+    def _taken(self) -> None:
         """The oldest message was put, all of it."""
         message = self._inbox.popleft()
         if message.arrival.owed:
             self._unsettled.append(message)
-            self._hurry(term)
 
     async def _put(self, term: Term, message: _Message) -> bool:
         """Put what a message means for its groups; False if the plan must change first."""
@@ -268,12 +267,19 @@ class Listener:
 
     def _hurry(self, term: Term) -> None:
         """When half of what the source sends without an acknowledgement waits to be sealed, do not wait for the window
-        of the batch. What is on its way to the disk needs no other hurry.
+        of the batch.
         """
-        window = self._unsettled[-1].subscription.window
-        self._put_since += 1
-        if window is not None and 2 * self._put_since >= window:
-            self._put_since = 0
+        if not self._unsettled:
+            return
+        subscription = self._unsettled[-1].subscription
+        if subscription.window is None or 2 * len(self._unsettled) < subscription.window:
+            return
+        waiting = sum(
+            1
+            for message in self._unsettled
+            if message.subscription is subscription and not all(receipts.hurried for receipts in message.receipts)
+        )
+        if 2 * waiting >= subscription.window:
             for device, group in self.groups:
                 if (device.info.id, group) in term.indexes:
                     self._sink.hurry(term.indexes[device.info.id, group])

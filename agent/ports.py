@@ -101,6 +101,9 @@ class Store(Protocol):
     def append(self, records: Sequence[tuple[bytes, Link]], *, new_segment: bool) -> range:
         """Write the records and return, with their positions, once they are on disk."""
 
+    def fresh(self, after: int) -> Sequence[Stored]:
+        """All records behind a position, if they were written last and memory still has them; never blocks."""
+
     def read(self, after: int, *, max_bytes: int) -> Sequence[Stored]:
         """The records behind a position, in order; at least one if there is one."""
 

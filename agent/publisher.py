@@ -203,7 +203,9 @@ class Publisher:
         while True:
             news, turn = anyio.Event(), flight.turn
             self._news = news
-            stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
+            stored = self._store.fresh(flight.cursor)
+            if not stored:
+                stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
             if not stored:
                 await news.wait()
                 continue

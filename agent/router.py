@@ -73,6 +73,11 @@ class Receipts:
         """Whether it is on disk on each of them."""
         return all(receipt.settled for receipt in self.receipts)
 
+    @property
+    def hurried(self) -> bool:
+        """Whether it waits for its batch's window on no channel."""
+        return all(receipt.hurried for receipt in self.receipts)
+
     async def durable(self) -> None:
         """Return once it is on disk on each of them."""
         for receipt in self.receipts:

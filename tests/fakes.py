@@ -289,6 +289,14 @@ class FakeStore:
             self._next, self._acked_written = self._next + 1, self._acked
         return moved
 
+    def fresh(self, after: int) -> list[Held]:
+        """Records behind a position, if all are of the last commit."""
+        self._check()
+        with self._lock:
+            batch = self.written[len(self.written) - self.commits[-1][0] :] if self.commits else []
+            before = self.written[-len(batch) - 1].pos if len(self.written) > len(batch) else 0
+            return [held for held in batch if held.pos > after] if before <= after else []
+
     def read(self, after: int, *, max_bytes: int) -> list[Held]:
         """Records behind a position."""
         self._check()

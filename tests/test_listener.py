@@ -156,6 +156,18 @@ async def test_half_a_window_that_waits_is_sealed_at_once(window: int) -> None:
     assert bench.source.acknowledged == bench.numbers() == list(range(500))
 
 
+async def test_what_is_on_its_way_to_the_disk_has_no_small_record_follow_it() -> None:
+    async with running(window=20) as bench:
+        for burst in [16, 1] * 20:
+            for _ in range(burst):
+                bench.source.send()
+            await bench.after(20 * MS)
+        await bench.after(2 * S)
+    sizes = [len(record.body.frames) for record in bench.records() if isinstance(record.body, Data)]
+    assert sum(sizes) == 340
+    assert min(sizes[:-1]) >= 10, "half a window"
+
+
 async def test_what_cannot_be_understood_is_a_gap_of_its_own_cycle_and_is_acknowledged() -> None:
     async with running() as bench:
         for x in (1, None, None, 4):

@@ -798,7 +798,11 @@ class Lives(RuleBasedStateMachine):
     @rule(lengths=st.lists(st.integers(0, 900), min_size=1, max_size=4))
     def append(self, lengths: list[int]) -> None:
         sealed, new = self._prepare([min(length, 900) for length in lengths][: 3 if sum(lengths) > 2500 else 4])
+        before = max(self.held, default=0)
         positions = self.box.append(sealed, new_segment=new)
+        assert [(record.pos, (record.envelope, record.link)) for record in self.box.fresh(before)] == list(
+            zip(positions, sealed, strict=True)
+        )
         self._durable(positions)
 
     def _durable(self, positions: range) -> None:
@@ -937,6 +941,8 @@ class Lives(RuleBasedStateMachine):
         got = everything(self.box)
         acked, oldest = self.box.acked, self._oldest()
         assert brief(got) == [(pos, s[0]) for pos, s in sorted(self.held.items()) if pos >= oldest]
+        for pos in {0, acked, *(stored.pos for stored in got)}:
+            assert self.box.fresh(pos) in ((), [], [stored for stored in got if stored.pos > pos])
         for before, after in pairwise(got):
             assert after.link.prev == before.link.digest or any(before.pos < pos < after.pos for pos in self.torn)
         self.stated |= {(s.stream, seq) for s in self.box.lost for seq in range(s.first, s.last + 1)}

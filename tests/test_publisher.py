@@ -110,6 +110,23 @@ async def test_all_goes_out_in_order_and_once() -> None:
     assert all(message.id.split("-")[1] == str(message.token) for message in bench.broker.sent[0])
 
 
+async def test_who_keeps_up_does_not_ask_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(Bench(3)) as bench:
+        await drained(bench)
+
+        def read(after: int, *, max_bytes: int) -> list[Held]:
+            raise AssertionError("read")
+
+        monkeypatch.setattr(bench.store, "read", read)
+        for records in (1, 1, 20):
+            for _ in range(records - 1):
+                bench.add(1)
+                await turns(50)  # it is sent before the next one comes, and not yet acknowledged
+            bench.add(1)
+            await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+
+
 async def test_nothing_is_sent_further_ahead_than_the_window() -> None:
     """Not even while all but the oldest are acknowledged: a consumer waits for it with that many at most."""
     bench = Bench(200, fate=by_number({5: [SILENT]}))

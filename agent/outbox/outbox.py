@@ -64,6 +64,7 @@ class Outbox:
         self.lost = found.lost
         self.last: Link | None = found.last[1] if found.last else None
         self._last_pos = found.last[0] if found.last else 0
+        self._fresh: tuple[int, Sequence[Stored]] = (0, ())  # the last batch, and the position of the evidence before
         self._acked_written = found.acked
         self._announced = found.announced  # what the newest end of segment says is about to be taken away
         self._inspect = inspect
@@ -203,6 +204,8 @@ class Outbox:
                 self._backlog.begin(positions.start)
             for pos, (envelope, _) in zip(positions, records, strict=True):
                 self._backlog.add(pos, len(envelope))
+            batch = [Stored(pos, *record) for pos, record in zip(positions, records, strict=True)]
+            self._fresh = (self._last_pos, batch)
             self.last, self._last_pos = records[-1][1], positions[-1]
             self._acked_written = acked
             self._view = View(segments, at + len(body), False, positions.stop)
@@ -319,8 +322,18 @@ class Outbox:
             raise ValueError(f"there is no position {pos}")
         with self._lock:
             self._backlog.settle(pos)
+            if pos >= self._last_pos:
+                self._fresh = (0, ())
 
     # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def fresh(self, after: int) -> Sequence[Stored]:
+        """What ``read`` would find behind position ``after``, from memory: for who keeps up with the last batch. Empty
+        if it must be read, or if there is nothing.
+        """
+        self._check()
+        before, stored = self._fresh
+        return [record for record in stored if record.pos > after] if before <= after else ()
 
     def read(self, after: int, *, max_bytes: int) -> list[Stored]:
         """Evidence behind position ``after`` in order, at least one record if there is one, then until ``max_bytes``
