@@ -128,7 +128,8 @@ def data_of(draw: st.DrawFn, plan: Plan) -> Data:
                     quality.append((i, code))
             took = draw(uints) if group.schedule else None
             frames.append(Frame(index, cycle, draw(uints), took, tuple(values), tuple(quality)))
-    gap = st.builds(lambda g, a, n: Gap(g, a, a + n, 3, "why"), st.integers(0, len(plan.groups) - 1), uints, uints)
+    ends = st.tuples(uints, uints).map(sorted)
+    gap = st.builds(lambda g, ends: Gap(g, *ends, 3, "why"), st.integers(0, len(plan.groups) - 1), ends)
     return Data(plan.term, tuple(frames), tuple(draw(st.lists(gap, max_size=3))))
 
 
