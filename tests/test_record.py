@@ -129,7 +129,7 @@ def data_of(draw: st.DrawFn, plan: Plan) -> Data:
             took = draw(uints) if group.schedule else None
             frames.append(Frame(index, cycle, draw(uints), took, tuple(values), tuple(quality)))
     ends = st.tuples(uints, uints).map(sorted)
-    gap = st.builds(lambda g, ends: Gap(g, *ends, 3, "why"), st.integers(0, len(plan.groups) - 1), ends)
+    gap = st.builds(lambda g, ends: Gap(g, ends[0], ends[1], 3, "why"), st.integers(0, len(plan.groups) - 1), ends)
     return Data(plan.term, tuple(frames), tuple(draw(st.lists(gap, max_size=3))))
 
 
