@@ -29,7 +29,7 @@ class Health:
         self._notifier: sdnotify.SystemdNotifier | None = None
         self._waiting: deque[str] = deque(maxlen=_MOST_WAITING)
         self._last = ""
-        if "NOTIFY_SOCKET" in os.environ:
+        if os.environ.get("NOTIFY_SOCKET"):
             try:
                 self._notifier = sdnotify.SystemdNotifier(debug=True)  # which raises instead of hiding it
             except OSError as error:

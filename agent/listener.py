@@ -106,6 +106,7 @@ class Listener:
         self.deaf_since(clock.boot())
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
+        self._held: deque[_Message] = deque()  # of these, from the oldest on that is not on its way to the disk
         self._news = anyio.Event()  # for the pump
         self._room = anyio.Event()  # for the receiver
         self._added = anyio.Event()  # for the acknowledger
@@ -223,6 +224,7 @@ class Listener:
         message = self._inbox.popleft()
         if message.arrival.owed:
             self._unsettled.append(message)
+            self._held.append(message)
 
     async def _put(self, term: Term, message: _Message) -> bool:
         """Put what a message means for its groups; False if the plan must change first."""
@@ -266,20 +268,14 @@ class Listener:
                         self._states.failed(name, group, span.cause, "no messages")
 
     def _hurry(self, term: Term) -> None:
-        """When half of what the source sends without an acknowledgement waits to be sealed, do not wait for the window
-        of the batch.
+        """When half of what the source sends without an acknowledgement waits to be sealed, or behind such a message,
+        do not wait for the window of the batch.
         """
-        if not self._unsettled:
-            return
-        subscription = self._unsettled[-1].subscription
-        if subscription.window is None or 2 * len(self._unsettled) < subscription.window:
-            return
-        waiting = sum(
-            1
-            for message in self._unsettled
-            if message.subscription is subscription and not all(receipts.hurried for receipts in message.receipts)
-        )
-        if 2 * waiting >= subscription.window:
+        held = self._held
+        while held and all(receipts.hurried for receipts in held[0].receipts):
+            held.popleft()
+        window = held[-1].subscription.window if held else None
+        if window is not None and 2 * len(held) >= window:
             for device, group in self.groups:
                 if (device.info.id, group) in term.indexes:
                     self._sink.hurry(term.indexes[device.info.id, group])

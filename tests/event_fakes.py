@@ -24,11 +24,11 @@ EVENT_POINTS = (Point("n", None, ValueType.INTEGER), Point("x", "W", ValueType.I
 
 @dataclass(slots=True)
 class Sent:
-    """A message of the source: ``n`` counts them; ``x`` None: it is junk."""
+    """A message of the source: ``n`` counts them; ``x`` None: it is junk; ``device`` None: it is for nobody."""
 
     n: int
     x: int | None
-    device: int = 0
+    device: int | None = 0
     again: bool = False
 
 
@@ -92,7 +92,7 @@ class FakeSource:
         self._session: FakeSubscription | None = None
         self._known = False
 
-    def send(self, x: int | None = 0, *, device: int = 0) -> Sent:
+    def send(self, x: int | None = 0, *, device: int | None = 0) -> Sent:
         """A message comes."""
         message = Sent(len(self.sent), x, device)
         self.sent.append(message)
@@ -164,7 +164,8 @@ class FakeSubscription:
         if self._source.owed:
             self.unacknowledged[message.n] = message
         self.heard = self._source.clock.now
-        self._arrived.append(Arrival(message, self.heard, ((message.device, "state"),), self._source.owed))
+        concerns = () if message.device is None else ((message.device, "state"),)
+        self._arrived.append(Arrival(message, self.heard, concerns, self._source.owed))
         self._news.set()
 
     def lose(self) -> None:

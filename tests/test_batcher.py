@@ -121,7 +121,9 @@ async def test_values_are_on_disk_within_the_window_of_the_first() -> None:
         for _ in range(4):
             await bench.clock.sleep_until(bench.clock.now + 150 * MS)
             assert await bench.put() is receipt
+        assert not receipt.hurried
         await receipt.durable()
+        assert receipt.hurried
         assert begun + 800 * MS <= bench.clock.now <= begun + S
         await bench.clock.sleep_until(bench.clock.now + 2 * S)
         assert kinds(bench.store) == "pd"

@@ -169,6 +169,15 @@ def test_a_good_one_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert 0.2 < channel["outbox_days"] < 0.3
 
 
+def test_messages_alone_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD.replace('send = ["*"]', 'send = ["battery/*"]'))
+    _, found = checked_json(path, capsys)
+    (channel,) = found["channels"]
+    assert [group["every_s"] for group in channel["groups"]] == [None]
+    assert channel["outbox_days"] is None
+    assert channel["bytes_per_message"].keys() == {"battery/state"}
+
+
 def test_problems_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, GOOD.replace("version = 1", "version = 1\nsiet = 3"))
     problem = {"file": str(path), "line": 2, "key": "siet", "what": "unknown key", "remedy": "did you mean 'site'?"}

@@ -120,7 +120,7 @@ def test_what_several_keys_say_is_judged_beside_what_is_wrong_with_others(tmp_pa
 evry = "1s"
 points = [{ name = "W", at = "40001", type = "int16" }]""",
         ),
-        ('id = "meter"', 'id = "meter"\nforbidden = ["hölding:4", "holding:10"]\nunti = 3'),
+        ('id = "meter"', 'id = "meter"\nforbidden = ["hölding:4", "holding:10"]\ncolour = 3'),
         ('"mqtt://192.0.2.2"', '"mqtt://192.0.2.2"\ntopc = 1\npassword = { env = "P" }'),
     ]:
         assert text.count(old) == 1
@@ -142,3 +142,16 @@ points = [{ name = "W", at = "40001", type = "int16" }]""",
 def test_nothing_is_said_to_be_missing_that_was_only_refused(tmp_path: Path) -> None:
     found = refusals(tmp_path, GOOD.replace('topic = "t"', 'topic = "a/#/b"').replace('at = "/soc"', "at = 5"))
     assert [line for line, _ in found] == [19, 21]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('topic = "t"', 'topc = "t"', 19),
+        ('"mqtt://192.0.2.2"', '"mqtt://192.0.2.2"\nusernme = "x"\npassword = { env = "P" }', 10),
+        ('id = "meter"', 'id = "meter"\nadresses = "0-based"\nforbidden = ["holding:1-holding:2"]', 12),
+    ],
+)
+def test_what_depends_on_a_misspelt_key_is_not_judged(tmp_path: Path, old: str, new: str, line: int) -> None:
+    assert GOOD.count(old) == 1
+    assert [at for at, _ in refusals(tmp_path, GOOD.replace(old, new))] == [line]

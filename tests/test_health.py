@@ -77,8 +77,11 @@ async def test_one_that_does_not_listen_holds_up_nothing_and_is_told_the_newest_
     assert len(heard) < 560
 
 
-def test_without_one_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [None, ""])
+def test_without_one_nothing_is_said(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if given is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", given)
     Health().ready()
 
 

@@ -47,17 +47,26 @@ class Bench:
     polled: list[PolledGroup] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        signer = KeySigner(SECRET, did=DID)
-        self.store = FakeStore()
-        self.sealer = Sealer(FACTS, signer=signer, clock=self.clock, last=None, history=History())
-        self.batcher = Batcher(outbox=self.store, sealer=self.sealer, clock=self.clock, window=S)
+        self.store, slow = FakeStore(), FakeStore()
+        self.sealer, self.batcher = self.sealing(self.store, window=S)
+        _, self.slow = self.sealing(slow, window=60 * S)
         names = {device.info.id: {"state": ["n", "x"]} for device in self.source.devices}
-        self.router = Router({"dso": Route(self.batcher, names | {"meter": {"ac": [p.name for p in POINTS]}})})
+        self.router = Router(
+            {
+                "dso": Route(self.batcher, names | {"meter": {"ac": [p.name for p in POINTS]}}),
+                "slow": Route(self.slow, {"slow": {"state": ["n"]}}),
+            }
+        )
         self.states = States(self.clock)
         self.listener = self.listen(self.source)
         self.supervisor = Supervisor(
             self.polled, [self.listener], sink=self.router, clock=self.clock, states=self.states
         )
+
+    def sealing(self, store: FakeStore, *, window: int) -> tuple[Sealer, Batcher]:
+        signer = KeySigner(SECRET, did=DID)
+        sealer = Sealer(FACTS, signer=signer, clock=self.clock, last=None, history=History())
+        return sealer, Batcher(outbox=store, sealer=sealer, clock=self.clock, window=window)
 
     def listen(self, source: FakeSource) -> Listener:
         groups = [(device, "state") for device in source.devices]
@@ -105,6 +114,7 @@ async def running(*devices: FakeEventDevice, polled: bool = False, **options: An
     async with anyio.create_task_group() as connecting:
         connecting.start_soon(bench.listener.run)
         connecting.start_soon(bench.batcher.run)
+        connecting.start_soon(bench.slow.run)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(bench.supervisor.run)
             await bench.after(100 * MS)
@@ -166,6 +176,35 @@ async def test_what_is_on_its_way_to_the_disk_has_no_small_record_follow_it() ->
     sizes = [len(record.body.frames) for record in bench.records() if isinstance(record.body, Data)]
     assert sum(sizes) == 340
     assert min(sizes[:-1]) >= 10, "half a window"
+
+
+async def test_a_message_that_waits_in_a_slow_channel_holds_back_half_a_window_at_most() -> None:
+    async with running(FakeEventDevice("slow"), FakeEventDevice("quick"), window=20) as bench:
+        for n in range(40):
+            bench.source.send(device=0 if n == 0 else 1)
+            await bench.after(250 * MS)
+        assert len(bench.source.acknowledged) >= 30
+
+
+async def test_messages_for_nobody_count_when_they_wait_behind_others() -> None:
+    async with running(window=20) as bench:
+        for _ in range(60):
+            bench.source.send()
+            bench.source.send(device=None)
+            bench.source.send(device=None)
+        await bench.after(200 * MS)
+        assert len(bench.source.acknowledged) >= 170
+
+
+@pytest.mark.parametrize(("count", "acknowledged"), [(9, 0), (10, 10), (11, 11)])
+async def test_less_than_half_a_window_waits_for_the_window_of_the_batch(count: int, acknowledged: int) -> None:
+    async with running(window=20) as bench:
+        for _ in range(count):
+            bench.source.send()
+        await bench.after(500 * MS)
+        assert len(bench.source.acknowledged) == acknowledged
+        await bench.after(S)
+        assert len(bench.source.acknowledged) == count
 
 
 async def test_what_cannot_be_understood_is_a_gap_of_its_own_cycle_and_is_acknowledged() -> None:

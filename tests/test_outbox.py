@@ -748,6 +748,19 @@ def test_find_looks_into_every_stream_that_is_held(tmp_path: Path) -> None:
         assert box.find(link.stream, 3) is None
 
 
+def test_the_last_batch_is_at_hand_until_it_is_acknowledged(tmp_path: Path) -> None:
+    box, sealer = open_outbox(tmp_path / "ring", FaultyFiles()), Sealer(1)
+    box.append(sealer.seal(1), new_segment=True)
+    batch = box.append(sealer.seal(1, 1), new_segment=False)
+    assert [record.pos for record in box.fresh(batch.start - 1)] == list(batch)
+    box.settle(batch.start)
+    assert [record.pos for record in box.fresh(batch.start)] == [batch.start + 1]
+    assert not box.fresh(0)
+    box.settle(batch.start + 1)
+    assert not box.fresh(batch.start)
+    box.close()
+
+
 # ---- the model: random lives ----------------------------------------------------------------------------------------
 
 
@@ -882,6 +895,8 @@ class Lives(RuleBasedStateMachine):
         except (OutboxError, PowerCut):
             with pytest.raises(OutboxError):
                 self.box.read(0, max_bytes=1)
+            with pytest.raises(OutboxError):
+                self.box.fresh(0)
         else:
             self._durable(positions)
         self._reopen(cut=seed)

@@ -111,7 +111,7 @@ async def test_all_goes_out_in_order_and_once() -> None:
 
 
 async def test_who_keeps_up_does_not_ask_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(Bench(3)) as bench:
+    async with running(Bench(3, fate=lambda message: Fate(answers=((S, None),)))) as bench:
         await drained(bench)
 
         def read(after: int, *, max_bytes: int) -> list[Held]:
@@ -123,8 +123,10 @@ async def test_who_keeps_up_does_not_ask_the_disk(monkeypatch: pytest.MonkeyPatc
                 bench.add(1)
                 await turns(50)  # it is sent before the next one comes, and not yet acknowledged
             bench.add(1)
+            bench.publisher.notify()
             await drained(bench)
     assert bench.broker.messages == bench.run.sent
+    assert bench.sent() == list(range(1, 26)), "each once"
 
 
 async def test_nothing_is_sent_further_ahead_than_the_window() -> None:

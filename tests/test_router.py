@@ -143,6 +143,10 @@ async def test_a_receipt_settles_when_all_channels_have_it_on_disk_and_only_they
     receipts = await router.put(Frame(2, 0, 0, None, (50,), received=1))
     router.hurry(2)
     assert [each.hurried for each in sealings.values()] == [1, 1, 0]
+    sealings["a"].receipt.hurried = True
+    assert not receipts.hurried, "the other's window may be long"
+    sealings["b"].receipt.hurried = True
+    assert receipts.hurried
     sealings["a"].receipt.settle()
     assert not receipts.settled
     sealings["b"].receipt.settle()

@@ -93,7 +93,8 @@ class Findings:
         except ValidationError as error:
             details = [(_place(detail["loc"], raw), dict(detail)) for detail in error.errors(include_url=False)]
         self._note(model, details, at=at, also_known=also_known)
-        rest = Rest.of(raw, {inner: detail["type"] == "extra_forbidden" for inner, detail in details})
+        known = {inner: _known(model, inner, also_known) for inner, detail in details if _is_unknown(detail)}
+        rest = Rest.of(raw, {inner: inner in known and not _near(inner, known[inner]) for inner, _ in details})
         if rest is not None:
             try:
                 model.model_validate(rest.raw, context=context)
@@ -113,10 +114,8 @@ class Findings:
             within = any(len(other) > len(inner) and other[: len(inner)] == inner for other, _ in details)
             if detail["type"] == "too_short" and within:
                 continue
-            if detail["type"] == "extra_forbidden":
-                self.add_unknown(
-                    (*at, *inner), [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
-                )
+            if _is_unknown(detail):
+                self.add_unknown((*at, *inner), _known(model, inner, also_known))
             else:
                 self.add((*at, *inner), *_words(detail, (*at, *inner)))
 
@@ -125,8 +124,8 @@ class Findings:
         if _is_later(key):
             self.add(key, NOT_YET, "remove it")
             return
-        near = difflib.get_close_matches(str(key[-1]), list(known), n=1)
-        self.add(key, "unknown key", f"did you mean '{near[0]}'?" if near else "remove it")
+        near = _near(key, known)
+        self.add(key, "unknown key", f"did you mean '{near}'?" if near else "remove it")
 
     def sorted(self) -> list[Problem]:
         """All problems, by line."""
@@ -168,6 +167,20 @@ def known_keys(model: type[BaseModel], inner: Key) -> set[str]:
         }
         models = deeper or models
     return {field.alias or name for each in models for name, field in each.model_fields.items()}
+
+
+def _is_unknown(detail: Mapping[str, Any]) -> bool:
+    return bool(detail["type"] == "extra_forbidden")
+
+
+def _known(model: type[BaseModel], inner: Key, also_known: Iterable[str]) -> list[str]:
+    """What an unknown key could have been."""
+    return [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
+
+
+def _near(key: Key, known: Iterable[str]) -> str:
+    """The known key that was probably meant; "" if there is none."""
+    return next(iter(difflib.get_close_matches(str(key[-1]), list(known), n=1)), "")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -1,7 +1,8 @@
 """What is left of a table when what was refused in it is taken away, so that the rest can be judged all the same.
 
 pydantic judges what several keys say together only when each key by itself is good. Taken away is only that on which
-no other key depends: unknown keys, elements of lists, and tables two levels down (a group). Pure.
+no other key depends: unknown keys that are no misspelt ones, elements of lists, and tables two levels down (a group).
+Pure.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Rest:
 
     @classmethod
     def of(cls, raw: Any, refused: Mapping[Key, bool]) -> Rest | None:
-        """``refused``: keys within the table, and whether each is an unknown one. None if others may depend on one."""
-        taken = {key if unknown else _element(key) for key, unknown in refused.items()}
+        """``refused``: keys within the table, and whether nothing depends on each. None if others may depend on one."""
+        taken = {key if stray else _element(key) for key, stray in refused.items()}
         return None if () in taken else cls(raw, taken)
 
     def original(self, key: Key) -> Key:

@@ -204,11 +204,11 @@ class Outbox:
                 self._backlog.begin(positions.start)
             for pos, (envelope, _) in zip(positions, records, strict=True):
                 self._backlog.add(pos, len(envelope))
-            batch = [Stored(pos, *record) for pos, record in zip(positions, records, strict=True)]
-            self._fresh = (self._last_pos, batch)
+            fresh = (self._last_pos, [Stored(pos, *each) for pos, each in zip(positions, records, strict=True)])
             self.last, self._last_pos = records[-1][1], positions[-1]
             self._acked_written = acked
             self._view = View(segments, at + len(body), False, positions.stop)
+            self._fresh = fresh  # behind the view: who gets it may settle it
         return positions
 
     def _end(self, view: View, acked: int) -> tuple[View, int]:
