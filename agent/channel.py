@@ -168,6 +168,11 @@ class Channel:
             self._watchers.remove(seen)
 
     @property
+    def delivering(self) -> bool:
+        """Whether the broker takes records."""
+        return self._publisher.connected
+
+    @property
     def waiting(self) -> int:
         """Records that are not acknowledged."""
         return self._outbox.pending.records

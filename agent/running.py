@@ -229,11 +229,11 @@ class Running:
         self._exchanging = True
         async with self.supervisor.paused():
             concluded = await self._let_go(change.sources_gone)
-            again = {configured.id for configured in change.channels_new}
+            again = {configured.id: configured for configured in change.channels_new}
             for name in change.channels_gone:
                 channel = self.channels.pop(name)
                 self._router.routes.pop(name, None)
-                await channel.conclude("configuration", drain_within=0 if name in again else DRAIN_WITHIN)
+                await channel.conclude("configuration", drain_within=_drain_within(channel, again.get(name)))
                 if name in again:
                     await channel.closed.wait()
             if new.agent.log_level != self.config.agent.log_level:
@@ -324,3 +324,16 @@ class Running:
             "frames": state.frames,
             "undecodable": state.undecodable,
         }
+
+
+def _drain_within(channel: Channel, again: Configured | None) -> float:
+    """How long a channel that ends by a reload goes on delivering, in s. ``again``: as what it comes back.
+
+    Nobody reads meanwhile if it comes back. What waits is then delivered by its next run, unless that delivers
+    elsewhere: who reads here shall see the run end.
+    """
+    if again is None:
+        return DRAIN_WITHIN
+    here = channel.configured
+    moved = (here.transport, here.topic, here.settings) != (again.transport, again.topic, again.settings)
+    return DRAIN_WITHIN if moved and channel.delivering else 0

@@ -4,6 +4,7 @@ did not change. Real processes; the oracle decides.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -146,6 +147,39 @@ def test_a_changed_channel_begins_a_new_run_behind_the_old_one(rig: Rig) -> None
     assert [state for state in rig.agent.states if not state.startswith(("STATUS", "MONOTONIC"))] == [
         *("READY=1", "RELOADING=1", "READY=1", "STOPPING=1")
     ]
+
+
+def test_a_subject_that_changes_and_changes_back_holds_whole_runs(rig: Rig) -> None:
+    """Within JetStream's window for duplicates: a record that went to one subject is refused on another."""
+    edit(rig, ('seal_within = "200ms"', 'seal_within = "100ms"'))
+    reload(rig)
+    rig.wait_for_state()
+    rig.broker.signal(signal.SIGSTOP)
+    let_it_work(7)  # more records wait than are sent without an acknowledgement
+    edit(rig, (f'site = {{ id = "{rig.SITE}" }}', 'site = { id = "elsewhere" }'))
+    rig.agent.signal(signal.SIGHUP)
+    let_it_work(0.5)
+    rig.broker.signal(signal.SIGCONT)
+    wait_for(lambda: "reload=2" in rig.agent.log(), timeout=10, what="the reload")
+    rig.wait_for_state()
+    edit(rig, ('site = { id = "elsewhere" }', f'site = {{ id = "{rig.SITE}" }}'))
+    reload(rig)
+    rig.wait_for_state()
+    rig.stop()
+
+    def consumed(subject: str, code: int = 0) -> list[Json]:
+        source = f"{rig.broker.url}/{rig.STREAM}?subject={subject}"
+        found = command("tail", source, "--did", rig.did, "--jsonl", "--until-idle", code=code)
+        return [json.loads(line) for line in found.splitlines()]
+
+    assert consumed("dx.>")[-1]["report"]["levels"] == ALL_OK
+    away = consumed("dx.elsewhere.dso")
+    assert away[-1]["report"]["levels"] == ALL_OK
+    assert events(away, "stop") == [["configuration"]]
+    home = consumed(f"dx.{rig.SITE}.dso", code=1)
+    assert events(home, "stop") == [["configuration"], ["configuration"], ["SIGTERM"]]
+    (run,) = {line["stream"] for line in away if "stream" in line}
+    assert [hole["stream"] for hole in home[-1]["report"]["holes"]] == [run], "which is elsewhere, and nothing else"
 
 
 def test_points_that_a_channel_no_longer_sends_leave_it_at_once(rig: Rig) -> None:
