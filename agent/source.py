@@ -25,6 +25,8 @@ class Source:
         self.closed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, clock)
+        if hasattr(self._adapter, "keep_in"):
+            self._adapter.keep_in(config.agent.state)
         devices = list(zip(self._adapter.devices, plan.devices, strict=True))
         if hasattr(self._adapter, "subscribe"):
             groups = [(device, name) for device, chosen in devices for name in chosen.groups]

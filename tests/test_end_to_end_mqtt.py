@@ -258,6 +258,26 @@ def test_a_reload_loses_no_message(make: Make, broker: str) -> None:
     assert len({line["stream"] for line in lines if "stream" in line}) == 1
 
 
+@brokers("nats 3.1.1", "mosquitto 3.1.1", "mosquitto 5")
+def test_another_topic_for_the_same_messages_loses_none_and_marks_what_comes_twice(make: Make, broker: str) -> None:
+    """By a reload, and by a restart: the broker keeps the session, and for a while what was subscribed before."""
+    rig = make(broker, battery={"rate": 30.0})
+    begin(rig)
+    before = f'topic = "{rig.battery.topic}"'
+    for after in ('topic = "site/+/state"', 'topic = "site/#"', before):
+        pause(0.3)
+        rig.config.write_text(rig.config.read_text().replace(before, after))
+        if after == 'topic = "site/#"':
+            rig.stop()
+            rig.agent.start().wait_ready()
+        else:
+            command("reload", "--config", rig.config)
+        listening(rig)
+        before = after
+    pause(0.3)
+    conclude(rig)
+
+
 def test_stops_in_the_middle_of_reloads_lose_no_message(make: Make, chance: random.Random) -> None:
     channels = {"dso": ["*"], "market": ["battery/*"]}
     rig = make("mosquitto 5", battery={"rate": 50.0}, channels=channels)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import ClassVar
 
 from adapters.mqtt.config import MqttConnection, MqttDevice
@@ -27,7 +28,7 @@ class MqttAdapter:
         from adapters.mqtt.account import Account
         from adapters.mqtt.broker import Broker  # paho: 12 MiB, only for who listens
         from adapters.mqtt.device import TopicDevice
-        from adapters.mqtt.topics import Routes
+        from adapters.mqtt.topics import Routes, widest
 
         self.name = name
         self.devices = tuple(TopicDevice(each.config, each.groups) for each in devices)
@@ -38,7 +39,12 @@ class MqttAdapter:
                 topic = each.config.filter(group)
                 filters[topic] = min(max(filters.get(topic, 0), each.config.qos), connection.most_qos)
                 routes[index, group] = topic
-        self._broker = Broker(Account(name, connection, filters, Routes(routes), clock))
+        self._account = Account(name, connection, widest(filters), Routes(routes), clock)
+        self._broker = Broker(self._account)
+
+    def keep_in(self, folder: Path) -> None:
+        """Remember in a file there what is subscribed, as long as the broker does; before ``subscribe``."""
+        self._account.kept.path = folder / f"{self.name}.filters"
 
     def subscribe(self) -> AbstractAsyncContextManager[Subscription]:
         """Connect and subscribe once, within the connection's ``timeout``. Raises AcquisitionError (LINK_DOWN)."""

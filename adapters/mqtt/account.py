@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from adapters.mqtt.config import MqttConnection
+from adapters.mqtt.config import MqttConnection, default_client_id
+from adapters.mqtt.kept import KeptFilters
 from adapters.mqtt.topics import Routes
 from agent.errors import AcquisitionError
 from agent.model import Cause
@@ -30,11 +31,12 @@ class Account:
     clock: Clock
     lowered: set[str] = field(default_factory=set)
     """Filters of which it was said that the broker grants a lower QoS."""
+    kept: KeptFilters = field(default_factory=KeptFilters)
 
     @property
     def client_id(self) -> str:
         """The configured one, or one made of the connection's name."""
-        return self.config.client_id or f"edge-agent-{self.name}"
+        return self.config.client_id or default_client_id(self.name)
 
     @property
     def place(self) -> str:

@@ -1,4 +1,4 @@
-"""The wire: one MQTT connection that its devices share. The only module that knows paho.
+"""The wire: one MQTT connection that its devices share, over paho (with adapters/mqtt/subscriptions.py).
 
 A ``Session`` is one connection, made by adapters/mqtt/broker.py. A crash loses nothing that a broker keeps: a message
 is acknowledged (PUBACK, PUBREC) by ``acknowledge`` only.
@@ -13,8 +13,7 @@ QoS 2: the message is handed over at PUBLISH, PUBREC goes out when it is acknowl
 once. After a lost connection the broker sends what had no PUBREC again, with DUP; nothing of the exchange is kept here.
 
 A broker that sends a message again within a connection (NATS does) uses the same packet identifier: only the last copy
-is acknowledged, for the identifier may mean another message after that. Filters that an earlier configuration
-subscribed stay in a kept session: their messages concern nobody and are only acknowledged.
+is acknowledged, for the identifier may mean another message after that.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from adapters.mqtt.account import CLOSED, Account, certificate_hint, link_down, reason
 from adapters.mqtt.config import MqttConnection
 from adapters.mqtt.message import Message
 from adapters.mqtt.packets import Malformed, Packets, acknowledgement
+from adapters.mqtt.subscriptions import Subscriptions
 from adapters.mqtt.wire import Wire
 from agent.ports import Arrival
 
@@ -47,7 +46,6 @@ _MOST_WAITING = 512  # messages that nobody fetched; then nothing is read until 
 _MOST_BYTES = 4 << 20  # of them, and of those that were fetched and are not acknowledged
 _MOST_BYTES_BEFORE = 64 << 20  # until the broker has confirmed the subscriptions, which may come behind them
 _MESSAGE_BYTES = 500  # that a message takes beside its payload, about
-_FILTERS_AT_ONCE = 8  # in one SUBSCRIBE; AWS IoT takes no more
 _LEAST_FAILURE = 0x80
 
 _HINTS = {
@@ -123,8 +121,8 @@ class Session:
         self._trouble: tuple[str, str] | None = None  # why it ended, and a hint
         self._subscribed = False
         self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._subacks: dict[int | None, asyncio.Future[Sequence[Any]]] = {}
         self._client = self._paho(config, account.client_id, password)  # raises, so before anything must be closed
+        self._subscriptions = Subscriptions(account, self._client)
         self._wire = Wire(connected, received=self._received, lost=self._failed)
         self._ticking = self._loop.call_later(_TICK, self._tick)
         self._client.connected = _Socket(self._packets, self._wire.write, connected.fileno())
@@ -166,6 +164,7 @@ class Session:
     async def open(self) -> None:
         """Connect and subscribe. Raises AcquisitionError; the caller bounds the time."""
         config = self._account.config
+        await self._subscriptions.recall()
         try:
             if config.version == "5":
                 properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -182,9 +181,7 @@ class Session:
             # The text of the error, or what it holds, may be the password.
             raise link_down("user, password or client_id cannot be sent", "are they UTF-8, and not too long?") from None
         await self._connack
-        filters = sorted(self._account.filters.items())
-        for at in range(0, len(filters), _FILTERS_AT_ONCE):
-            await self._subscribe(filters[at : at + _FILTERS_AT_ONCE])
+        await self._subscriptions.renew()
         self._subscribed = True
         if self._since is None:
             self._since = self._heard
@@ -220,7 +217,6 @@ class Session:
             except ValueError:
                 raise link_down("the password cannot be sent", "is it UTF-8?") from None
         client.on_connect = self._on_connect
-        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         return client
 
@@ -228,15 +224,10 @@ class Session:
         if code.value >= _LEAST_FAILURE:
             self._lost(f"the broker refuses us: {code}", _HINTS.get(code.value, "see the broker's log"))
         elif not self._connack.done():
-            self.resumed = bool(flags.session_present)
-            if self.resumed:
+            self.resumed = self._subscriptions.connected(present=bool(flags.session_present))
+            if flags.session_present:
                 self._since = self._heard
             self._connack.set_result(None)
-
-    def _on_subscribe(self, client: paho.Client, data: Any, mid: int, codes: Sequence[Any], properties: Any) -> None:
-        future = self._subacks.get(mid)
-        if future is not None and not future.done():
-            future.set_result(codes)
 
     def _on_disconnect(self, client: paho.Client, data: Any, flags: Any, code: Any, properties: Any) -> None:
         if self._trouble is not None:
@@ -249,36 +240,6 @@ class Session:
             self._lost(f"the broker does not speak MQTT {self._account.config.version} with us", _HINTS[132])
         else:
             self._lost(f"the connection failed: {code}")
-
-    async def _subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
-        options: list[Any] = list(filters)
-        if self._account.config.version == "5":
-            # A kept subscription of QoS 1 or 2 got what was published meanwhile: its retained messages are no news.
-            options = [(topic, SubscribeOptions(qos=qos, retainHandling=1 if qos else 0)) for topic, qos in filters]
-        _, mid = self._client.subscribe(options)
-        self._subacks[mid] = future = self._loop.create_future()
-        self._raise_if_ended()
-        codes = await future
-        del self._subacks[mid]
-        if len(codes) != len(filters):
-            raise link_down("the broker answers for other subscriptions than ours", "see the broker's log")
-        for (topic, qos), code in zip(filters, codes, strict=True):
-            if code.value >= _LEAST_FAILURE:
-                hint = "may this user read it? see the broker's access rules"
-                raise link_down(f'the broker refuses the subscription to "{topic}": {code}', hint)
-            if code.value < qos:
-                self._lowered(topic, qos, code.value)
-
-    def _lowered(self, topic: str, asked: int, granted: int) -> None:
-        if topic not in self._account.lowered:
-            self._account.lowered.add(topic)
-            log.warning(
-                "broker grants a lower QoS connection=%s topic=%s asked=%d granted=%d",
-                self._account.name,
-                topic,
-                asked,
-                granted,
-            )
 
     # ---- from the event loop --------------------------------------------------------------------------------
 
@@ -311,6 +272,8 @@ class Session:
             if message.qos:
                 self._owed += len(message.payload)
                 self._unacknowledged[message.mid] = message
+            if self._subscriptions.second_copy(message, now):
+                message.dup = True
             concerns = routes.concerns(message.topic)
             if not concerns:
                 self._unasked_for()
@@ -339,7 +302,7 @@ class Session:
             log.warning(
                 "broker sends what nothing is configured for, acknowledged and ignored connection=%s hint=%s",
                 self._account.name,
-                'an earlier configuration subscribed it; connect once with session = "clean", or change client_id',
+                'an earlier configuration subscribed it; if it lasts, connect once with session = "clean"',
             )
 
     def _tick(self) -> None:
@@ -369,11 +332,10 @@ class Session:
             return
         self._trouble = (why, hint)
         self._ticking.cancel()
-        waiting: list[asyncio.Future[Any]] = [self._connack, *self._subacks.values()]
-        for future in waiting:
-            if not future.done():
-                future.set_exception(link_down(why, hint))
-                future.exception()  # nobody may wait for it
+        if not self._connack.done():
+            self._connack.set_exception(link_down(why, hint))
+            self._connack.exception()  # nobody may wait for it
+        self._subscriptions.end(link_down(why, hint))
         self._wake()
 
     def _wake(self) -> None:

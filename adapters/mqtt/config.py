@@ -7,7 +7,7 @@ nothing is accepted and ignored. Errors read "what is wrong; what to do", and re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from adapters.mqtt.point import MqttPoint, Pointer
-from adapters.mqtt.topics import judge_filter
+from adapters.mqtt.topics import covers, judge_filter, overlap, wild
 from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Table, Text, judge_host
 from agent.secret import Secret
 from agent.units import Duration, S, duration_range
@@ -92,6 +92,11 @@ def _pace(_: Any) -> None:
     raise ValueError("messages set the pace of an MQTT group; remove it")
 
 
+def default_client_id(connection: str) -> str:
+    """Of a connection that has none."""
+    return f"edge-agent-{connection}"
+
+
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Filter = Annotated[str, AfterValidator(judge_filter)]
 
@@ -156,6 +161,10 @@ class MqttConnection(Table):
         """
         own: dict[str, Any] = {"client_id": f"visitor{secrets.token_hex(8)}", "session": "clean"}
         return MqttVisitor.model_construct(**{**dict(self), **own})
+
+    def exclusive(self, name: str) -> str:
+        """What no other connection may have, in words; ``name``: the connection's."""
+        return f'client_id "{self.client_id or default_client_id(name)}" at {self.host.lower()} port {self.port}'
 
     @property
     def host(self) -> str:
@@ -225,11 +234,7 @@ class MqttGroup(Table):
 
 
 class MqttDevice(Table):
-    """A device: the messages of a topic filter. With wildcards it stands for all whose topics match.
-
-    A broker may send a message twice whose topic is taken by two overlapping filters of a connection (3.1.1, 3.3.5;
-    Mosquitto sends it once): avoid filters such as ``a/+`` beside ``a/b``. ``silent_after`` in ns.
-    """
+    """A device: the messages of a topic filter, with wildcards of all topics that match. ``silent_after`` in ns."""
 
     id: Id
     connection: Id
@@ -250,6 +255,26 @@ class MqttDevice(Table):
         found = self.groups[group].topic or self.topic
         assert found is not None, "judged below"
         return found
+
+    @classmethod
+    def judge_together(cls, devices: Sequence[MqttDevice]) -> Iterator[tuple[int, tuple[str, ...], str]]:
+        """Of devices on one connection: whose filters take some messages of another's, but not all; index, key, text.
+
+        A broker may send such a message once for each (MQTT 5.0, 3.3.4), and nothing would tell that from two messages.
+        If one filter takes all that the other does, only that one is subscribed.
+        """
+        seen: dict[str, str] = {}  # filters, and the device that has it
+        for index, device in enumerate(devices):
+            for name, group in device.groups.items():
+                topic = device.filter(name)
+                if topic in seen or not wild(topic):
+                    continue
+                for other, its in seen.items():
+                    if overlap(topic, other) and not covers(topic, other) and not covers(other, topic):
+                        key = ("topic",) if group.topic is None else ("groups", name, "topic")
+                        what = f'some messages would come twice: they are also of "{other}" of device "{its}"'
+                        yield index, key, f"{what}; read one of the two through a connection of its own"
+                seen[topic] = device.id
 
     @model_validator(mode="after")
     def _judge(self) -> MqttDevice:

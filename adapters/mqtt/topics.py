@@ -46,6 +46,51 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(levels) and all(want in ("+", level) for want, level in zip(wanted, levels, strict=True))
 
 
+def covers(wide: str, narrow: str) -> bool:
+    """Whether a topic filter takes every topic that another one takes."""
+    if narrow.startswith("$") and wide[:1] in ("+", "#"):
+        return False
+    wider, levels = wide.split("/"), narrow.split("/")
+    for want, level in zip(wider, levels, strict=False):
+        if want == "#":
+            return True
+        if level == "#" or want not in ("+", level):
+            return False
+    return len(wider) == len(levels) or wider[len(levels) :] == ["#"]
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether some topic is taken by both topic filters."""
+    if (one[:1] in ("+", "#") and other.startswith("$")) or (other[:1] in ("+", "#") and one.startswith("$")):
+        return False
+    levels, others = one.split("/"), other.split("/")
+    for mine, its in zip(levels, others, strict=False):
+        if "#" in (mine, its):
+            return True
+        if "+" not in (mine, its) and mine != its:
+            return False
+    longer = max(levels, others, key=len)
+    return len(levels) == len(others) or longer[min(len(levels), len(others)) :] == ["#"]
+
+
+def wild(pattern: str) -> bool:
+    """Whether a topic filter has a wildcard. Two that overlap and of which one has none cover each other."""
+    return "+" in pattern or "#" in pattern
+
+
+def widest(filters: Mapping[str, int]) -> dict[str, int]:
+    """The filters to subscribe so that none is covered by another, each with the highest QoS of those that it covers.
+
+    For a message that several subscriptions take a broker may send several copies (MQTT 5.0, 3.3.4; NATS does, and
+    Mosquitto does for version 5).
+    """
+    return {
+        wide: max(qos for narrow, qos in filters.items() if covers(wide, narrow))
+        for wide in filters
+        if not any(covers(other, wide) for other in filters if other != wide)
+    }
+
+
 class Routes:
     """Whom a topic concerns: ``filters`` by device and group."""
 

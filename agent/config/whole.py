@@ -21,6 +21,7 @@ from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.file import Source, included, read
 from agent.config.problems import Findings, Place, render
 from agent.config.selection import Names
+from agent.config.shared import judge_shared
 from agent.config.tables import VERSION, Agent, Identity, Site
 from agent.config.toml_lines import Key
 from agent.errors import ConfigError
@@ -66,6 +67,7 @@ class _Judge:
         self.named: dict[str, Place] = {}  # all connections
         self.unread: set[str] = set()  # ids of devices that were refused; "" if an id is not known
         self.places: dict[tuple[str, ...], Place] = {}
+        self.where: dict[tuple[str, str], tuple[Findings, Key]] = {}  # connections and devices that are good
 
     def config(self) -> Config | None:
         """The configuration; None, or something unfit for use, if anything was found."""
@@ -81,6 +83,7 @@ class _Judge:
         agent = judge(Agent, raw.get("agent", {}), at=("agent",), context=context)
         connections = self._connections()
         devices = self._devices()
+        judge_shared(connections, devices, self.where)
         names = Names(devices)
         judging = ChannelJudge(names, site=site, unread=self.unread)
         channels = judging.channels(self.sources)
@@ -156,6 +159,7 @@ class _Judge:
                 found = self._connection(source, name, table, at)
                 if found is not None:
                     good[name] = found
+                    self.where["connection", name] = source.findings, at
         return good
 
     def _connection(self, source: Source, name: str, table: dict[str, Any], at: Key) -> Any:
@@ -193,6 +197,7 @@ class _Judge:
                     self.unread.add(name if isinstance(name, str) else "")
                 else:
                     good.append(device)
+                    self.where["device", device.id] = source.findings, at
         return good
 
     def _device(self, source: Source, table: dict[str, Any], at: Key) -> Any:
