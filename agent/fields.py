@@ -7,9 +7,11 @@ parties.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NOT_YET = "not supported yet by this version"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -77,6 +79,39 @@ def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+class Problems:
+    """What several keys say together, for a validator: each problem at the key that must change."""
+
+    def __init__(self) -> None:
+        self._found: list[InitErrorDetails] = []
+
+    def add(self, text: str, *loc: str | int) -> None:
+        """Note "what is wrong; what to do" at a key within what is judged."""
+        # The type and context are those of a ValueError, which readers of the errors already know.
+        error = PydanticCustomError("value_error", "{error}", {"error": text})
+        self._found.append(InitErrorDetails(type=error, loc=loc, input=None))
+
+    def raise_any(self, title: str) -> None:
+        """Raises ValidationError if anything was noted."""
+        if self._found:
+            raise ValidationError.from_exception_data(title, self._found)
+
+
+def distinct(name: Callable[[Any], str]) -> AfterValidator:
+    """For the points of a group: no two have the same name."""
+
+    def judge(points: tuple[Any, ...]) -> tuple[Any, ...]:
+        problems, seen = Problems(), set[str]()
+        for index, point in enumerate(points):
+            if name(point) in seen:
+                problems.add(f'two points of the group are named "{name(point)}"; leave one out or rename it', index)
+            seen.add(name(point))
+        problems.raise_any("points")
+        return points
+
+    return AfterValidator(judge)
+
+
 IdKey = Annotated[str, AfterValidator(judge_id)]
 """An id that is the key of a table."""
 
@@ -103,6 +138,12 @@ SOME = AfterValidator(_some)
 
 
 class Table(BaseModel):
-    """A table: unknown keys are errors, nothing is converted, nothing changes."""
+    """A table: unknown keys are errors, nothing is converted, nothing changes.
+
+    ``judged_together``: the keys that its own validators look at; None: they may look at any. When another one is
+    refused, these are judged all the same.
+    """
+
+    judged_together: ClassVar[Collection[str] | None] = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -107,6 +107,15 @@ def _phase(value: Any) -> Any:
         raise ValueError('expected a duration in quotes, or "auto"; write it like "500ms"') from None
 
 
+def _less_than_every(phase: int | str, info: ValidationInfo) -> int | str:
+    every = (info.data or {}).get("every")  # None if it was refused
+    if every is not None and isinstance(phase, int) and phase >= every:
+        raise ValueError(
+            f'{duration_text(phase)} is not less than every; choose less than {duration_text(every)}, or "auto"'
+        )
+    return phase
+
+
 def _phase_text(value: int | str) -> str:
     return value if isinstance(value, str) else duration_text(value)
 
@@ -133,7 +142,9 @@ Size = Annotated[
 Phase = Annotated[
     int | Literal["auto"],
     BeforeValidator(_phase),
+    AfterValidator(_less_than_every),
     PlainSerializer(_phase_text, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": "^auto$|" + DURATION_SCHEMA["pattern"]}),
 ]
-"""How far behind its marks a group is read: ns, or ``auto``, which differs by site, device and group."""
+"""How far behind its marks a group is read: ns, or ``auto``, which differs by site, device and group. It is less than
+``every`` if the model has that before it."""

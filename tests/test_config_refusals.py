@@ -139,6 +139,43 @@ points = [{ name = "W", at = "40001", type = "int16" }]""",
     ]
 
 
+POINTS = """points = [
+  { name = "A", at = "/a" },
+  { name = "A", at = "/b" },
+  { name = "C", at = "/c", topic_level = 1 },
+  { name = "D" },
+]"""
+TOPIC, AT = 'topic = "t"', 'points = [{ name = "SoC", at = "/soc" }]'
+MODBUS = 'points = [{ name = "W", at = "40001", type = "int16" }]'
+SECOND = '{ name = "B", at = "40002", type = "int17" }'
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({TOPIC: 'topic = "t"\nqos = 5', AT: POINTS}, [20, 24, 25, 26]),
+        ({TOPIC: 'topic = "a/#/b"', AT: POINTS}, [19, 23, 24, 25]),
+        ({TOPIC: 'topc = "t"', AT: POINTS}, [19, 23, 24, 25]),
+        ({TOPIC: 'topic = "t"', AT: f'every = "1s"\n{POINTS}'}, [21, 24, 25, 26]),
+        ({TOPIC: "qos = 5", AT: AT}, [19, 20]),
+        ({TOPIC: 'qso = 1\ntimestamp = { at = "/ts", fromat = "unix" }', AT: AT}, [19, 20, 20, 21]),
+        ({MODBUS: 'phase = "2s"\n' + MODBUS, 'id = "meter"': 'id = "meter"\nforbidden = ["nowhere"]'}, [12, 16]),
+        ({MODBUS: 'phase = "2s"\n' + MODBUS.replace("}]", f"}}, {SECOND}]")}, [15, 16]),
+        ({MODBUS: 'phase = "2s"\n' + MODBUS.replace("40001", "40010"), 'id = "meter"': "id = 5"}, [11, 15]),
+        (
+            {MODBUS: MODBUS.replace("}]", f", values = {{ 0 = 'a' }} }}, {SECOND}]").replace("int16", "float32")},
+            [15, 15],
+        ),
+    ],
+)
+def test_one_problem_hides_no_other(tmp_path: Path, changes: dict[str, str], lines: list[int]) -> None:
+    text = GOOD
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    assert [line for line, _ in refusals(tmp_path, text)] == lines
+
+
 def test_nothing_is_said_to_be_missing_that_was_only_refused(tmp_path: Path) -> None:
     found = refusals(tmp_path, GOOD.replace('topic = "t"', 'topic = "a/#/b"').replace('at = "/soc"', "at = 5"))
     assert [line for line, _ in found] == [19, 21]

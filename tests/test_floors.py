@@ -23,7 +23,7 @@ Place = tuple[int, str]  # floor, and the outside libraries it may import
 PLACES: Mapping[str, Place] = {
     "agent": (WORDS, ""),
     "agent.errors": (WORDS, ""),
-    "agent.fields": (PURE, "pydantic"),
+    "agent.fields": (PURE, "pydantic pydantic_core"),
     "agent.model": (WORDS, ""),
     "agent.ports": (WORDS, ""),
     "agent.printable": (WORDS, ""),
@@ -130,7 +130,7 @@ PLACES: Mapping[str, Place] = {
     "adapters.modbus": (EDGE, ""),
     "adapters.modbus.addresses": (PURE, ""),
     "adapters.modbus.client": (EDGE, "pymodbus"),
-    "adapters.modbus.config": (PURE, "pydantic pydantic_core"),
+    "adapters.modbus.config": (PURE, "pydantic"),
     "adapters.modbus.decode": (PURE, ""),
     "adapters.modbus.definitions": (PURE, ""),  # constant tables of pysunspec2, read when first needed
     "adapters.modbus.device": (EDGE, ""),
@@ -144,7 +144,7 @@ PLACES: Mapping[str, Place] = {
     "adapters.mqtt.account": (EDGE, ""),
     "adapters.mqtt.broker": (EDGE, ""),
     "adapters.mqtt.client": (EDGE, "paho"),
-    "adapters.mqtt.config": (PURE, "pydantic pydantic_core"),
+    "adapters.mqtt.config": (PURE, "pydantic"),
     "adapters.mqtt.device": (EDGE, ""),
     "adapters.mqtt.dial": (EDGE, ""),
     "adapters.mqtt.kept": (EDGE, ""),

@@ -198,7 +198,7 @@ def test_periods(every: Any) -> None:
     ],
 )
 def test_sunspec_points_that_are_none(name: str, text: str) -> None:
-    found = problems(ModbusDevice, device(PV, groups={"ac": {"every": "5s", "points": ["103.W", name]}}))
+    found = problems(ModbusDevice, device(PV, groups={"ac": {"every": "5s", "points": ["103.Hz", name]}}))
     assert list(found) == ["groups.ac.points.1"]
     assert text in found["groups.ac.points.1"]
     assert "; " in found["groups.ac.points.1"]

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    ValidationError,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from adapters.modbus.addresses import register, register_range
 from adapters.modbus.point import ModbusPoint, Order
 from adapters.modbus.registers import NUMBER_TYPES
 from adapters.modbus.requests import Limits, Registers
-from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Table, Text, judge_host
-from agent.model import ValueType
+from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Problems, Table, Text, distinct, judge_host
 from agent.units import Duration, Phase, S, duration_range
 
 _SCHEME = "modbus+tcp"
@@ -80,6 +77,10 @@ def _point(value: Any, _: Any) -> Any:
     raise ValueError(f"a point is a table, or a text on a SunSpec device; {remedy}")
 
 
+def _name(point: str | ModbusPoint) -> str:
+    return point.rpartition(".")[2] if isinstance(point, str) else point.name
+
+
 class ModbusConnection(Table):
     """A connection: one wire, which its devices share. ``timeout`` and ``request_pause`` in ns."""
 
@@ -106,7 +107,7 @@ class ModbusGroup(Table):
     """Points that are read together, every ``every`` ns, ``phase`` ns (or "auto") behind the marks of UTC."""
 
     every: Annotated[Duration, duration_range("1ms", "365d")]
-    points: Annotated[tuple[AnyPoint, ...], Field(strict=False), SOME]
+    points: Annotated[tuple[AnyPoint, ...], Field(strict=False), SOME, distinct(_name)]
     phase: Phase = 0
     sample: NotYet = None
     aggregate: NotYet = None
@@ -140,6 +141,8 @@ class ModbusDevice(Table):
     groups: Annotated[dict[IdKey, ModbusGroup], Field(min_length=1)]
     profile: NotYet = None
 
+    judged_together: ClassVar = frozenset({"addresses", "max_registers", "forbidden", "sunspec", "groups"})
+
     def point_names(self, group: str) -> tuple[str, ...]:
         """The names of a group's points: ``103.W`` is named ``W``."""
         return tuple(_name(point) for point in self.groups[group].points)
@@ -171,34 +174,22 @@ class ModbusDevice(Table):
     @model_validator(mode="after")
     def _judge(self) -> ModbusDevice:
         """What concerns several keys; each problem at the key that must change."""
-        problems: list[InitErrorDetails] = []
-
-        def add(text: str, *loc: str | int) -> None:
-            # The type and context are those of a ValueError, which readers of the errors already know.
-            error = PydanticCustomError("value_error", "{error}", {"error": text})
-            problems.append(InitErrorDetails(type=error, loc=loc, input=None))
-
+        problems = Problems()
         if self.sunspec is not None:
             for key in ("addresses", "word_order", "byte_order", "forbidden", "identification"):
                 if key in self.model_fields_set:
-                    add(f"{key} has no effect on a SunSpec device; remove it", key)
+                    problems.add(f"{key} has no effect on a SunSpec device; remove it", key)
         forbidden: list[Registers] = []
         for index, text in enumerate(self.forbidden):
             try:
                 forbidden.append(register_range(text, one_based=self.one_based))
             except ValueError as error:
-                add(str(error), "forbidden", index)
+                problems.add(str(error), "forbidden", index)
         for name, group in self.groups.items():
-            seen: set[str] = set()
             for index, point in enumerate(group.points):
-                place: tuple[str | int, ...] = ("groups", name, "points", index)
-                if _name(point) in seen:
-                    add(f'two points of the group are named "{_name(point)}"; leave one out or rename it', *place)
-                seen.add(_name(point))
                 for key, problem in self._point_problems(point, forbidden):
-                    add(problem, *place, *([key] if key else []))
-        if problems:
-            raise ValidationError.from_exception_data("ModbusDevice", problems)
+                    problems.add(problem, "groups", name, "points", index, *([key] if key else []))
+        problems.raise_any("ModbusDevice")
         return self
 
     def _point_problems(self, point: str | ModbusPoint, forbidden: list[Registers]) -> Iterator[tuple[str, str]]:
@@ -224,8 +215,6 @@ class ModbusDevice(Table):
                 yield "type", f"{point.type} needs {registers.count} registers in one request; raise max_registers"
             if any(map(registers.overlaps, forbidden)):
                 yield "at", "the point lies in a forbidden range; remove it or change the range"
-        if NUMBER_TYPES[point.type].value_type is ValueType.FLOAT and point.values:
-            yield "values", f"the values of a {point.type} have no names; remove it"
 
     def _sunspec_problem(self, text: str) -> str | None:
         from adapters.modbus import definitions  # reads files, so only for a device that needs them
@@ -246,7 +235,3 @@ def sunspec_point(text: str) -> tuple[int, str]:
     if match is None:
         raise ValueError(f'"{text[:40]}" is no SunSpec point; write model, dot and point, such as "103.W"')
     return int(match[1]), match[2]
-
-
-def _name(point: str | ModbusPoint) -> str:
-    return point.rpartition(".")[2] if isinstance(point, str) else point.name

@@ -8,10 +8,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from adapters.modbus.addresses import AT_REMEDY, register
-from agent.fields import Labels, NotYet, PointName, Range, Table, Text
+from adapters.modbus.registers import NUMBER_TYPES
+from agent.fields import Labels, NotYet, PointName, Problems, Range, Table, Text
+from agent.model import ValueType
 
 _MOST_MULTIPLIER = 1 << 31  # so that 32-bit values stay within 64 bits
 
@@ -59,6 +61,14 @@ class ModbusPoint(Table):
     word_order: Order | None = None
     byte_order: Order | None = None
     report: NotYet = None
+
+    @model_validator(mode="after")
+    def _judge(self) -> ModbusPoint:
+        problems = Problems()
+        if NUMBER_TYPES[self.type].value_type is ValueType.FLOAT and self.values:
+            problems.add(f"the values of a {self.type} have no names; remove it", "values")
+        problems.raise_any("ModbusPoint")
+        return self
 
     @property
     def decimal_scale(self) -> tuple[int, int]:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from adapters.mqtt.point import MqttPoint, Pointer
 from adapters.mqtt.topics import covers, judge_filter, overlap, wild
-from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Table, Text, judge_host
+from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Problems, Table, Text, distinct, judge_host
 from agent.secret import Secret
 from agent.units import Duration, S, duration_range
 
@@ -101,20 +100,16 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 Filter = Annotated[str, AfterValidator(judge_filter)]
 
 
-class _Problems:
-    """Collects what several keys say together, each problem at the key that must change."""
+def _point(point: MqttPoint) -> MqttPoint:
+    problems = Problems()
+    for key, problem in point.problems():
+        problems.add(problem, *([key] if key else []))
+    problems.raise_any("MqttPoint")
+    return point
 
-    def __init__(self) -> None:
-        self._found: list[InitErrorDetails] = []
 
-    def add(self, text: str, *loc: str | int) -> None:
-        # The type and context are those of a ValueError, which readers of the errors already know.
-        error = PydanticCustomError("value_error", "{error}", {"error": text})
-        self._found.append(InitErrorDetails(type=error, loc=loc, input=None))
-
-    def raise_any(self, title: str) -> None:
-        if self._found:
-            raise ValidationError.from_exception_data(title, self._found)
+def _name(point: MqttPoint) -> str:
+    return point.name
 
 
 class MqttTls(Table):
@@ -193,7 +188,7 @@ class MqttConnection(Table):
 
     @model_validator(mode="after")
     def _judge(self) -> MqttConnection:
-        problems = _Problems()
+        problems = Problems()
         if self.tls is not None and not self.secure:
             problems.add("mqtt:// is not encrypted; write mqtts:// or remove it", "tls")
         if self.tls is not None and (self.tls.cert is None) != (self.tls.key is None):
@@ -224,7 +219,9 @@ class MqttGroup(Table):
     """Points that come together in one message. ``topic``: its own, else the device's."""
 
     topic: Filter | None = None
-    points: Annotated[tuple[MqttPoint, ...], Field(strict=False), SOME]
+    points: Annotated[
+        tuple[Annotated[MqttPoint, AfterValidator(_point)], ...], Field(strict=False), SOME, distinct(_name)
+    ]
     # Not named "every": whoever looks for a group's period must not find one.
     no_period: Annotated[None, BeforeValidator(_pace)] = Field(default=None, alias="every")
     report: NotYet = None
@@ -245,6 +242,8 @@ class MqttDevice(Table):
     silent_after: Annotated[Duration, duration_range("1s", "30d")] | None = None
     groups: Annotated[dict[IdKey, MqttGroup], Field(min_length=1)]
     profile: NotYet = None
+
+    judged_together: ClassVar = frozenset({"topic", "groups"})
 
     def point_names(self, group: str) -> tuple[str, ...]:
         """The names of a group's points."""
@@ -278,23 +277,15 @@ class MqttDevice(Table):
 
     @model_validator(mode="after")
     def _judge(self) -> MqttDevice:
-        problems = _Problems()
+        problems = Problems()
         for name, group in self.groups.items():
             topic = group.topic or self.topic
             if topic is None:
                 problems.add("the group has no topic; add one here or to the device", "groups", name, "topic")
-            seen: set[str] = set()
             for index, point in enumerate(group.points):
-                place = ("groups", name, "points", index)
-                if point.name in seen:
-                    problems.add(
-                        f'two points of the group are named "{point.name}"; leave one out or rename it', *place
-                    )
-                seen.add(point.name)
-                for key, problem in point.problems():
-                    problems.add(problem, *place, *([key] if key else []))
                 levels = topic.split("/") if topic else ["#"]
                 if point.topic_level is not None and levels[-1] != "#" and point.topic_level > len(levels):
-                    problems.add(f"the topic has {len(levels)} levels; choose one of them", *place, "topic_level")
+                    place = ("groups", name, "points", index, "topic_level")
+                    problems.add(f"the topic has {len(levels)} levels; choose one of them", *place)
         problems.raise_any("MqttDevice")
         return self

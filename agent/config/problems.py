@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -88,31 +88,28 @@ class Findings:
 
         ``also_known``: keys at the same place that are judged elsewhere, for suggestions.
         """
-        try:
-            return model.model_validate(raw, context=context)
-        except ValidationError as error:
-            details = [(_place(detail["loc"], raw), dict(detail)) for detail in error.errors(include_url=False)]
-        self._note(model, details, at=at, also_known=also_known)
-        known = {inner: _known(model, inner, also_known) for inner, detail in details if _is_unknown(detail)}
-        rest = Rest.of(raw, {inner: inner in known and not _near(inner, known[inner]) for inner, _ in details})
-        if rest is not None:
+        rest: Rest | None = Rest(raw)
+        while rest is not None:
             try:
-                model.model_validate(rest.raw, context=context)
+                found = model.model_validate(rest.raw, context=context)
+                return found if rest.is_whole else None
             except ValidationError as error:
-                more = [
+                found_wrong = [
                     (rest.original(_place(detail["loc"], rest.raw)), dict(detail))
                     for detail in error.errors(include_url=False)
                 ]
-                more = [(inner, detail) for inner, detail in more if not rest.lacks(inner)]
-                self._note(model, more, at=at, also_known=also_known)
+            details = [(inner, detail) for inner, detail in found_wrong if not rest.lacks(inner)]
+            self._note(model, details, at=at, also_known=also_known)
+            rest = rest.less({inner: _alone(model, inner, detail, also_known) for inner, detail in details})
         return None
 
     def _note(self, model: type[BaseModel], details: _Details, *, at: Key, also_known: Iterable[str]) -> None:
         """Note what a model refuses."""
         for inner, detail in details:
             # A list whose elements were refused counts as too short as well; that is no problem of its own.
-            within = any(len(other) > len(inner) and other[: len(inner)] == inner for other, _ in details)
-            if detail["type"] == "too_short" and within:
+            if detail["type"] == "too_short" and any(
+                len(o) > len(inner) and o[: len(inner)] == inner for o, _ in details
+            ):
                 continue
             if _is_unknown(detail):
                 self.add_unknown((*at, *inner), _known(model, inner, also_known))
@@ -176,6 +173,21 @@ def _is_unknown(detail: Mapping[str, Any]) -> bool:
 def _known(model: type[BaseModel], inner: Key, also_known: Iterable[str]) -> list[str]:
     """What an unknown key could have been."""
     return [*known_keys(model, inner[:-1]), *(also_known if len(inner) == 1 else ())]
+
+
+def _alone(model: type[BaseModel], inner: Key, detail: Mapping[str, Any], also_known: Iterable[str]) -> Key:
+    """What holds a refused key and can be taken away without a change for any other key; () if that is not known.
+
+    That is a key which is no misspelt one, and a key of the table that its model does not name in ``judged_together``.
+    """
+    name = inner[0] if inner else ""
+    if _is_unknown(detail):
+        near = _near(inner, _known(model, inner, also_known))
+        if not near:
+            return inner
+        name = near if len(inner) == 1 else name
+    together: Collection[str] | None = getattr(model, "judged_together", None)
+    return () if together is None or name in together else inner[:1]
 
 
 def _near(key: Key, known: Iterable[str]) -> str:

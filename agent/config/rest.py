@@ -1,31 +1,43 @@
 """What is left of a table when what was refused in it is taken away, so that the rest can be judged all the same.
 
 pydantic judges what several keys say together only when each key by itself is good. Taken away is only that on which
-no other key depends: unknown keys that are no misspelt ones, elements of lists, and tables two levels down (a group).
+no other key depends: what the caller knows to be such, elements of lists, and then tables two levels down (a group).
 Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from agent.config.toml_lines import Key
 
 
 class Rest:
-    """``raw``: the table without what was refused."""
+    """``raw``: the table without what was refused so far."""
 
-    def __init__(self, raw: Mapping[str, Any], taken: set[Key]) -> None:
+    def __init__(self, table: Any, taken: Set[Key] = frozenset()) -> None:
+        self._table = table
         self._taken = taken
         self._kept: dict[Key, list[int]] = {}  # of each list, the elements that are left
-        self.raw = self._left(raw, ())
+        self.raw = self._left(table, ()) if taken else table
 
-    @classmethod
-    def of(cls, raw: Any, refused: Mapping[Key, bool]) -> Rest | None:
-        """``refused``: keys within the table, and whether nothing depends on each. None if others may depend on one."""
-        taken = {key if stray else _element(key) for key, stray in refused.items()}
-        return None if () in taken else cls(raw, taken)
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was taken away."""
+        return not self._taken
+
+    def less(self, refused: Mapping[Key, Key]) -> Rest | None:
+        """Without what was refused in it, too; None if nothing more can be taken away.
+
+        ``refused``: keys within the whole table, each with the key around it on which nothing depends; () if that is
+        not known. Groups go only when no more elements do, as these may hide what else is wrong within a group.
+        """
+        for around in (_element, _group):
+            taken = self._taken | {alone or around(key) for key, alone in refused.items()} - {()}
+            if taken != self._taken:
+                return Rest(self._table, taken)
+        return None
 
     def original(self, key: Key) -> Key:
         """Where in the whole table stands what has this key in the rest."""
@@ -51,8 +63,11 @@ class Rest:
 
 
 def _element(key: Key) -> Key:
-    """The innermost element of a list, or the table two levels down, that a key is in; () if there is none."""
+    """The innermost element of a list that a key is in; () if there is none."""
     indexes = [index for index, part in enumerate(key) if isinstance(part, int)]
-    if indexes:
-        return key[: indexes[-1] + 1]
+    return key[: indexes[-1] + 1] if indexes else ()
+
+
+def _group(key: Key) -> Key:
+    """The table two levels down that a key is in; () if there is none."""
     return key[:2] if len(key) > 2 else ()
