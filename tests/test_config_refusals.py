@@ -162,6 +162,9 @@ SECOND = '{ name = "B", at = "40002", type = "int17" }'
         ({MODBUS: 'phase = "2s"\n' + MODBUS, 'id = "meter"': 'id = "meter"\nforbidden = ["nowhere"]'}, [12, 16]),
         ({MODBUS: 'phase = "2s"\n' + MODBUS.replace("}]", f"}}, {SECOND}]")}, [15, 16]),
         ({MODBUS: 'phase = "2s"\n' + MODBUS.replace("40001", "40010"), 'id = "meter"': "id = 5"}, [11, 15]),
+        ({MODBUS: MODBUS.replace("40001", "50001"), 'id = "meter"': 'id = "me ter"\nforbidden = ["x"]'}, [11, 12, 16]),
+        ({MODBUS: MODBUS.replace('"40001"', '"holding:9"'), 'id = "meter"': 'forbidden = ["holding:9"]'}, [10, 15]),
+        ({MODBUS: MODBUS.replace('"40001"', '"holding:9"'), '"wire"': '"wier"\nforbidden = ["holding:9"]'}, [12, 16]),
         (
             {MODBUS: MODBUS.replace("}]", f", values = {{ 0 = 'a' }} }}, {SECOND}]").replace("int16", "float32")},
             [15, 15],

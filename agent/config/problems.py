@@ -69,6 +69,10 @@ class Findings:
         """Note what is wrong at a key and what to do about it."""
         self._problems.setdefault(key, self.place(key).problem(what, remedy))
 
+    def refuses(self, key: Key) -> bool:
+        """Whether something was noted at a key."""
+        return key in self._problems
+
     def add_unreadable(self, problem: Problem) -> None:
         """Note what keeps the whole file from being read."""
         self._problems.setdefault((), problem)

@@ -213,7 +213,7 @@ class _Judge:
                 findings.add((*at, "connection"), what, f"choose one of: {', '.join(self.named)}")
                 self._judge_unconnected(source, table, at)
             return None
-        device: Any = findings.judge(self.adapters[connection][1], table, at=at, context=source.context)
+        device = self._judged_device(source, self.adapters[connection][1], table, at)
         if device is None:
             return None
         groups: Mapping[str, Any] = device.groups
@@ -240,7 +240,14 @@ class _Judge:
         models = [model for _, model in self.adapters.values()]
         if models:
             likely = max(models, key=lambda model: len(model.model_fields.keys() & table.keys()))
-            source.findings.judge(likely, table, at=at, context=source.context)
+            self._judged_device(source, likely, table, at)
+
+    def _judged_device(self, source: Source, model: type[BaseModel], table: dict[str, Any], at: Key) -> Any:
+        """The device; None, and all that is wrong with it, also if its id or connection is not good."""
+        device = source.findings.judge(model, table, at=at, context=source.context)
+        if stand_ins := {key: "x" for key in ("id", "connection") if source.findings.refuses((*at, key))}:
+            source.findings.judge(model, table | stand_ins, at=at, context=source.context)
+        return device
 
     def _id(self, findings: Findings, name: Any, at: Key) -> bool:
         if not isinstance(name, str):
