@@ -460,6 +460,24 @@ WRONG = [
     (f'kind = "{KIND}"', "", ['7: connection.wire.url: a URL is needed; write it like "modbus+tcp://192.0.2.20:502"']),
     (
         f'kind = "{KIND}"',
+        'urll = "mqtt://x"\ntimout = "1s"\nkeepalive = "30s"\ncolour = 1',
+        [
+            '7: connection.wire.url: a URL is needed; write it like "modbus+tcp://192.0.2.20:502"',
+            "8: connection.wire.urll: unknown key; did you mean 'url'?",
+            "9: connection.wire.timout: unknown key; did you mean 'timeout'?",
+            "11: connection.wire.colour: unknown key; remove it",
+        ],
+    ),
+    (
+        f'kind = "{KIND}"',
+        f'knd = "{KIND}"\ncolour = 1',
+        [
+            '7: connection.wire.url: a URL is needed; write it like "modbus+tcp://192.0.2.20:502"',
+            "8: connection.wire.knd: unknown key; did you mean 'kind'?",
+        ],
+    ),
+    (
+        f'kind = "{KIND}"',
         'url = "ddhub://x"',
         [f"8: connection.wire.url: ddhub:// is {LATER}; remove the connection and its devices"],
     ),
@@ -507,9 +525,37 @@ WRONG = [
             )
         ],
     ),
+    (
+        "[agent]",
+        f"{SECOND}id = 'b'\nsubject = 'dx.park-7.dso'\ncolour = 1\nservrs = []\nseal_within = 5\n[agent]",
+        [
+            (
+                '34: channel[1].subject: "dx.park-7.dso" is where channel[0] writes; a subject has one writer; '
+                "let the subject hold {channel}"
+            ),
+            "35: channel[1].colour: unknown key; remove it",
+            "36: channel[1].servrs: unknown key; did you mean 'servers'?",
+            f"37: channel[1].seal_within: expected a duration in quotes; {DURATION}",
+        ],
+    ),
+    (
+        "[agent]",
+        f"{SECOND}id = 'b'\nsubjct = 'dx.{{channel}}'\n{SECOND}id = 'c'\nsubject = 'dx.park-7.b'\n[agent]",
+        ["34: channel[1].subjct: unknown key; did you mean 'subject'?"],
+    ),
     ('"nats"', '"ddhub"', [f'24: channel[0].transport: "ddhub" is {LATER}; choose one of: nats']),
     ('"nats"', '"nat"', ['24: channel[0].transport: "nat" is no transport; choose one of: nats']),
     ('transport = "nats"\n', "", ["22: channel[0].transport: missing; add it"]),
+    (
+        "transport =",
+        "strem = 'x'\ntranspor =",
+        [
+            "22: channel[0].transport: missing; add it",
+            "24: channel[0].strem: unknown key; did you mean 'stream'?",
+            "25: channel[0].transpor: unknown key; did you mean 'transport'?",
+        ],
+    ),
+    ('"nats"', '"ddhub"\nrecipients = []', [f'24: channel[0].transport: "ddhub" is {LATER}; choose one of: nats']),
     ("nats://127", "tls://127", [f"25: channel[0].servers[0]: tls:// is {LATER}; use nats://"]),
     (
         "nats://127",

@@ -57,7 +57,7 @@ PLACES: Mapping[str, Place] = {
     "agent.outbox.ring": (PURE, ""),
     # configuration
     "agent.config": (POLICY, ""),
-    "agent.config.channels": (POLICY, ""),
+    "agent.config.channels": (POLICY, "pydantic"),
     "agent.config.effective": (POLICY, "pydantic"),
     "agent.config.file": (POLICY, ""),
     "agent.config.problems": (POLICY, "pydantic"),

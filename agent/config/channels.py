@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pydantic import BaseModel
+
 from agent import kinds
 from agent.config.effective import Channel
 from agent.config.file import Source
-from agent.config.problems import Place
+from agent.config.problems import Findings, Place, near
 from agent.config.selection import Names
 from agent.config.tables import ChannelTable, Site
 from agent.config.toml_lines import Key
@@ -29,16 +31,12 @@ class ChannelJudge:
 
     def channels(self, sources: Iterable[Source]) -> tuple[Channel, ...]:
         """The channels that are good."""
-        good = []
-        for source in sources:
-            for index, table in enumerate(source.raw.get("channel", [])):
-                channel = self._channel(source, table, ("channel", index))
-                first = self._is_first(source, table.get("id"), ("channel", index))
-                if channel is not None:
-                    if first:
-                        self._one_writer(source, channel, ("channel", index))
-                    good.append(channel)
-        return tuple(good)
+        return tuple(
+            channel
+            for source in sources
+            for index, table in enumerate(source.raw.get("channel", []))
+            if (channel := self._channel(source, table, ("channel", index))) is not None
+        )
 
     def _is_first(self, source: Source, name: Any, at: Key) -> bool:
         if not isinstance(name, str):
@@ -51,11 +49,11 @@ class ChannelJudge:
             source.findings.add((*at, "id"), what, "choose another one")
         return place == here
 
-    def _one_writer(self, source: Source, channel: Channel, at: Key) -> None:
+    def _one_writer(self, source: Source, transport: str, topic: str, at: Key) -> None:
         here = source.findings.place(at)
-        place = self._writers.setdefault((channel.transport, channel.topic), here)
+        place = self._writers.setdefault((transport, topic), here)
         if place != here:
-            what = f'"{channel.topic}" is where {place.seen_from(here.file)} writes; a subject has one writer'
+            what = f'"{topic}" is where {place.seen_from(here.file)} writes; a subject has one writer'
             source.findings.add((*at, "subject"), what, "let the subject hold {channel}")
 
     def _channel(self, source: Source, table: dict[str, Any], at: Key) -> Channel | None:
@@ -67,19 +65,21 @@ class ChannelJudge:
         channel = findings.judge(
             ChannelTable, {key: table[key] for key in own & table.keys()}, at=at, context=source.context
         )
+        first = self._is_first(source, table.get("id"), at)
         self._send(source, table.get("send"), (*at, "send"))
         transport = kinds.TRANSPORTS.get(kind) if isinstance(kind, str) else None
         if transport is None:
+            if not isinstance(kind, str) or kind not in kinds.LATER:
+                models = [kinds.load(each.config_model) for each in kinds.TRANSPORTS.values()]
+                findings.add_strays(table, models, at=at, known=own)
             return None
         model = kinds.load(transport.config_model)
         rest = {key: value for key, value in table.items() if key not in own}
         settings = findings.judge(model, rest, at=at, context=source.context, also_known=own)
-        if channel is None or settings is None or self._site is None:
-            return None
-        try:
-            topic: str = settings.topic(site=self._site.id, channel=channel.id)
-        except ValueError as error:
-            findings.add_error((*at, "subject"), error)
+        topic = self._topic(findings, settings, model, table, at)
+        if topic is not None and first:
+            self._one_writer(source, transport.transport, topic, at)
+        if channel is None or settings is None or topic is None:
             return None
         return Channel(
             channel.id,
@@ -91,6 +91,24 @@ class ChannelJudge:
             channel.outbox,
             self._names.selection(channel.send),
         )
+
+    def _topic(
+        self, findings: Findings, settings: Any, model: type[BaseModel], table: dict[str, Any], at: Key
+    ) -> str | None:
+        """Where the channel writes, whatever else is wrong with it; None if the subject or an id is not known."""
+        if self._site is None or any(findings.refuses((*at, key)) for key in ("id", "subject")):
+            return None
+        if settings is None:
+            known = [*ChannelTable.model_fields, *model.model_fields]
+            if any(key not in known and near((key,), known) == "subject" for key in table):
+                return None
+            settings = model.model_construct(**{key: table[key] for key in ("subject",) if key in table})
+        try:
+            topic: str = settings.topic(site=self._site.id, channel=table["id"])
+        except ValueError as error:
+            findings.add_error((*at, "subject"), error)
+            return None
+        return topic
 
     def _send(self, source: Source, patterns: Any, at: Key) -> None:
         """Every pattern must name something; a device that was refused may be what it names."""

@@ -125,8 +125,17 @@ class Findings:
         if _is_later(key):
             self.add(key, NOT_YET, "remove it")
             return
-        near = _near(key, known)
-        self.add(key, "unknown key", f"did you mean '{near}'?" if near else "remove it")
+        meant = near(key, known)
+        self.add(key, "unknown key", f"did you mean '{meant}'?" if meant else "remove it")
+
+    def add_strays(
+        self, table: Mapping[str, Any], models: Iterable[type[BaseModel]], *, at: Key, known: Iterable[str]
+    ) -> None:
+        """Note the keys of a table that none of the models knows, when it is not clear which of them judges it."""
+        known = {*known, *(key for model in models for key in known_keys(model, ()))}
+        for key in table:
+            if key not in known:
+                self.add_unknown((*at, key), known)
 
     def sorted(self) -> list[Problem]:
         """All problems, by line."""
@@ -170,6 +179,11 @@ def known_keys(model: type[BaseModel], inner: Key) -> set[str]:
     return {field.alias or name for each in models for name, field in each.model_fields.items()}
 
 
+def near(key: Key, known: Iterable[str]) -> str:
+    """The known key that was probably meant; "" if there is none."""
+    return next(iter(difflib.get_close_matches(str(key[-1]), list(known), n=1)), "")
+
+
 def _is_unknown(detail: Mapping[str, Any]) -> bool:
     return bool(detail["type"] == "extra_forbidden")
 
@@ -186,17 +200,12 @@ def _alone(model: type[BaseModel], inner: Key, detail: Mapping[str, Any], also_k
     """
     name = inner[0] if inner else ""
     if _is_unknown(detail):
-        near = _near(inner, _known(model, inner, also_known))
-        if not near:
+        meant = near(inner, _known(model, inner, also_known))
+        if not meant:
             return inner
-        name = near if len(inner) == 1 else name
+        name = meant if len(inner) == 1 else name
     together: Collection[str] | None = getattr(model, "judged_together", None)
     return () if together is None or name in together else inner[:1]
-
-
-def _near(key: Key, known: Iterable[str]) -> str:
-    """The known key that was probably meant; "" if there is none."""
-    return next(iter(difflib.get_close_matches(str(key[-1]), list(known), n=1)), "")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

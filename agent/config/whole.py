@@ -19,7 +19,7 @@ from agent import kinds
 from agent.config.channels import ChannelJudge
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.file import Source, included, read
-from agent.config.problems import Findings, Place, render
+from agent.config.problems import Findings, Place, near, render
 from agent.config.selection import Names
 from agent.config.shared import judge_shared
 from agent.config.tables import VERSION, Agent, Identity, Site
@@ -171,12 +171,20 @@ class _Judge:
             self.adapters[name] = (class_path, adapter.device_model)
         except ValueError as error:
             source.findings.add_error((*at, "kind" if "kind" in table else "url"), error)
+            if "kind" not in table:
+                self._unknown_kind(source.findings, table, at)
             return None
         except AttributeError:
             remedy = "name a class with connection_model and device_model"
             source.findings.add((*at, "kind"), "the class is no adapter", remedy)
             return None
         return source.findings.judge(model, settings, at=at, context=source.context, also_known=["kind"])
+
+    def _unknown_kind(self, findings: Findings, table: dict[str, Any], at: Key) -> None:
+        """Name the unknown keys of a connection whose URL does not say its kind: one may be the URL, misspelt."""
+        misspelt = {key: value for key, value in table.items() if near((key,), ["kind"])}
+        models = [kinds.load(path).connection_model for path in kinds.ADAPTERS.values()]
+        findings.add_strays(misspelt or table, models, at=at, known=["kind"])  # a third party's keys are not known
 
     def _devices(self) -> list[Any]:
         """The devices that are good."""
