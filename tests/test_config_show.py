@@ -29,6 +29,16 @@ CANARY = "hunter2-canary"
 PLAIN = f"{__name__}:PlainAdapter"
 
 
+PARTICULAR = '{ name = "Mode", at = "/m", values = { 0 = "off" } }, { name = "Unit", topic_level = 1 }'
+PV = """\
+[[device]]
+id = "pv"
+connection = "wire"
+sunspec = {}
+groups = { ac = { every = "5s", points = ["103.W"] } }
+"""
+
+
 class PlainConnection(FakeConnection):
     password: str = ""
     login: dict[str, str] | None = None
@@ -52,7 +62,10 @@ def configurations() -> Iterator[str]:
     mqtt = MODBUS_AND_MQTT.replace("mqtt://192.0.2.2", "mqtts://192.0.2.2?version=5")
     bms = 'username = "u"\npassword = { env = "P" }\ntls = { cert = "c.pem", key = { credential = "k" } }\n'
     yield mqtt.replace("[[device]]", f"{bms}[[device]]", 1)
-    yield MODBUS_AND_MQTT.replace('"int16"', '"int16", range = [-inf, 5], values = { -1 = "a \\" b" }')
+    yield MODBUS_AND_MQTT.replace('at = "/soc" }', f'at = "/soc" }}, {PARTICULAR}').replace(
+        "[[channel]]", f"{PV}[[channel]]"
+    )
+    yield MODBUS_AND_MQTT.replace('"int16"', '"int16", range = [-9e99, 5], values = { -1 = "a \\" b" }')
 
 
 def loaded(folder: Path, text: str, name: str = "agent.toml") -> Config:
@@ -63,7 +76,7 @@ def loaded(folder: Path, text: str, name: str = "agent.toml") -> Config:
 # ---- show -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [*configurations()], ids=range(8))
+@pytest.mark.parametrize("text", [*configurations()], ids=range(9))
 def test_what_is_shown_is_the_same_configuration(tmp_path: Path, text: str) -> None:
     config = loaded(tmp_path, text)
     shown = toml_text(as_file(config))
@@ -89,6 +102,30 @@ def test_defaults_are_filled_in_and_units_are_text(tmp_path: Path) -> None:
     assert channel["seal_within"] == "1s"
     assert channel["outbox"] == {"size": "8MiB", "when_full": "drop-oldest"}
     assert channel["subject"] == "dx.{site}.{channel}"
+
+
+def test_only_defaults_that_have_no_effect_are_left_out(tmp_path: Path) -> None:
+    shown = as_file(loaded(tmp_path, [*configurations()][7]))
+    assert shown["connection"]["bms"] == {
+        "url": "mqtt://192.0.2.2",
+        "keepalive": "30s",
+        "timeout": "5s",
+        "session": "keep",
+    }
+    _, battery, pv = shown["device"]
+    assert battery["qos"] == 1
+    assert battery["groups"]["state"]["points"] == [
+        {"name": "SoC", "at": "/soc", "type": "number", "decimals": 0, "values": {}},
+        {"name": "Mode", "at": "/m", "type": "number", "values": {"0": "off"}},
+        {"name": "Unit", "topic_level": 1, "values": {}},
+    ]
+    assert {key: pv[key] for key in pv.keys() - {"id", "connection", "groups"}} == {
+        "unit": 1,
+        "max_registers": 125,
+        "max_gap": 124,
+        "sunspec": {"base": [40000, 50000, 0]},
+    }
+    assert pv["groups"]["ac"] == {"every": "5s", "points": ["103.W"], "phase": "0s"}
 
 
 def test_included_files_are_in_it(tmp_path: Path) -> None:
@@ -217,7 +254,7 @@ def judged(text: str) -> list[str]:
     return wrong(tomllib.loads(text), whole, whole["$defs"])
 
 
-@pytest.mark.parametrize("text", [*configurations()][:2] + [*configurations()][5:], ids=range(5))
+@pytest.mark.parametrize("text", [*configurations()][:2] + [*configurations()][5:], ids=range(6))
 def test_the_schema_accepts_what_check_accepts(tmp_path: Path, text: str) -> None:
     assert judged(text) == []
     assert judged(toml_text(as_file(loaded(tmp_path, text)))) == []

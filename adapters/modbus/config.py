@@ -29,6 +29,7 @@ from agent.units import Duration, Phase, S, duration_range
 
 _SCHEME = "modbus+tcp"
 _LATER_SCHEMES = ("modbus+tls", "modbus+rtu", "modbus+rtu+tcp", "modbus+ascii", "modbus+udp")
+_MOST_GAP = 124  # with one register before it, as much as a request can span
 _SUNSPEC_POINT = re.compile(r"([0-9]{1,5})\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 
 
@@ -134,7 +135,7 @@ class ModbusDevice(Table):
     word_order: Order = "big"
     byte_order: Order = "big"
     max_registers: Annotated[int, Field(ge=1, le=125)] = 125
-    max_gap: Annotated[int, Field(ge=0, le=124)] = 8
+    max_gap: Annotated[int, Field(ge=0, le=_MOST_GAP)] = 8
     forbidden: Annotated[tuple[Annotated[str, BeforeValidator(_forbidden)], ...], Field(strict=False)] = ()
     sunspec: SunSpecSearch | None = None
     identification: Literal["auto", "off"] = "auto"
@@ -148,13 +149,9 @@ class ModbusDevice(Table):
         return tuple(_name(point) for point in self.groups[group].points)
 
     def limits(self) -> Limits:
-        """How the device may be read.
-
-        A SunSpec map is readable without holes, so unless ``max_gap`` is given a request spans whatever it can.
-        """
-        across = self.sunspec is not None and "max_gap" not in self.model_fields_set
+        """How the device may be read."""
         forbidden = tuple(register_range(text, one_based=self.one_based) for text in self.forbidden)
-        return Limits(self.max_registers, self.max_registers if across else self.max_gap, forbidden)
+        return Limits(self.max_registers, self.max_gap, forbidden)
 
     def registers(self, point: ModbusPoint) -> Registers:
         """Where a point is, in addresses of the protocol. Raises ValueError."""
@@ -170,6 +167,12 @@ class ModbusDevice(Table):
     def one_based(self) -> bool:
         """Whether registers written with five or six digits count from 1."""
         return self.addresses == "1-based"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _span(cls, raw: Any) -> Any:
+        """A SunSpec map is readable without holes, so unless ``max_gap`` is given a request spans whatever it can."""
+        return {"max_gap": _MOST_GAP, **raw} if isinstance(raw, dict) and "sunspec" in raw else raw
 
     @model_validator(mode="after")
     def _judge(self) -> ModbusDevice:

@@ -99,7 +99,7 @@ class Findings:
                 return found if rest.is_whole else None
             except ValidationError as error:
                 found_wrong = [
-                    (rest.original(_place(detail["loc"], rest.raw)), dict(detail))
+                    (rest.original(place_in(rest.raw, detail["loc"])), dict(detail))
                     for detail in error.errors(include_url=False)
                 ]
             details = [(inner, detail) for inner, detail in found_wrong if not rest.lacks(inner)]
@@ -184,6 +184,21 @@ def near(key: Key, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(str(key[-1]), list(known), n=1)), "")
 
 
+def place_in(raw: Any, loc: tuple[int | str, ...]) -> Key:
+    """A location of pydantic without what it adds of its own (tags of unions, names of validators)."""
+    place: list[int | str] = []
+    for index, part in enumerate(loc):
+        inside = (isinstance(raw, dict) and part in raw) or (
+            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        )
+        if inside:
+            raw = raw[part]
+        elif not isinstance(raw, dict) or index + 1 < len(loc):
+            continue
+        place.append(part)  # found, or the last one of a table: the key that is missing
+    return tuple(place)
+
+
 def _is_unknown(detail: Mapping[str, Any]) -> bool:
     return bool(detail["type"] == "extra_forbidden")
 
@@ -213,21 +228,6 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
-
-
-def _place(loc: tuple[int | str, ...], raw: Any) -> Key:
-    """A location of pydantic without what it adds of its own (tags of unions, names of validators)."""
-    place: list[int | str] = []
-    for index, part in enumerate(loc):
-        inside = (isinstance(raw, dict) and part in raw) or (
-            isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        )
-        if inside:
-            raw = raw[part]
-        elif not isinstance(raw, dict) or index + 1 < len(loc):
-            continue
-        place.append(part)  # found, or the last one of a table: the key that is missing
-    return tuple(place)
 
 
 def _is_later(key: Key) -> bool:

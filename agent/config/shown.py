@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from agent import kinds
 from agent.config.effective import Channel, Config
-from agent.config.problems import may_be_secret
+from agent.config.problems import may_be_secret, place_in
 from agent.config.tables import VERSION
+from agent.config.toml_lines import Key
 from agent.units import duration_text
 
 NOT_SHOWN = "(not shown)"
@@ -57,15 +58,28 @@ def _kind(class_path: str, connection: BaseModel) -> dict[str, Any]:
 
 
 def _written(model: BaseModel) -> dict[str, Any]:
-    """A table with its defaults; without them where the model refuses one that is written out, as it does with a key
+    """A table with its defaults, but for those that the model refuses when they are written out, as it does with a key
     that has no effect beside others.
     """
-    whole = _without_none(model.model_dump(mode="json", by_alias=True))
-    try:
-        type(model).model_validate(whole)
-    except ValidationError:
-        return _without_none(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
-    return whole
+    table = _without_none(model.model_dump(mode="json", by_alias=True))
+    while True:
+        try:
+            if type(model).model_validate(table) == model:
+                return table
+            break
+        except ValidationError as error:
+            refused = [place_in(table, detail["loc"]) for detail in error.errors(include_url=False)]
+        removed = [_removed(table, place) for place in sorted(refused, key=len, reverse=True)]  # inner ones first
+        if not any(removed):
+            break
+    return _without_none(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+
+def _removed(table: Any, place: Key) -> bool:
+    """Whether a key of a table was there and is no longer."""
+    for part in place[:-1]:
+        table = table[part]
+    return bool(place) and isinstance(table, dict) and table.pop(place[-1], None) is not None
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
