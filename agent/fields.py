@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from math import isfinite
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -50,8 +51,11 @@ def _text(value: str) -> str:
 
 def _range(value: Any) -> Any:
     pair = isinstance(value, list | tuple) and len(value) == 2
-    if not pair or any(type(each) not in (int, float) or each != each for each in value):
+    if not pair or any(type(each) not in (int, float) for each in value):
         raise ValueError("expected two numbers; write the lowest and the highest good value, such as [0, 500e3]")
+    if any(isinstance(each, float) and not isfinite(each) for each in value):
+        remedy = "for a side without a limit write a number that is never reached, such as 1e12"
+        raise ValueError(f"the ends of a range are finite numbers; {remedy}")
     if value[0] > value[1]:
         raise ValueError("the range is empty; write the lower number first")
     return tuple(value)

@@ -573,6 +573,11 @@ WRONG = [
         [f"25: channel[0].servers[0]: a user or password in the URL is {LATER}; remove it"],
     ),
     (
+        "nats://127.0.0.1:4222",
+        "nats://h:0",
+        ['25: channel[0].servers[0]: "nats://h:0" names port 0, where nobody answers; write "nats://host:4222"'],
+    ),
+    (
         '["nats://127.0.0.1:4222"]',
         "[]",
         ["25: channel[0].servers: too few entries; write at least 1"],

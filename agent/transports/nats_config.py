@@ -29,9 +29,11 @@ def _server(url: str) -> str:
     example = 'write "nats://host:4222"'
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or DEFAULT_PORT
+        host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError:
         raise ValueError(f'"{url:.80}" is no URL of a server; {example}') from None
+    if not port:
+        raise ValueError(f'"{url:.80}" names port 0, where nobody answers; {example}')
     if parts.scheme != "nats" or not host or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f'"{url:.80}" is no URL of a NATS server; {example}')
     return f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}"
