@@ -235,6 +235,9 @@ def nobody() -> Iterator[int]:
         yield reserved.getsockname()[1]
 
 
+GROUP = '[device.groups.state]\ntopic = "t"'
+
+
 def online(folder: Path, *, wire: int, servers: Sequence[str], bms: str = "", subject: str = "dx.{site}") -> Path:
     text = GOOD.partition("[[device]]")[0].replace("192.0.2.1", f"127.0.0.1:{wire}")
     text = text.replace('url = "mqtt://192.0.2.2"', f'kind = "{KIND}"\n{bms}')
@@ -299,6 +302,29 @@ def test_a_device_that_is_not_read_is_a_finding(
     assert code == 1
     assert [line.partition(": ")[0] for line in said] == ["device pv-1"]
     assert len([line for line in lines if ": good: " in line]) == 2
+
+
+def test_a_broker_of_messages_that_is_not_reached_is_69(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    path = online(tmp_path, wire=site.port, servers=[server.url], bms="fails = true")
+    code, _, said = checked(path, capsys, online=True)
+    assert (code, said) == (69, ["connection bms: the broker does not know us; look at the password"])
+
+
+def test_a_broker_that_was_not_tried_for_want_of_a_password_is_a_finding(
+    tmp_path: Path, server: NatsServer, site: Site, nobody: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    path = online(tmp_path, wire=site.port, servers=[server.url])
+    bms = f'url = "mqtt://127.0.0.1:{nobody}"\nusername = "u"\npassword = {{ file = "none" }}'
+    text = path.read_text().replace(f'kind = "{KIND}"', bms).replace('[device.groups.state]\nevery = "1s"', GROUP)
+    text = text.replace('name = "SoC"', 'name = "SoC", at = "/soc"')
+    path.write_text(text)
+    assert checked(path, capsys, online=True)[0] == 1
+    path.write_text(text.replace('username = "u"\npassword = { file = "none" }\n', ""))
+    assert checked(path, capsys, online=True)[0] == 69
 
 
 def test_a_missing_stream_is_a_finding(

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from agent import kinds
 from agent.clock import SystemClock
 from agent.config.effective import AdapterPlan, Channel, Config
-from agent.errors import AcquisitionError, AgentError, TransportError
+from agent.errors import AcquisitionError, AgentError, SecretError, TransportError
 from agent.model import Sample
 from agent.ports import PolledDevice
 from agent.secret import Secret
@@ -28,7 +28,7 @@ WITHIN = 15.0  # s, for each, and so for all
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What trying one thing showed. ``unreachable``: it is a broker that was not reached."""
+    """What trying one thing showed. ``unreachable``: it is a broker that was not reached, or let us not in."""
 
     what: str
     words: str
@@ -57,13 +57,14 @@ async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
     found: dict[int, Tried] = {}
 
     async def run(index: int, trial: _Trial) -> None:
-        words = f"no answer within {within:g} s"
+        words, unreachable = f"no answer within {within:g} s", trial.is_broker
         with anyio.move_on_after(within):
             try:
                 found[index] = await trial.run(trial.what)
             except AgentError as error:
                 words = _words(error)
-        found.setdefault(index, Tried(trial.what, words, good=False, unreachable=trial.is_broker))
+                unreachable = trial.is_broker and not isinstance(error.__cause__, SecretError)
+        found.setdefault(index, Tried(trial.what, words, good=False, unreachable=unreachable))
 
     async with anyio.create_task_group() as tasks:
         for index, trial in enumerate(trials):
@@ -81,7 +82,7 @@ def _trials(config: Config) -> Iterator[_Trial]:
     for plan in config.adapters():
         opened = _Opened(plan)
         if opened.is_subscribed:
-            yield _Trial(f"connection {plan.name}", opened.subscribe)
+            yield _Trial(f"connection {plan.name}", opened.subscribe, is_broker=True)
         else:
             for index, device in enumerate(plan.devices):
                 yield _Trial(f"device {device.config.id}", partial(opened.read, index))
