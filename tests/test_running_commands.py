@@ -505,6 +505,13 @@ def test_outbox_status_of_files(shell: Shell, ring: Ring) -> None:
     assert re.fullmatch(r"dso +16 \(\d.*KiB\) +\d+ d.* to position 5 +position 22 .*", out.splitlines()[1])
 
 
+def test_outbox_status_of_an_agent_without_a_socket(shell: Shell, ring: Ring) -> None:
+    shell.config.write_text(CONFIG.replace('"agent.sock"', '""'))
+    out, words = shell("outbox", "status")
+    assert words == "the agent has no socket to be asked at, running or not: as its files say\n"
+    assert out.splitlines()[1].startswith("dso ")
+
+
 @pytest.mark.parametrize("alive", [True, False])
 def test_outbox_status_of_several_channels_of_which_one_is_spoilt(
     shell: Shell, ring: Ring, second: Ring, alive: bool

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.commands import FINDING, GOOD, NO_PERMISSION, say
-from agent.commands.target import asked, channels_of, ring_of
+from agent.commands.target import asked, channels_of, ring_of, socket_of
 from agent.config import load
 from agent.control.status_text import age, aligned, size
 from agent.errors import OutboxError
@@ -23,7 +23,9 @@ def main(options: argparse.Namespace) -> int:
     with asked(options, "outbox status", channel=options.channel) as answer:
         if answer is not None:
             return _show(answer, as_json=options.json)
-    say("the agent is not running: as its files say")
+    has_socket = socket_of(options) is not None
+    why = "the agent is not running" if has_socket else "the agent has no socket to be asked at, running or not"
+    say(f"{why}: as its files say")
     return _show(_looked(options), as_json=options.json)
 
 
