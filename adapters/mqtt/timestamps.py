@@ -17,21 +17,22 @@ _S = 1_000_000_000
 _END = 1 << 63
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EXACT = Context(prec=60, rounding=ROUND_FLOOR, Emax=MAX_EMAX, Emin=MIN_EMIN)
-_DIGITS = re.compile(r"[0-9]{1,19}(\.[0-9]{1,19})?", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,19}(\.[0-9]+)?", re.ASCII)
 _ISO = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(?:[Zz]|([+-])(\d\d):?(\d\d)?)", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?(?:[Zz]|([+-])(\d\d):?(\d\d)?)", re.ASCII
 )
 
 
 def iso8601(value: Any) -> int:
-    """``2026-01-31T12:00:00.123456789Z`` or with an offset such as ``+01:00``; without either it is no time of UTC.
+    """``2026-01-31T12:00:00.123456789Z`` or with an offset such as ``+01:00``; without either it is no time of UTC. The
+    seconds may be left out: ``2026-01-31T12:00Z``.
 
     Leap seconds (``:60``) have no place in POSIX time and are refused.
     """
     match = _ISO.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("no ISO 8601 time with zone")
-    year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
     time(hour, minute, second)  # these raise ValueError for what no clock or calendar shows
     seconds = (date(year, month, day).toordinal() - _EPOCH_DAY) * 86_400 + hour * 3600 + minute * 60 + second
     if match[8]:
@@ -39,7 +40,7 @@ def iso8601(value: Any) -> int:
         time(hours, minutes)
         offset = hours * 3600 + minutes * 60
         seconds -= offset if match[8] == "+" else -offset
-    return _within(seconds * _S + int((match[7] or "0").ljust(9, "0")))
+    return _within(seconds * _S + int((match[7] or "0")[:9].ljust(9, "0")))
 
 
 def epoch(value: Any, *, unit: int) -> int:
