@@ -188,7 +188,9 @@ def _add_config(config: Commands) -> None:
     show = config("show", "The configuration with all defaults, secrets masked", "config_show")
     show.add_argument("--json", action="store_true", help="as one JSON object")
     _config(show)
-    config("schema", "JSON Schema of the configuration, for editors", "config_schema")
+    _config(
+        config("schema", "JSON Schema of any configuration, for editors; --config changes nothing", "config_schema")
+    )
 
 
 def _add_outbox(outbox: Commands) -> None:

@@ -101,6 +101,13 @@ def test_a_missing_configuration_ends_with_78(tmp_path: Path, capsys: pytest.Cap
         assert "none.toml" in capsys.readouterr().err
 
 
+def test_every_command_of_a_noun_takes_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    schema = capsys.readouterr().out
+    assert main(["config", "schema", "--config", str(tmp_path / "none.toml")]) == 0
+    assert capsys.readouterr().out == schema
+
+
 def test_run_without_its_key_ends_with_78_and_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["init", str(tmp_path)])
     (tmp_path / "key").unlink()
