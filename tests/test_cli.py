@@ -8,19 +8,21 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from agent import __version__
 from agent.cli import main
 from agent.commands import target as target_module
-from agent.config import load
+from agent.config import Config, load
 from agent.evidence.record import link_of
 from agent.outbox import Outbox
 from agent.outbox.look import records
@@ -448,3 +450,26 @@ def test_the_running_agent_loads_nothing_that_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert not loaded & {"eth_account", "paho", "pymodbus", "nats", "sunspec2", "adapters", "testbed", "aiohttp"}
+
+
+def test_a_reload_that_is_asked_for_while_the_agent_starts_is_carried_out_then(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[signal.Signals] = []
+
+    def load_and_be_told(path: Path) -> Config:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return load(path)
+
+    async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
+        with anyio.fail_after(10):
+            heard.append(await anext(signals))
+
+    monkeypatch.setattr("agent.config.load", load_and_be_told)
+    monkeypatch.setattr("agent.daemon.run", run)
+    before = signal.signal(signal.SIGHUP, lambda *_: None)  # else it would end this process
+    try:
+        assert main(["run", "--config", str(config)]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIGHUP]

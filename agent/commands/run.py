@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import signal
+from typing import TYPE_CHECKING
 
-import anyio
-
-from agent import daemon, journal
 from agent.commands import GOOD
-from agent.config import Config, load
 from agent.errors import AgentError, only
+
+if TYPE_CHECKING:
+    from agent.config import Config
 
 
 def main(options: argparse.Namespace) -> int:
     """Run until SIGTERM. Raises AgentError."""
+    # A reload that is asked for while we start must not end us; it waits until somebody listens.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    import anyio  # takes most of the start, as do the others
+
+    from agent import journal
+    from agent.config import load
+
     config = load(options.config)
     journal.set_up(config.agent.log_level)
     try:
@@ -27,8 +34,13 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _run(config: Config) -> None:
+    import anyio
+
+    from agent import daemon
+
     # Open to the end: a second signal must not cut off the last records.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         await daemon.run(config, signals)
 
 
