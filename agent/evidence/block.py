@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, groupby, pairwise
-from operator import attrgetter, sub
+from itertools import accumulate, chain, groupby, pairwise
+from operator import add, attrgetter, sub
 from typing import Any
 
 from agent.errors import EvidenceError
@@ -19,6 +19,8 @@ from agent.evidence.shape import array, known_keys, uint, uints
 from agent.model import Frame, Plan, Quality, Value, ValueType
 
 _LIMIT = 1 << 64  # integers and their differences: -2^64 to 2^64 - 1
+_INTEGER = {ValueType.INTEGER}
+_BEYOND = "block: an integer beyond 64 bits"
 _USUAL = 1 << 63  # within this neither a value nor a difference can reach the limit
 
 
@@ -134,27 +136,52 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
         if key in block and set(map(type, array(block[key], "block", count))) - {kind, type(None)}:
             raise EvidenceError("block: source times are integers or null, raw responses bytes or null")
     times: Sequence[Any] = _column(block[7], ValueType.INTEGER) if 7 in block else [None] * count
-    columns = [array(column, "block: values", count) for column in array(block.get(5), "block: values")]
+    columns = array(block.get(5), "block: values")
     if not columns:
         raise EvidenceError("block: no values")
     types = _types(group, len(columns), plan, periodic=4 in block)
-    quality = _quality(block.get(6), count, len(columns), unknown)
+    rows = _rows_of_differences(columns, count, types) if 6 not in block else None
+    qualities: Sequence[tuple[tuple[int, Quality], ...]] = [()] * count
+    if rows is None:
+        rows, qualities = _rows(columns, count, types, block.get(6), unknown)
+    first = cycles[0]
+    return [
+        Frame(group, first + distances[i], late[i], took[i], row, qualities[i], times[i]) for i, row in enumerate(rows)
+    ]
+
+
+def _rows_of_differences(
+    columns: list[Any], count: int, types: Sequence[ValueType] | None
+) -> Sequence[tuple[Value, ...]] | None:
+    """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
+    if not set(map(type, columns)) == {list} or set(map(len, columns)) != {count}:
+        return None
+    if set(map(type, chain.from_iterable(columns))) != {int} or (types is not None and set(types) != _INTEGER):
+        return None
+    rows = list(accumulate(zip(*columns, strict=True), lambda row, more: tuple(map(add, row, more))))
+    for row in rows[1:]:
+        if min(row) < -_LIMIT or max(row) >= _LIMIT:
+            raise EvidenceError(_BEYOND)
+    return rows
+
+
+def _rows(
+    columns: list[Any], count: int, types: Sequence[ValueType] | None, coded: Any, unknown: list[str]
+) -> tuple[Sequence[tuple[Value, ...]], list[tuple[tuple[int, Quality], ...]]]:
+    """The frames' values and quality codes."""
+    quality = _quality(coded, count, len(columns), unknown)
     decoded = []
     for point, column in enumerate(columns):
-        decoded.append(_column(column, types[point] if types else None))
+        decoded.append(_column(array(column, "block: values", count), types[point] if types else None))
         for i, value in enumerate(column) if None in column or point in quality else ():
             code = quality.get(point, {}).get(i)
             if (value is None) != (code is not None and code <= Quality.NO_VALUE) and not (code or 0) > max(Quality):
                 raise EvidenceError("block: a null needs a quality code of null values, and only nulls have one")
-    by_frame: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    by_frame: list[list[tuple[int, Any]]] = [[] for _ in range(count)]
     for point, codes in sorted(quality.items()):
         for i, code in codes.items():
             by_frame[i].append((point, code))
-    first = cycles[0]
-    return [
-        Frame(group, first + distance, late[i], took[i], values, tuple(by_frame[i]), times[i])  # type: ignore[arg-type]
-        for i, (distance, values) in enumerate(zip(distances, zip(*decoded, strict=True), strict=True))
-    ]
+    return list(zip(*decoded, strict=True)), [tuple(each) for each in by_frame]
 
 
 def _types(group: int, columns: int, plan: Plan | None, *, periodic: bool) -> list[ValueType] | None:
@@ -213,5 +240,5 @@ def _column(column: list[Any], kind: ValueType | None) -> Sequence[Value]:
             last += delta or 0
             values.append(None if delta is None else last)
     if any(value is not None and not -_LIMIT <= value < _LIMIT for value in values):
-        raise EvidenceError("block: an integer beyond 64 bits")
+        raise EvidenceError(_BEYOND)
     return values

@@ -6,6 +6,7 @@ signature and who signed. Records are chained and named by the SHA-256 of their 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ MAX_ENVELOPE = 256 * 1024
 _MAX_HEADER = 1024  # bytes of the protected header
 _MAX_ITEMS = 64  # in the unprotected map, which is ignored
 _START = b"\xd2\x84"  # tag 18, array of 4
+_EMPTY_MAP = b"\xa0"
+_CUT_SHORT = "envelope cut short, or larger than allowed"
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG = 2, 3, 4, 5, 6  # CBOR major types
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 _KID = re.compile(r"(did:ethr:(?:[a-z0-9]+:)?0x([0-9A-Fa-f]{40}))#(controller|owner)")
@@ -56,7 +59,15 @@ def protected_header(did: str) -> bytes:
 
 def _sig_structure_digest(protected: bytes, payload: bytes) -> bytes:
     """SHA-256 of ``["Signature1", protected, external_aad (empty), payload]`` (RFC 9052 section 4.4)."""
-    return hashlib.sha256(cbor2.dumps(["Signature1", protected, b"", payload])).digest()
+    digest = _sig_structure_start(protected).copy()
+    digest.update(cbor2.dumps(payload))
+    return digest.digest()
+
+
+@functools.lru_cache(maxsize=64)
+def _sig_structure_start(protected: bytes) -> hashlib._Hash:
+    """SHA-256 up to the payload: the same for all records of a signer."""
+    return hashlib.sha256(b"\x84\x6aSignature1" + cbor2.dumps(protected) + b"\x40")
 
 
 def seal(payload: bytes, *, protected: bytes, signer: Signer) -> bytes:
@@ -80,76 +91,76 @@ def _unpack_at(data: bytes | mmap, start: int) -> tuple[Envelope, int]:
     """
     if data[start : start + len(_START)] != _START:
         raise EvidenceError("not a COSE_Sign1 message: it must begin with tag 18 and an array of 4")
-    reader = _Reader(data, start + len(_START), min(len(data), start + MAX_ENVELOPE))
-    header = reader.bytes_ahead()
-    if len(header) > _MAX_HEADER:
+    end = min(len(data), start + MAX_ENVELOPE)
+    protected, at = _byte_string(data, start + len(_START), end)
+    if len(protected) > _MAX_HEADER:
         raise EvidenceError(f"protected header larger than {_MAX_HEADER} bytes")
-    protected = data[header.start : header.stop]
-    reader.step_over_map()
-    payload, signature = reader.bytes_ahead(), reader.bytes_ahead()
+    at = at + 1 if data[at : at + 1] == _EMPTY_MAP else _behind_map(data, at, end)
+    payload, at = _byte_string(data, at, end)
+    signature, at = _byte_string(data, at, end)
     if len(signature) != 64:
         raise EvidenceError(f"signature of {len(signature)} bytes, expected 64")
+    kid, did, address = _signer(protected)
+    return Envelope(protected, kid, did, address, payload, signature), at
+
+
+def _byte_string(data: bytes | mmap, at: int, end: int) -> tuple[bytes, int]:
+    """The byte string that begins at ``at`` and ends at ``end`` at the latest, and where it does."""
+    major, length, at = _head(data, at, end)
+    if major != _BYTES:
+        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+    if at + length > end:
+        raise EvidenceError(_CUT_SHORT)
+    return data[at : at + length], at + length
+
+
+def _head(data: bytes | mmap, at: int, end: int) -> tuple[int, int, int]:
+    """Major type and argument of the item at ``at``, and where its head ends."""
+    if at >= end:
+        raise EvidenceError(_CUT_SHORT)
+    major, info, at = data[at] >> 5, data[at] & 31, at + 1
+    if info < 24:
+        return major, info, at
+    if info > 27:
+        raise EvidenceError("envelope: malformed, or of indefinite length")
+    behind = at + (1 << (info - 24))
+    if behind > end:
+        raise EvidenceError(_CUT_SHORT)
+    return major, int.from_bytes(data[at:behind], "big"), behind
+
+
+def _behind_map(data: bytes | mmap, at: int, end: int) -> int:
+    """Where a map ends that holds anything within reason: items of definite length, which are not looked into."""
+    if at < end and data[at] >> 5 != _MAP:
+        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+    open_items = [1]  # by depth: how many are still to come
+    items = 0
+    while open_items:
+        if not open_items[-1]:
+            open_items.pop()
+            continue
+        open_items[-1] -= 1
+        items += 1
+        major, argument, at = _head(data, at, end)
+        if items > _MAX_ITEMS or (major in (_ARRAY, _MAP) and len(open_items) >= cbor.MAX_DEPTH):
+            raise EvidenceError("envelope: unprotected map too large or nested too deeply")
+        if major in (_BYTES, _TEXT):
+            at += argument
+        elif major == _TAG:
+            open_items[-1] += 1
+        elif major in (_ARRAY, _MAP):
+            open_items.append(argument * (2 if major == _MAP else 1))
+    return at
+
+
+@functools.lru_cache(maxsize=64)
+def _signer(protected: bytes) -> tuple[str, str, bytes]:
+    """What a protected header says: kid, its DID, and that one's address."""
     kid = _kid(protected)
     match = _KID.fullmatch(kid)
     if match is None:
         raise EvidenceError("kid is not <did:ethr DID>#controller")
-    record, rs = data[payload.start : payload.stop], data[signature.start : signature.stop]
-    return Envelope(protected, kid, match[1], bytes.fromhex(match[2]), record, rs), reader.at
-
-
-class _Reader:
-    """Steps over CBOR items of definite length (RFC 8949 section 3) up to ``end``, without looking into them."""
-
-    def __init__(self, data: bytes | mmap, at: int, end: int) -> None:
-        self.at = at
-        self._data = data
-        self._end = end
-        self._items = _MAX_ITEMS
-
-    def bytes_ahead(self) -> range:
-        """Step over a byte string; returns where its bytes are."""
-        major, length = self._head()
-        if major != _BYTES:
-            raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
-        return self._over(length)
-
-    def step_over_map(self) -> None:
-        """Step over a map of whatever it holds, within reason."""
-        if self.at < self._end and self._data[self.at] >> 5 != _MAP:
-            raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
-        self._step_over(depth=2)
-
-    def _head(self) -> tuple[int, int]:
-        """Major type and argument of the next item."""
-        if self.at >= self._end:
-            raise EvidenceError("envelope cut short, or larger than allowed")
-        major, info = self._data[self.at] >> 5, self._data[self.at] & 31
-        self.at += 1
-        if info < 24:
-            return major, info
-        if info > 27:
-            raise EvidenceError("envelope: malformed, or of indefinite length")
-        where = self._over(1 << (info - 24))
-        return major, int.from_bytes(self._data[where.start : where.stop], "big")
-
-    def _over(self, length: int) -> range:
-        begin, self.at = self.at, self.at + length
-        if self.at > self._end:
-            raise EvidenceError("envelope cut short, or larger than allowed")
-        return range(begin, self.at)
-
-    def _step_over(self, *, depth: int) -> None:
-        self._items -= 1
-        major, argument = self._head()
-        if self._items < 0 or (major in (_ARRAY, _MAP) and depth > cbor.MAX_DEPTH):
-            raise EvidenceError("envelope: unprotected map too large or nested too deeply")
-        if major in (_BYTES, _TEXT):
-            self._over(argument)
-        elif major == _TAG:
-            self._step_over(depth=depth)
-        elif major in (_ARRAY, _MAP):
-            for _ in range(argument * (2 if major == _MAP else 1)):
-                self._step_over(depth=depth + 1)
+    return kid, match[1], bytes.fromhex(match[2])
 
 
 def _kid(protected: bytes) -> str:

@@ -93,7 +93,7 @@ def encode_plan(plan: Plan) -> bytes:
     body[12] = [[w.stream, w.first, w.last, int(w.cause)] for w in plan.withdrawn]
     body[13] = plan.volatile
     body[14] = plan.window_ms
-    return cbor.encode(body)
+    return cbor.encode_any_keys(body)  # names of enumerated values: of negative ones, too
 
 
 def _group_map(group: GroupPlan) -> dict[int, Any]:
