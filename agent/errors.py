@@ -86,6 +86,12 @@ class SecretError(AgentError):
         self.public = public
 
 
+class CheckpointError(AgentError):
+    """A saved state of the verifier that cannot be read: damaged, or of another version."""
+
+    verdict = Verdict.REJECT
+
+
 class OutboxError(AgentError):
     """The outbox is in an unknown state, or cannot be opened; docs/outbox.md, rule 2: it is re-opened, never repaired
     in flight.

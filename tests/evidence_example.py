@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.evidence import render
 from agent.evidence.record import Body, encode_data, encode_event, encode_plan
-from agent.evidence.verify import Verifier
 from agent.model import (
     Cause,
     ClockState,
@@ -33,6 +31,8 @@ from agent.model import (
     Schedule,
     ValueType,
 )
+from agent.rendering import objects
+from agent.verifier import Verifier
 from tests.runs import DID, Run, S
 
 GOLDEN = Path(__file__).parent / "golden" / "evidence"
@@ -77,7 +77,7 @@ def rendering(envelopes: Mapping[str, bytes]) -> dict[str, Any]:
     verifier = Verifier([DID])
     judged = [each for envelope in envelopes.values() for each in verifier.feed(envelope)]
     judged += verifier.finish(complete=True)
-    return dict(zip(envelopes, map(render.as_json, judged), strict=True))
+    return dict(zip(envelopes, map(objects.as_json, judged), strict=True))
 
 
 # ---- names ------------------------------------------------------------------------------------------------------

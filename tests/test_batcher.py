@@ -21,10 +21,10 @@ from agent.errors import OutboxError
 from agent.evidence.envelope import unpack
 from agent.evidence.history import History
 from agent.evidence.record import decode_head, decode_record
-from agent.evidence.verify import Verifier
 from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Point, Record, ValueType, Withdrawn
 from agent.sealer import Sealer
 from agent.signer import KeySigner
+from agent.verifier import Verifier
 from tests.fakes import BACKEND, MS, FakeStore, S, turns, virtual_clock
 from tests.runs import DEVICE, DID, FACTS, SECRET, frame, group
 

@@ -125,7 +125,9 @@ scalars |= st.floats(allow_nan=False, allow_infinity=False).map(lambda number: n
 
 
 @given(
-    st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.integers(-(2**32), 2**32), inner), max_leaves=20)
+    st.recursive(
+        scalars, lambda inner: st.lists(inner) | st.dictionaries(st.integers(-(2**32), 2**32), inner), max_leaves=20
+    )
 )
 def test_what_is_allowed_comes_back_as_it_went(item: Any) -> None:
     if _depth(item) > cbor.MAX_DEPTH:

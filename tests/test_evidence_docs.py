@@ -22,9 +22,8 @@ from agent.errors import EvidenceError
 from agent.evidence.cbor import encode
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record
-from agent.evidence.report import Outcome
-from agent.evidence.verify import Verifier
 from agent.model import Cause, EventCode, Gap, Kind, Quality
+from agent.verifier import Outcome, Verifier
 from tests.evidence_example import GOLDEN, NAMES, STREAM, explained, files, records, rendering
 from tests.runs import DID, Run, frame, group
 

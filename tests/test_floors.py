@@ -37,15 +37,28 @@ PLACES: Mapping[str, Place] = {
     "agent.evidence.did": (PURE, ""),
     "agent.evidence.envelope": (PURE, "cbor2 coincurve"),
     "agent.evidence.history": (PURE, ""),
-    "agent.evidence.holes": (PURE, ""),
     "agent.evidence.keccak": (PURE, ""),
     "agent.evidence.record": (PURE, ""),
-    "agent.evidence.render": (PURE, ""),
-    "agent.evidence.report": (PURE, ""),
     "agent.evidence.shape": (PURE, ""),
     "agent.evidence.timetable": (PURE, ""),
-    "agent.evidence.verify": (PURE, ""),
     "agent.evidence.withdrawn": (PURE, ""),
+    # the verifier, and how what it says is shown
+    "agent.verifier": (PURE, ""),
+    "agent.verifier.accepted": (PURE, ""),
+    "agent.verifier.book": (PURE, ""),
+    "agent.verifier.checkpoint": (PURE, "cbor2"),
+    "agent.verifier.holes": (PURE, ""),
+    "agent.verifier.judge": (PURE, ""),
+    "agent.verifier.report": (PURE, ""),
+    "agent.verifier.runs": (PURE, ""),
+    "agent.verifier.span": (PURE, ""),
+    "agent.verifier.verdict": (PURE, ""),
+    "agent.verifier.verifier": (PURE, ""),
+    "agent.rendering": (WORDS, ""),
+    "agent.rendering.account": (PURE, ""),
+    "agent.rendering.objects": (PURE, ""),
+    "agent.rendering.text": (PURE, ""),
+    "agent.rendering.words": (PURE, ""),
     # outbox
     "agent.outbox": (EDGE, ""),
     "agent.outbox.backlog": (PURE, ""),
@@ -267,7 +280,7 @@ def test_an_edge_wraps_one_library() -> None:
 
 
 def test_the_verifier_needs_two_libraries_only() -> None:
-    outside = {name for name in closure("agent.evidence.verify", read("agent")) if not name.startswith("agent")}
+    outside = {name for name in closure("agent.verifier", read("agent")) if not name.startswith("agent")}
     assert outside == VERIFIER
 
 
@@ -277,8 +290,7 @@ def test_the_oracle_judges_without_the_code_that_it_judges() -> None:
     ours = {name for name in closure("testbed.oracle", imports) if name.startswith("testbed")}
     used = {target for name in ours for target in imports[name] if target.startswith(("agent", "adapters"))}
     allowed = {name for name, (floor, _) in PLACES.items() if floor == WORDS} | {
-        "agent.evidence.verify",
-        "agent.evidence.report",
+        "agent.verifier",
     }
     assert used <= allowed, f"{used - allowed}: the oracle must not share code with what it judges"
 

@@ -17,7 +17,6 @@ from anyio.lowlevel import checkpoint
 
 from agent.batcher import Batcher
 from agent.evidence.history import History
-from agent.evidence.verify import Verifier
 from agent.listener import Listener
 from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Quality, Record
 from agent.router import Route, Router
@@ -26,6 +25,7 @@ from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor
 from agent.term import PolledGroup
+from agent.verifier import Verifier
 from tests.event_fakes import FakeEventDevice, FakeSource
 from tests.fakes import BACKEND, MS, FakeDevice, FakeStore, S, virtual_clock
 from tests.runs import DID, FACTS, POINTS, SECRET, FakeClock

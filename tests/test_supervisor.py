@@ -90,7 +90,7 @@ class Terms:
         if self._coverage is None:
             self._coverage = Coverage(plan)
         else:
-            self.problems += self._coverage.change(plan)
+            self.problems += self._coverage.change(plan)[0]
         self.plans.append(plan)
         self.items.append([])
         await checkpoint()

@@ -17,11 +17,12 @@ import nats
 import pytest
 
 from agent import cli
-from agent.evidence.render import as_json
-from agent.evidence.verify import Verifier
 from agent.model import Cause, EventCode, Gap
+from agent.rendering import account
+from agent.rendering.objects import as_json
 from agent.signer import KeySigner
 from agent.transports.nats_consumer import Source
+from agent.verifier import Verifier
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, Process, Tail, edge_agent, free_port, wait_for
 from tests.runs import DID, OTHER_SECRET, SECRET, Run, frame, group, simple_run
@@ -394,7 +395,7 @@ def test_every_key_is_documented() -> None:
     printed += [as_json(judged) for judged in verifier.finish()]
     rows = re.findall(r"^\| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)
     documented = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
-    found = set(keys([*printed, verifier.report.as_json()]))
+    found = set(keys([*printed, account.as_json(verifier.report)]))
     assert {"from_boot", "anchor", "length_known", "resumes", "details"} <= found
     assert found - documented == set()
 

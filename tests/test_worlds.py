@@ -24,8 +24,6 @@ from agent.evidence.coverage import GroupKey
 from agent.evidence.envelope import unpack
 from agent.evidence.history import replay
 from agent.evidence.record import decode_head, decode_record
-from agent.evidence.report import Level, Outcome
-from agent.evidence.verify import WINDOW, Verifier
 from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Sample, Schedule, Value
 from agent.ports import Message
 from agent.publisher import Publisher
@@ -35,6 +33,7 @@ from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor
 from agent.term import PolledGroup
+from agent.verifier import WINDOW, Level, Outcome, Verifier
 from tests.fakes import (
     MS,
     Acquisition,

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 
 from agent.batcher import Batcher
 from agent.evidence.history import History
-from agent.evidence.report import Outcome
-from agent.evidence.verify import Verifier
 from agent.listener import Listener
 from agent.model import Data, EventCode, Plan
 from agent.router import Route, Router
@@ -25,6 +23,7 @@ from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor
 from agent.term import PolledGroup
+from agent.verifier import Outcome, Verifier
 from tests.event_fakes import EVENT_POINTS, FakeEventDevice, FakeSource
 from tests.fakes import MS, Acquisition, FakeDevice, FakeStore, S, VirtualLoop, virtual_clock
 from tests.runs import DID, FACTS, POINTS, SECRET

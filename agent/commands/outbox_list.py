@@ -12,8 +12,8 @@ from agent.commands.target import held
 from agent.errors import EvidenceError
 from agent.evidence.envelope import message_id, unpack
 from agent.evidence.record import decode_head, decode_record
-from agent.evidence.render import kind_name, moment
 from agent.model import Data
+from agent.rendering.words import kind_name, moment
 
 
 def main(options: argparse.Namespace) -> int:

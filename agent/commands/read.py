@@ -20,9 +20,9 @@ from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.config import AdapterPlan, Config, load
 from agent.errors import AcquisitionError, only
-from agent.evidence.render import quality_name, scaled, value_text
 from agent.model import Point, Sample
 from agent.ports import Arrival, EventAdapter, PolledAdapter
+from agent.rendering.words import quality_name, scaled, value_text
 from agent.units import duration_ns
 
 _LEAST = 0.1  # s between two reads

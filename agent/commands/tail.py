@@ -18,11 +18,11 @@ from agent.commands import FINDING, GOOD, USAGE, say
 from agent.commands.target import only
 from agent.config import load
 from agent.errors import SignerError, TransportError
-from agent.evidence import render
-from agent.evidence.verify import Judged, Verifier
 from agent.kinds import TRANSPORTS
+from agent.rendering import account, objects, text
 from agent.signer import open_key_file
 from agent.transports.nats_consumer import Consumer, Source
+from agent.verifier import Judged, Verifier
 
 _SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
 _PAUSE = 1.0  # s between tries to connect
@@ -79,9 +79,9 @@ async def _tail(source: Source, verifier: Verifier, options: argparse.Namespace)
     _print(verifier.finish(complete=complete), as_json=options.jsonl)
     report = verifier.report
     if options.jsonl:
-        print(json.dumps({"report": report.as_json()}), flush=True)
+        print(json.dumps({"report": account.as_json(report)}), flush=True)
     else:
-        say("\n".join(report.lines()))
+        say("\n".join(account.lines(report)))
     return GOOD if report.good else FINDING
 
 
@@ -114,6 +114,6 @@ async def _consume(source: Source, verifier: Verifier, options: argparse.Namespa
 def _print(judged: Iterable[Judged], *, as_json: bool) -> None:
     for each in judged:
         if as_json:
-            print(json.dumps(render.as_json(each)), flush=True)
+            print(json.dumps(objects.as_json(each)), flush=True)
         else:
-            print("\n".join(render.text_lines(each)), flush=True)
+            print("\n".join(text.text_lines(each)), flush=True)

@@ -18,8 +18,9 @@ from agent.commands.target import running
 from agent.errors import EvidenceError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import Head, decode_head, decode_record
-from agent.evidence.render import data_lines, link_json, record_json, record_line
 from agent.model import Data, Plan, Record
+from agent.rendering.objects import link_json, record_json
+from agent.rendering.text import data_lines, record_line
 
 
 def main(options: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.errors import EvidenceError
 from agent.evidence.envelope import envelopes, unpack
-from agent.evidence.verify import Judged, Verifier
+from agent.rendering import account
+from agent.verifier import Judged, Verifier
 
 
 def main(options: argparse.Namespace) -> int:
@@ -39,9 +40,9 @@ def _verify(options: argparse.Namespace, dids: list[str]) -> int:
     _say(None, None, verifier.finish(complete=not options.part))
     report = verifier.report
     if options.json:
-        print(json.dumps({**report.as_json(), "damaged": damaged}))
+        print(json.dumps({**account.as_json(report), "damaged": damaged}))
     else:
-        print("\n".join(report.lines()))
+        print("\n".join(account.lines(report)))
     return GOOD if report.good and not damaged else FINDING
 
 

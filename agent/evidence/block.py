@@ -154,7 +154,7 @@ def _rows_of_differences(
     columns: list[Any], count: int, types: Sequence[ValueType] | None
 ) -> Sequence[tuple[Value, ...]] | None:
     """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
-    if not set(map(type, columns)) == {list} or set(map(len, columns)) != {count}:
+    if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
         return None
     if set(map(type, chain.from_iterable(columns))) != {int} or (types is not None and set(types) != _INTEGER):
         return None

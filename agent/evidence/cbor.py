@@ -15,7 +15,7 @@ import io
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -125,17 +125,17 @@ def _size(item: Any) -> int:
             heads += [each for each in level if type(each) is int]
         if float in kinds:
             size += _size_of_floats([each for each in level if type(each) is float])
-        for kind in (str, bytes):
-            if kind in kinds:
-                lengths = [len(each.encode() if kind is str else each) for each in level if type(each) is kind]
-                size += sum(lengths)
-                heads += lengths
+        lengths = [len(each) for each in level if type(each) is bytes] if bytes in kinds else []
+        if str in kinds:
+            lengths += [len(each.encode()) for each in level if type(each) is str]
+        size += sum(lengths)
+        heads += lengths
         if not kinds & _NESTING:
             break
         depth += 1
         if depth > MAX_DEPTH:
             raise EvidenceError(f"nested deeper than {MAX_DEPTH}")
-        inside = [each for each in level if type(each) is list]
+        inside: list[Collection[Any]] = [each for each in level if type(each) is list]
         heads += map(len, inside)
         for each in (each for each in level if type(each) is dict) if dict in kinds else ():
             keys = list(each)

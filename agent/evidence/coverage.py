@@ -9,8 +9,8 @@ problem is a sentence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from agent.evidence.timetable import clock_stepped, due_before
 from agent.model import Data, Frame, GroupPlan, Plan
@@ -19,16 +19,26 @@ GroupKey = tuple[str, str]  # device id, group name
 _OF_THE_RUN = ("boot_id", "version", "channel", "topic", "follows", "resumes", "volatile")  # alike in all its plans
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What a data record added to a group: frames, gap cycles by cause, cycles that nothing accounts for, and, of
-    event-driven groups, ns without messages by cause.
+@dataclass(slots=True)
+class Tally:
+    """What became of a group's cycles. ``gaps`` and ``silent`` (ns without messages, of an event-driven group) are by
+    cause, ``quality`` counts the values that are not good by code.
     """
 
-    frames: Counter[GroupKey]
-    gaps: dict[GroupKey, Counter[int]]
-    missing: Counter[GroupKey]
-    silent: dict[GroupKey, Counter[int]]
+    present: int = 0
+    missing: int = 0
+    gaps: Counter[int] = field(default_factory=Counter)
+    silent: Counter[int] = field(default_factory=Counter)
+    quality: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def expected(self) -> int:
+        """Present, in gaps, and missing together."""
+        return self.present + self.missing + self.gaps.total()
+
+
+Lost = dict[GroupKey, int]
+"""Cycles of groups that went with records that are not at hand."""
 
 
 def group_key(plan: Plan, group: GroupPlan) -> GroupKey:
@@ -37,15 +47,25 @@ def group_key(plan: Plan, group: GroupPlan) -> GroupKey:
 
 
 class Coverage:
-    """Where each group of the term in force stands; ``next[i]`` belongs to ``plan.groups[i]``."""
+    """Where each group of the term in force stands; ``next[i]`` belongs to ``plan.groups[i]``.
 
-    def __init__(self, plan: Plan) -> None:
+    ``unsure``: indices of groups of which records are not at hand since they were seen last. What their next frame,
+    gap or plan skips went with these records. ``torn``: the record before the next one is not at hand; it may have
+    begun another term.
+    """
+
+    def __init__(self, plan: Plan, tally: Callable[[GroupKey], Tally] = lambda key: Tally()) -> None:
+        """``tally`` gives the account of a group, to which ``add`` adds."""
+        self._tally = tally
         self._begin(plan)
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan
         self.keys = tuple(group_key(plan, group) for group in plan.groups)
         self.next = [group.next for group in plan.groups]
+        self.tallies = [self._tally(key) for key in self.keys]
+        self.unsure: set[int] = set()
+        self.torn = False
 
     def standing(self) -> dict[GroupKey, int]:
         """Each group's ``next``."""
@@ -56,85 +76,125 @@ class Coverage:
         groups = (replace(group, next=n) for group, n in zip(self.plan.groups, self.next, strict=True))
         return replace(self.plan, groups=tuple(groups))
 
-    def repeat(self, plan: Plan) -> list[str]:
+    def doubt(self) -> None:
+        """Records are not at hand from here on."""
+        self.unsure = set(range(len(self.next)))
+        self.torn = True
+
+    def repeat(self, plan: Plan) -> tuple[list[str], Lost]:
         """Hold a repeat of the plan in force against what was covered; goes on with the repeat's ``next``."""
-        problems = []
+        problems: list[str] = []
+        lost: Lost = {}
+        self.torn = False
         if replace(plan, groups=(), withdrawn=()) != replace(self.plan, groups=(), withdrawn=()) or [
             replace(group, next=0) for group in plan.groups
         ] != [replace(group, next=0) for group in self.plan.groups]:
             problems.append("a repeated plan differs from its term's first plan")
-            self.keys = tuple(group_key(plan, group) for group in plan.groups)
-        else:
-            for key, mine, group in zip(self.keys, self.next, plan.groups, strict=True):
-                if mine != group.next:
-                    problems.append(f"{'/'.join(key)}: the plan says next cycle {group.next}, the records say {mine}")
+            self._begin(plan)
+            return problems, lost
+        for i, (key, mine, group) in enumerate(zip(self.keys, self.next, plan.groups, strict=True)):
+            if i in self.unsure and mine < group.next:
+                lost[key] = group.next - mine
+            elif mine != group.next:
+                problems.append(f"{'/'.join(key)}: the plan says next cycle {group.next}, the records say {mine}")
         self.plan = plan
         self.next = [group.next for group in plan.groups]
-        return problems
+        self.unsure.clear()
+        return problems, lost
 
-    def change(self, plan: Plan) -> list[str]:
+    def change(self, plan: Plan) -> tuple[list[str], Lost]:
         """Close the term in force and go on with a new one of the same stream (docs/evidence.md, end of a term)."""
         problems = []
         changed = [name for name in _OF_THE_RUN if getattr(plan, name) != getattr(self.plan, name)]
         if changed:
             problems.append(f"the new term's plan differs in what a run never changes: {', '.join(changed)}")
-        if plan.term != self.plan.term + 1:
+        if plan.term <= self.plan.term or (plan.term != self.plan.term + 1 and not self.torn):
             problems.append(f"term {plan.term} follows term {self.plan.term}")
         new = {group_key(plan, group): group for group in plan.groups}
+        unsure = {self.keys[i] for i in self.unsure}
+        lost = cycles_between(old=self.plan, old_next=self.standing(), new=plan) if unsure else {}
+        lost = {key: count for key, count in lost.items() if key in unsure and count}
         for key, group, mine in zip(self.keys, self.plan.groups, self.next, strict=True):
             staying = new.get(key)
             if group.schedule is None:
-                if staying is not None and staying.schedule is None and staying.next != mine:
+                if staying is None or staying.schedule is not None or staying.next == mine:
+                    continue
+                if key in unsure and mine < staying.next:
+                    lost[key] = staying.next - mine
+                else:
                     problems.append(
                         f"{'/'.join(key)}: the new term begins at {staying.next}, the records end at {mine}"
                     )
-                continue
-            ends = staying.schedule.anchor if staying is not None and staying.schedule is not None else plan.opened[1]
-            due = due_before(group.schedule, ends)
-            if mine != due:
-                problems.append(f"{'/'.join(key)}: the old term was closed at cycle {mine}, {due} was due")
-        problems += opening_problems(plan)
+            elif key not in unsure:
+                goes_on = staying is not None and staying.schedule is not None
+                ends = staying.schedule.anchor if goes_on else plan.opened[1]  # type: ignore[union-attr]
+                due = due_before(group.schedule, ends)
+                if mine != due:
+                    problems.append(f"{'/'.join(key)}: the old term was closed at cycle {mine}, {due} was due")
+        problems += [] if self.torn else opening_problems(plan)
         self._begin(plan)
-        return problems
+        return problems, lost
 
-    def add(self, data: Data) -> tuple[list[str], Added]:
+    def add(self, data: Data) -> tuple[list[str], Lost]:
         """Account for a data record of the term in force: every group's frames and gaps must follow each other."""
         problems: list[str] = []
-        added = Added(Counter(), {}, Counter(), {})
+        lost: Lost = {}
+        self.torn = False
         spans: dict[int, list[tuple[int, int, int | None]]] = {}
-        _spans_of_frames(data.frames, spans)
+        self._spans_of_frames(data.frames, spans)
         for gap in data.gaps:
             if gap.first is not None and gap.last is not None:
                 spans.setdefault(gap.group, []).append((gap.first, gap.last, gap.cause))
             elif gap.from_boot is not None and gap.to_boot is not None and gap.group < len(self.keys):
                 if self.plan.groups[gap.group].schedule is not None:
                     problems.append(f"{'/'.join(self.keys[gap.group])}: a gap in time of a periodic group")
-                silent = added.silent.setdefault(self.keys[gap.group], Counter())
-                silent[gap.cause] += gap.to_boot - gap.from_boot
+                self.tallies[gap.group].silent[gap.cause] += gap.to_boot - gap.from_boot
         for group, found in spans.items():
             if group >= len(self.next):
                 problems.append(f"group {group} is not in the plan")
                 continue
-            key = self.keys[group]
-            for first, last, cause in sorted(found, key=lambda span: span[:2]):
+            key, tally = self.keys[group], self.tallies[group]
+            for first, last, cause in sorted(found, key=_place) if len(found) > 1 else found:
                 expected = self.next[group]
                 if first < expected:
                     problems.append(f"{'/'.join(key)}: cycle {first} is covered twice")
                     first = expected
+                elif first > expected and group in self.unsure:
+                    lost[key] = first - expected
                 elif first > expected:
                     problems.append(
                         f"{'/'.join(key)}: cycles {expected} to {first - 1} are neither present nor in a gap"
                     )
-                    added.missing[key] += first - expected
+                    tally.missing += first - expected
+                self.unsure.discard(group)
                 count = last - first + 1
                 if count <= 0:
                     continue
                 if cause is None:
-                    added.frames[key] += count
+                    tally.present += count
                 else:
-                    added.gaps.setdefault(key, Counter())[cause] += count
+                    tally.gaps[cause] += count
                 self.next[group] = last + 1
-        return problems, added
+        return problems, lost
+
+    def _spans_of_frames(self, frames: Iterable[Frame], spans: dict[int, list[tuple[int, int, int | None]]]) -> None:
+        """Runs of consecutive cycles, per group, as (first, last, None); quality is counted on the way."""
+        group = first = last = -1
+        for frame in frames:
+            if frame.quality and frame.group < len(self.tallies):
+                self.tallies[frame.group].quality.update(code for _, code in frame.quality)
+            if frame.group == group and frame.cycle == last + 1:
+                last += 1
+                continue
+            if group >= 0:
+                spans.setdefault(group, []).append((first, last, None))
+            group, first, last = frame.group, frame.cycle, frame.cycle
+        if group >= 0:
+            spans.setdefault(group, []).append((first, last, None))
+
+
+def _place(span: tuple[int, int, int | None]) -> tuple[int, int]:
+    return span[:2]
 
 
 def opening_problems(plan: Plan) -> list[str]:
@@ -144,20 +204,6 @@ def opening_problems(plan: Plan) -> list[str]:
         for group in plan.groups
         if group.schedule is not None and group.next != group.schedule.first
     ]
-
-
-def _spans_of_frames(frames: Iterable[Frame], spans: dict[int, list[tuple[int, int, int | None]]]) -> None:
-    """Runs of consecutive cycles, per group, as (first, last, None)."""
-    run: list[int] | None = None
-    for frame in frames:
-        if run is not None and frame.group == run[0] and frame.cycle == run[2] + 1:
-            run[2] = frame.cycle
-        else:
-            if run is not None:
-                spans.setdefault(run[0], []).append((run[1], run[2], None))
-            run = [frame.group, frame.cycle, frame.cycle]
-    if run is not None:
-        spans.setdefault(run[0], []).append((run[1], run[2], None))
 
 
 def cycles_between(*, old: Plan, old_next: dict[GroupKey, int], new: Plan) -> dict[GroupKey, int]:

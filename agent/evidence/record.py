@@ -43,6 +43,9 @@ VERSION = 1
 MAX_BODY = 4 * 1024 * 1024
 MAX_WITHDRAWN = 16
 MIN_PERIOD = 1_000_000  # ns
+_MAX_CLOCK = max(ClockState)
+_MAX_CAUSE = max(Cause)
+_RECORD_KEYS = frozenset(range(1, 9))
 ZEROS = bytes(32)  # ``prev`` of the first record of all
 
 
@@ -156,7 +159,7 @@ def decode_record(head: Head, plan: Plan | None) -> Record:
     unknown: list[str] = []
     if head.version != VERSION:
         raise EvidenceError(f"version {head.version} of the format is not known here")
-    known_keys(fields, {1, 2, 3, 4, 5, 6, 7, 8}, "record", unknown)
+    known_keys(fields, _RECORD_KEYS, "record", unknown)
     sealed, kind = _sealed(fields.get(5)), uint(fields.get(6), "kind")
     if (7 in fields) == (8 in fields):
         raise EvidenceError("a record has exactly one of body and packed")
@@ -190,7 +193,7 @@ def _unpack(packed: Any) -> bytes:
 
 def _sealed(item: Any) -> Sealed:
     wall, boot, clock, error = array(item, "sealed", 4)
-    if uint(clock, "sealed: clock") > max(ClockState):
+    if uint(clock, "sealed: clock") > _MAX_CLOCK:
         raise EvidenceError("sealed: clock is not 0, 1 or 2")
     return Sealed(uint(wall, "sealed: wall"), uint(boot, "sealed: boot"), clock, maybe(uint, error, "sealed: error"))
 
@@ -233,6 +236,11 @@ def _plan(body: Any, unknown: list[str]) -> Plan:
         volatile=body[13],
         window_ms=uint(body.get(14), "window"),
     )
+
+
+def read_plan(body: bytes) -> Plan:
+    """The plan that ``encode_plan`` encoded. Raises EvidenceError."""
+    return _plan(cbor.decode(body), [])
 
 
 def _device(item: Any) -> DeviceInfo:
@@ -317,7 +325,7 @@ def _withdrawn(item: Any, unknown: list[str]) -> tuple[Withdrawn, ...]:
 
 def _cause(item: Any, unknown: list[str]) -> int:
     cause = positive(item, "cause")
-    if cause > max(Cause):
+    if cause > _MAX_CAUSE:
         unknown.append(f"cause {cause}")
     return cause
 

@@ -6,7 +6,7 @@ place if not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, TypeVar
 
 from agent.errors import EvidenceError
@@ -68,7 +68,7 @@ def uints(item: Any, size: int, place: str) -> list[int]:
     return item
 
 
-def known_keys(item: dict[int, Any], known: set[int], place: str, unknown: list[str]) -> None:
+def known_keys(item: dict[int, Any], known: Set[int], place: str, unknown: list[str]) -> None:
     """Refuse unlisted keys below 16; name those from 16 in ``unknown``."""
     for key in item.keys() - known:
         if key < 16:

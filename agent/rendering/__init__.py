@@ -1,0 +1,1 @@
+"""Evidence and what the verifier says of it, for people and programs."""

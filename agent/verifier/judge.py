@@ -1,0 +1,225 @@
+"""Judges a record whose turn has come, or that came late: its body against the CDDL, its place in the chain, and the
+cycles that it accounts for (docs/evidence.md section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.errors import EvidenceError
+from agent.evidence.coverage import Coverage, GroupKey, Tally
+from agent.evidence.record import VERSION, Head, decode_record
+from agent.model import Data, Event, EventCode, Plan, Record
+from agent.verifier import holes
+from agent.verifier.accepted import Accepted
+from agent.verifier.book import Book, Stream
+from agent.verifier.report import Hole, Part
+from agent.verifier.runs import Found, Runs
+from agent.verifier.verdict import Finding, Judged, Level, Outcome, outcomes_of
+
+_NO_PLAN = "its plan is not at hand"
+
+
+class Judge:
+    """Judges records and adds them to the account."""
+
+    def __init__(self, book: Book, runs: Runs, accepted: Accepted) -> None:
+        self._book = book
+        self._runs = runs
+        self._accepted = accepted
+
+    def in_turn(self, stream: Stream, head: Head) -> Judged:
+        """The next record of a stream."""
+        found: list[Found] = []
+        link, coverage = head.link, stream.coverage
+        record = _decoded(head, coverage.plan if coverage else None, found)
+        body = record.body if record is not None else None
+        if link.seq == 1 and not isinstance(body, Plan) and head.version == VERSION:
+            found.append((Level.CONTINUITY, Outcome.FAILED, "a stream must begin with a plan"))
+        if stream.digest is not None and link.prev != stream.digest:
+            broken = "the chain is broken: prev is not the digest of the record before"
+            found.append((Level.CONTINUITY, Outcome.FAILED, broken))
+        if record is None:
+            found.append((Level.COMPLETENESS, Outcome.UNKNOWN, "the record cannot be read"))
+        else:
+            if isinstance(body, Plan):
+                found += self._plan(stream, head, body)
+            elif isinstance(body, Data):
+                found += self._data(stream, body)
+            stream.span.add(record.sealed)
+            if stream.run is not None:
+                self._date(stream, record)
+        if stream.followers:
+            self._runs.went_on(stream, link.seq)
+        if stream.rivals:
+            found += self._runs.compare(stream)
+        return self._counted(stream, head, record, stream.coverage, found)
+
+    def late(self, stream: Stream, head: Head, hole: Hole, part: Part) -> Judged:
+        """A record that was given up and has come after all."""
+        found: list[Found] = []
+        problems = holes.fill(hole, part, head.link)
+        found += ((Level.CONTINUITY, Outcome.FAILED, problem) for problem in problems)
+        coverage = stream.coverage
+        record = _decoded(head, coverage.plan if coverage else None, found)
+        body = record.body if record is not None else None
+        if isinstance(body, Plan):
+            self._book.permissions.of(stream.signer).add(body.withdrawn)
+        elif isinstance(body, Data):
+            if coverage is None or body.term != coverage.plan.term:
+                found.append((Level.COMPLETENESS, Outcome.UNKNOWN, "it came late, and its plan is not at hand"))
+            else:
+                self._recover(stream, coverage, body, hole)
+        return self._counted(stream, head, record, coverage, found)
+
+    # ---- plans ----------------------------------------------------------------------------------------------
+
+    def _plan(self, stream: Stream, head: Head, plan: Plan) -> Iterator[Found]:
+        """Take a plan into force; yields what is wrong with it."""
+        self._book.report.planned = True
+        self._book.permissions.of(stream.signer).add(plan.withdrawn)
+        coverage = stream.coverage
+        if coverage is not None:
+            same = plan.term == coverage.plan.term
+            problems, lost = coverage.repeat(plan) if same else coverage.change(plan)
+            if lost:
+                stream.lose(lost)
+            yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
+            return
+        signer = self._accepted.find(stream.signer)
+        stream.denied = bool(signer and signer.channels is not None and plan.channel not in signer.channels)
+        self._move(stream, plan, None if signer is None else signer.name)
+        tally = (lambda key: Tally()) if plan.volatile else stream.account.tally
+        stream.coverage = Coverage(plan, tally)
+        if not stream.planned:
+            yield from self._runs.begin(stream, head, plan)
+        stream.planned = True
+
+    def _move(self, stream: Stream, plan: Plan, name: str | None) -> None:
+        """The channel of a stream is known: what was opened for it until now goes there."""
+        old, new = stream.account, self._book.account(stream.signer, stream.did, plan.channel)
+        mine = [hole for hole in old.holes if hole.stream == stream.name]
+        if old is not new:
+            old.holes = [hole for hole in old.holes if hole.stream != stream.name]
+            new.holes += mine
+        new.name, new.site, new.topic = name, plan.site, plan.topic
+        stream.account = new
+
+    # ---- data -----------------------------------------------------------------------------------------------
+
+    def _data(self, stream: Stream, data: Data) -> Iterator[Found]:
+        coverage = stream.coverage
+        if coverage is None or (coverage.torn and data.term != coverage.plan.term):
+            self._book.report.before_plan += 1
+            yield Level.COMPLETENESS, Outcome.UNKNOWN, _NO_PLAN
+            return
+        if data.term != coverage.plan.term:
+            yield Level.COMPLETENESS, Outcome.FAILED, f"data of term {data.term} in term {coverage.plan.term}"
+            return
+        problems, lost = coverage.add(data)
+        if lost:
+            stream.lose(lost)
+        if coverage.plan.volatile:
+            self._take_over(stream, coverage)
+        yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
+
+    def _take_over(self, stream: Stream, coverage: Coverage) -> None:
+        """What a run kept in memory covered goes to the account, and is in no gap of the runs around it."""
+        covered: dict[GroupKey, int] = {}
+        for key, mine in zip(coverage.keys, coverage.tallies, strict=True):
+            if mine.expected:
+                covered[key] = mine.present + mine.gaps.total()
+                total = stream.account.tally(key)
+                total.present += mine.present
+                total.missing += mine.missing
+                total.gaps.update(mine.gaps)
+            mine.present = mine.missing = 0
+            mine.gaps.clear()
+        self._runs.kept_in_memory(stream, covered, coverage.plan.channel)
+
+    def _recover(self, stream: Stream, coverage: Coverage, data: Data, hole: Hole) -> None:
+        """Count the cycles of a record that came late: they are missing no more."""
+        others = [each for each in stream.holes if each is not hole]
+        for frame in data.frames:
+            coverage.tallies[frame.group].present += 1
+            holes.recover([hole, *others], coverage.keys[frame.group], 1)
+        for gap in data.gaps:
+            if gap.first is not None and gap.last is not None:
+                count = gap.last - gap.first + 1
+                coverage.tallies[gap.group].gaps[gap.cause] += count
+                holes.recover([hole, *others], coverage.keys[gap.group], count)
+
+    # ---- account --------------------------------------------------------------------------------------------
+
+    def _date(self, stream: Stream, record: Record) -> None:
+        run, body = stream.run, record.body
+        assert run is not None
+        run.began = run.began or record.sealed
+        run.ended = record.sealed
+        run.stopped = None
+        if isinstance(body, Event) and body.code == EventCode.STOP:
+            run.stopped = str(body.details[0]) if body.details else ""
+
+    def _identity(self, stream: Stream) -> Iterator[Found]:
+        """What the allow-list says of the channel."""
+        if stream.denied:
+            yield (
+                Level.IDENTITY,
+                Outcome.FAILED,
+                f"the allow-list does not let its signer write {stream.account.channel}",
+            )
+        elif stream.coverage is None:
+            signer = self._accepted.find(stream.signer)
+            if signer is not None and signer.channels is not None:
+                yield Level.IDENTITY, Outcome.UNKNOWN, "its channel is not known before a plan is at hand"
+
+    def _counted(
+        self, stream: Stream, head: Head, record: Record | None, coverage: Coverage | None, found: list[Found]
+    ) -> Judged:
+        report, account = self._book.report, stream.account
+        if stream.denied or coverage is None:
+            found += self._identity(stream)
+        findings: tuple[Finding, ...] = ()
+        if found:
+            link = head.link
+            findings = tuple(Finding(level, how, text, link.stream, link.seq) for level, how, text in found)
+        judged = Judged(outcomes_of(findings), findings, head, record, None, stream.did)
+        report.records += 1
+        account.records += 1
+        if findings:
+            failed = [level for level, outcome in judged.outcomes.items() if outcome is Outcome.FAILED]
+            report.failures.update(failed)
+            report.failed += bool(failed)
+            # Data without a plan at hand is judged up to continuity only: that leaves nothing unknown.
+            report.unknowns.update(
+                level
+                for level, outcome in judged.outcomes.items()
+                if outcome is Outcome.UNKNOWN and (level is not Level.COMPLETENESS or coverage is not None)
+            )
+        if record is None:
+            return judged
+        sealed, body = record.sealed, record.body
+        account.first = account.first or sealed
+        account.last = sealed
+        account.clock[sealed.clock] += 1
+        if sealed.error_us is not None:
+            account.error_us = max(sealed.error_us, account.error_us or 0)
+        if record.unknown:
+            report.tell_news(record.unknown)
+        if isinstance(body, Data):
+            report.frames += len(body.frames)
+            account.frames += len(body.frames)
+        elif isinstance(body, Event):
+            account.events[body.code] += 1
+        if coverage is not None and (not isinstance(body, Data) or body.term == coverage.plan.term):
+            judged.plan = coverage.plan  # else data names other groups
+        return judged
+
+
+def _decoded(head: Head, plan: Plan | None, found: list[Found]) -> Record | None:
+    try:
+        return decode_record(head, plan)
+    except EvidenceError as error:
+        how = Outcome.FAILED if head.version == VERSION else Outcome.UNKNOWN
+        found.append((Level.STRUCTURE, how, str(error)))
+        return None
