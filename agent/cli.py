@@ -164,8 +164,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="nats://host:4222/STREAM?subject=...; left out: a channel of --config",
     )
-    tail.add_argument("--did", action="append", default=[], help="accepted signer (may be given more than once)")
-    tail.add_argument("--jsonl", action="store_true", help="one JSON object per record, the report last")
+    _accepting(tail)
+    _formats(tail)
     tail.add_argument("--new", action="store_true", help="only what comes from now on, not what the stream holds")
     tail.add_argument("--until-idle", action="store_true", help="end with a report once nothing more is in the stream")
     _channel(tail)
@@ -173,11 +173,19 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", "Check evidence offline; print the report", "verify")
     verify.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    verify.add_argument("--did", action="append", default=[], help="accepted signer (may be given more than once)")
+    _accepting(verify)
     verify.add_argument("--json", action="store_true", help="the report as one JSON object")
+    verify.add_argument("--html", type=Path, metavar="PAGE", help="write the report as a page that prints well, too")
     verify.add_argument(
         "--part", action="store_true", help="the files are a part: missing records are unknown, not failed"
     )
+    verify.add_argument("--live", action="store_true", help="the files go up to now: say which channels are overdue")
+
+    decode = command("decode", "Print the records of files with their verdicts", "decode")
+    decode.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    decode.add_argument("--did", action="append", default=[], help="accepted signer; default: all that there are")
+    decode.add_argument("--allow", type=Path, metavar="FILE", help="allow-list: accepted signers, names and channels")
+    _formats(decode)
 
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
     _add_outbox(noun("outbox", "Look at and copy the local store"))
@@ -209,6 +217,23 @@ def _add_outbox(outbox: Commands) -> None:
     for each in (status, records, export):
         _channel(each)
         _running(each)
+
+
+def _accepting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--did", action="append", default=[], help="accepted signer (may be given more than once)")
+    parser.add_argument("--allow", type=Path, metavar="FILE", help="allow-list: accepted signers, names and channels")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="go on where an earlier call ended")
+
+
+def _formats(parser: argparse.ArgumentParser) -> None:
+    formats = parser.add_mutually_exclusive_group()
+    for name, words in (
+        ("json", "one JSON object: the records, and the report"),
+        ("jsonl", "one JSON object per record, the report last"),
+        ("csv", "a row per value and per gap"),
+        ("senml", "the values as SenML JSON (RFC 8428)"),
+    ):
+        formats.add_argument(f"--{name}", action="store_const", const=name, dest="format", help=words)
 
 
 def _config(parser: argparse.ArgumentParser) -> None:

@@ -6,26 +6,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
-from collections.abc import Iterable
+import time
 from contextlib import aclosing
 from pathlib import Path
 
 import anyio
 
 from agent.commands import FINDING, GOOD, USAGE, say
+from agent.commands.accepting import Checkpoint, accepted, begun
+from agent.commands.printing import Printer, printer
 from agent.commands.target import only
 from agent.config import load
 from agent.errors import SignerError, TransportError
 from agent.kinds import TRANSPORTS
-from agent.rendering import account, objects, text
 from agent.signer import open_key_file
 from agent.transports.nats_consumer import Consumer, Source
-from agent.verifier import Judged, Verifier
+from agent.verifier import Signer, Verifier
 
 _SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
 _PAUSE = 1.0  # s between tries to connect
+_SAVE_EVERY = 5.0  # s between checkpoints
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,29 +35,31 @@ def main(options: argparse.Namespace) -> int:
     Raises ConfigError, ControlError (no such channel), PermissionError, and with ``--until-idle`` TransportError.
     """
     try:
-        source, dids = _source(options)
-        verifier = Verifier(dids)
+        source, accept = _source(options)
+        verifier, place = begun(options, accept, source.subject)
     except ValueError as error:
         say(f"edge-agent tail: {error}")
         return USAGE
-    return anyio.run(_tail, source, verifier, options)
+    consumer = Consumer(source, only_new=options.new, place=place)
+    return anyio.run(_Tail(consumer, source.subject, verifier, options).run)
 
 
-def _source(options: argparse.Namespace) -> tuple[Source, list[str]]:
+def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
+    accept = accepted(options)
     if options.source is not None:
         if options.channel is not None:
             raise ValueError("--channel is for a configuration; give SOURCE or --channel, not both")
         source = Source.parse(options.source)
-        if not options.did:
-            raise ValueError("say whose records are to be accepted: --did did:ethr:...")
-        return source, options.did
+        if not accept:
+            raise ValueError("say whose records are to be accepted: --did did:ethr:..., or --allow FILE")
+        return source, accept
     config = load(options.config)
     channel = only(config, options.channel)
     if channel.transport != TRANSPORTS["nats"].transport:
         raise ValueError(f"the channel {channel.id} does not go to NATS, and nothing else can be read back yet")
     settings = channel.settings
-    dids = options.did or [config.identity.did or _did_of_key(config.identity.key)]
-    return Source(settings.servers, settings.stream, channel.topic), dids
+    accept = accept or [config.identity.did or _did_of_key(config.identity.key)]
+    return Source(settings.servers, settings.stream, channel.topic), accept
 
 
 def _did_of_key(path: Path) -> str:
@@ -69,51 +72,58 @@ def _did_of_key(path: Path) -> str:
         raise ValueError(f"whose records are to be accepted? give --did did:ethr:...; {error}") from error
 
 
-async def _tail(source: Source, verifier: Verifier, options: argparse.Namespace) -> int:
-    complete = False
-    with anyio.CancelScope() as reading:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
-        await _consume(source, verifier, options)
-        complete = True
-    _print(verifier.finish(complete=complete), as_json=options.jsonl)
-    report = verifier.report
-    if options.jsonl:
-        print(json.dumps({"report": account.as_json(report)}), flush=True)
-    else:
-        say("\n".join(account.lines(report)))
-    return GOOD if report.good else FINDING
+class _Tail:
+    """Reads, judges and prints, and keeps how far it came."""
 
+    def __init__(self, consumer: Consumer, source: str, verifier: Verifier, options: argparse.Namespace) -> None:
+        self._consumer = consumer
+        self._source = source
+        self._verifier = verifier
+        self._options = options
+        self._printer: Printer = printer(options, lasting=True)
+        self._saved_at = -_SAVE_EVERY
 
-async def _consume(source: Source, verifier: Verifier, options: argparse.Namespace) -> None:
-    """Read until cancelled; with ``until_idle`` until nothing more is stored, and only if a broker lets us begin."""
-    consumer, failed = Consumer(source, only_new=options.new), ""
-    settle_at = anyio.current_time() + _SETTLE_EVERY
-    while True:
-        attached = False
-        try:
-            async with aclosing(consumer.messages()) as messages:
-                async for message in messages:
-                    attached, failed = True, ""
-                    if message is not None:
-                        _print(verifier.feed(message), as_json=options.jsonl)
-                    elif options.until_idle:
-                        return
-                    elif anyio.current_time() >= settle_at:
-                        _print(verifier.settle(), as_json=options.jsonl)
-                        settle_at = anyio.current_time() + _SETTLE_EVERY
-        except TransportError as error:
-            if options.until_idle and not attached:
-                raise
-            if str(error) != failed:
-                failed = str(error)
-                say(f"{error}; trying again" + (f"; {error.hint}" if error.hint else ""))
-        await anyio.sleep(_PAUSE)
+    async def run(self) -> int:
+        """Until a signal, or nothing more is stored; returns the exit code."""
+        complete = False
+        with anyio.CancelScope() as reading:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
+            await self._consume()
+            complete = True
+        self._save()
+        self._printer.records(self._verifier.finish(complete=complete, now=time.time_ns()))
+        self._printer.end(self._verifier.report)
+        return GOOD if self._verifier.report.good else FINDING
 
+    async def _consume(self) -> None:
+        """Read until cancelled; with ``--until-idle`` until nothing more is stored, if a broker lets us begin."""
+        failed, settle_at = "", anyio.current_time() + _SETTLE_EVERY
+        while True:
+            attached = False
+            try:
+                async with aclosing(self._consumer.messages()) as messages:
+                    async for message in messages:
+                        attached, failed = True, ""
+                        if message is not None:
+                            self._printer.records(self._verifier.feed(message))
+                        elif self._options.until_idle:
+                            return
+                        elif anyio.current_time() >= settle_at:
+                            self._printer.records(self._verifier.settle())
+                            settle_at = anyio.current_time() + _SETTLE_EVERY
+                        if anyio.current_time() >= self._saved_at + _SAVE_EVERY:
+                            self._save()
+            except TransportError as error:
+                if self._options.until_idle and not attached:
+                    raise
+                if str(error) != failed:
+                    failed = str(error)
+                    say(f"{error}; trying again" + (f"; {error.hint}" if error.hint else ""))
+            await anyio.sleep(_PAUSE)
 
-def _print(judged: Iterable[Judged], *, as_json: bool) -> None:
-    for each in judged:
-        if as_json:
-            print(json.dumps(objects.as_json(each)), flush=True)
-        else:
-            print("\n".join(text.text_lines(each)), flush=True)
+    def _save(self) -> None:
+        """What was printed is behind the checkpoint; a crash prints again what came since."""
+        self._saved_at = anyio.current_time()
+        if self._options.checkpoint is not None:
+            Checkpoint(self._source, self._consumer.place, self._verifier.save()).write(self._options.checkpoint)

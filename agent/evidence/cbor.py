@@ -15,7 +15,7 @@ import io
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -27,8 +27,9 @@ MAX_DEPTH = 8  # arrays and maps; the outermost is 1
 
 # Every tag that cbor2 would turn into something else. The hooks run before what a tag encloses is read.
 BUILT_IN_TAGS = (*range(6), *range(21, 38), 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-_NESTING = frozenset({list, dict})
-_ALLOWED = _NESTING | {int, float, str, bytes, bool, type(None)}
+_INTEGERS = frozenset({int})
+_ARRAYS = frozenset({list})
+_ALLOWED = frozenset({list, dict, int, float, str, bytes, bool, type(None)})
 _LONGER_FROM = ((24, 1), (1 << 8, 1), (1 << 16, 2), (1 << 32, 4))  # an argument of a head takes so many bytes more
 
 
@@ -113,50 +114,70 @@ def _size(item: Any) -> int:
     """
     level, depth, size = [item], 0, 0
     heads: list[int] = []  # integers, and lengths: what a head's argument says
-    while True:
+    while level:
         kinds = set(map(type, level))
-        if not kinds <= _ALLOWED:
-            raise EvidenceError("undefined and simple values are not allowed")
         size += len(level)  # the first byte of each
-        if len(kinds) == 1:
-            if int in kinds:
-                heads += level
-        elif int in kinds:
-            heads += [each for each in level if type(each) is int]
-        if float in kinds:
-            size += _size_of_floats([each for each in level if type(each) is float])
-        lengths = [len(each) for each in level if type(each) is bytes] if bytes in kinds else []
-        if str in kinds:
-            lengths += [len(each.encode()) for each in level if type(each) is str]
-        size += sum(lengths)
-        heads += lengths
-        if not kinds & _NESTING:
+        if kinds == _INTEGERS:
+            heads += level
+            break
+        if kinds == _ARRAYS:
+            inside = level
+        elif kinds <= _ALLOWED:
+            size += _size_of_scalars(level, kinds, heads)
+            inside = [each for each in level if type(each) is list]
+        else:
+            raise EvidenceError("undefined and simple values are not allowed")
+        heads += map(len, inside)
+        if dict in kinds:
+            inside = [*inside, *_in_maps(level, heads)]
+        elif not inside:
             break
         depth += 1
         if depth > MAX_DEPTH:
             raise EvidenceError(f"nested deeper than {MAX_DEPTH}")
-        inside: list[Collection[Any]] = [each for each in level if type(each) is list]
-        heads += map(len, inside)
-        for each in (each for each in level if type(each) is dict) if dict in kinds else ():
+        level = list(chain.from_iterable(inside))
+    heads.sort()
+    for bound, more in _LONGER_FROM:
+        if heads and heads[-1] >= bound:
+            size += more * (len(heads) - bisect_left(heads, bound))
+        if heads and heads[0] < -bound:
+            size += more * bisect_left(heads, -bound)
+    return size
+
+
+def _size_of_scalars(level: list[Any], kinds: set[type], heads: list[int]) -> int:
+    """Bytes behind the heads of what is neither array nor map; integers and lengths are added to ``heads``."""
+    size = 0
+    if int in kinds:
+        heads += [each for each in level if type(each) is int]
+    if bytes in kinds:
+        lengths = [len(each) for each in level if type(each) is bytes]
+        size += sum(lengths)
+        heads += lengths
+    if str in kinds:
+        lengths = [len(each.encode()) for each in level if type(each) is str]
+        size += sum(lengths)
+        heads += lengths
+    if float in kinds:
+        floats = [each for each in level if type(each) is float]
+        if not all(map(math.isfinite, floats)):
+            raise EvidenceError("NaN and infinities are not allowed")
+        if any(math.copysign(1, each) < 0 for each in floats if each == 0):
+            raise EvidenceError("-0.0 is not allowed")
+        size += len(b"".join(cbor2.dumps(each, canonical=True) for each in floats)) - len(floats)
+    return size
+
+
+def _in_maps(level: list[Any], heads: list[int]) -> Iterator[Collection[Any]]:
+    """Keys and values of the maps; their lengths are added to ``heads``."""
+    for each in level:
+        if type(each) is dict:
             keys = list(each)
-            if not set(map(type, keys)) <= {int}:  # True == 1 == 1.0
+            if not set(map(type, keys)) <= _INTEGERS:  # True == 1 == 1.0
                 raise EvidenceError("a map key that is not an integer")
             ascending = bool(keys) and keys[0] >= 0 and keys == sorted(keys)
             if not ascending and keys != sorted(keys, key=_order):
                 raise EvidenceError("map keys are not in order")
             heads.append(len(keys))
-            inside += (keys, each.values())
-        level = list(chain.from_iterable(inside))
-    heads.sort()
-    for bound, more in _LONGER_FROM:
-        size += more * (len(heads) - bisect_left(heads, bound) + bisect_left(heads, -bound))
-    return size
-
-
-def _size_of_floats(floats: list[float]) -> int:
-    """Bytes behind the heads of floats in their shortest form."""
-    if not all(map(math.isfinite, floats)):
-        raise EvidenceError("NaN and infinities are not allowed")
-    if any(math.copysign(1, each) < 0 for each in floats if each == 0):
-        raise EvidenceError("-0.0 is not allowed")
-    return len(b"".join(cbor2.dumps(each, canonical=True) for each in floats)) - len(floats)
+            yield keys
+            yield each.values()

@@ -39,7 +39,7 @@ def summary(report: Report) -> str:
 def lines(report: Report) -> list[str]:
     """The account for people; the summary comes last."""
     found: list[str] = []
-    for channel in report.channels:
+    for channel in report.told():
         found += _channel(channel)
     if report.foreign:
         found.append(f"{report.foreign} records of other signers, not judged")
@@ -151,7 +151,7 @@ def as_json(report: Report) -> dict[str, Any]:
         **_cycles(report.cycles()),
         "sealed": list(report.sealed()),
         "levels": {str(level): str(report.outcome(level)) for level in Level},
-        "channels": [_channel_json(channel) for channel in report.channels],
+        "channels": [_channel_json(channel) for channel in report.told()],
         "unknown": dict(report.news),
     }
 

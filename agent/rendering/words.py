@@ -11,6 +11,7 @@ from agent.model import Cause, EventCode, Kind, Plan, Point, Quality, Value
 from agent.printable import printable
 
 _LAST_MOMENT = 253_402_300_799_999_999_999  # ns: the end of the year 9999
+_MOST_ZEROS = 60
 _EXACT = 10**15  # a float's shortest text has the same digits as a decimal of up to 15
 
 Wanted = Callable[[str], bool]
@@ -23,10 +24,30 @@ def scaled(point: Point, value: Value) -> Value:
     """
     if point.exponent == 0 or type(value) is not int:
         return value.hex() if isinstance(value, bytes) else value
-    exact = Decimal(value).scaleb(point.exponent)
     if abs(value) < _EXACT and abs(point.exponent) < 300:
-        return float(exact) if point.exponent < 0 else int(exact)
-    return format(exact, "f")
+        number = Decimal(value).scaleb(point.exponent)
+        return float(number) if point.exponent < 0 else int(number)
+    return exact(point, value)
+
+
+def exact(point: Point, value: float) -> str:
+    """A number in the point's unit as the decimal that was sent, in digits."""
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")
+    if abs(point.exponent) > _MOST_ZEROS:  # nobody's, but a plan may say it
+        return f"{value}e{point.exponent}"
+    return format(Decimal(value).scaleb(point.exponent), "f")
+
+
+def scaled_text(point: Point, value: Value) -> str:
+    """The value in the point's unit for a table: numbers exact, bytes in hex, nothing for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    return value.hex() if isinstance(value, bytes) else exact(point, value)
 
 
 def value_text(point: Point, value: Value) -> str:

@@ -14,7 +14,7 @@ import math
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -91,13 +91,26 @@ class Consumer:
     error.
     """
 
-    def __init__(self, source: Source, *, only_new: bool = False, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        only_new: bool = False,
+        place: Sequence[int] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        """``place``: as ``place`` of an earlier one was; go on behind it."""
         self._source = source
         self._servers = deque(source.servers)
         self._timeouts = timeouts or Timeouts()
         self._only_new = only_new
         self._first: int | None = None  # with ``only_new``: where that begins, once a server said so
-        self._last: _Place | None = None  # of the last message yielded
+        self._last = None if place is None else _Place(place[0], place[1], 0)  # of the last message yielded
+
+    @property
+    def place(self) -> list[int] | None:
+        """Where the last message that was yielded stands: number in the stream, and time of the server, ns."""
+        return None if self._last is None else [self._last.seq, self._last.time]
 
     async def messages(self) -> AsyncGenerator[bytes | None]:
         """The messages; None whenever nothing more is stored at the moment, at least about once a second.

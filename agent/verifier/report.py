@@ -181,6 +181,10 @@ class Report:
         for what in news:
             self.news[what if what in self.news or len(self.news) < _MOST_NEWS else "other"] += 1
 
+    def told(self) -> list[ChannelReport]:
+        """The channels of which there is anything to tell."""
+        return [each for each in self.channels if each.channel is not None or each.records or each.holes or each.runs]
+
     @property
     def groups(self) -> dict[GroupKey, Tally]:
         """Each group's account, of all channels together."""
