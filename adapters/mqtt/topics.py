@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 _LONGEST = 1024  # bytes of a filter; MQTT allows 65535, and each point's source repeats it
 _MOST_CACHED = 4096  # topics; a site has few, and who invents them endlessly only costs himself the cache
+_LONGEST_CACHED = 1024  # characters of one, of 65535; with the former it bounds the memory
 
 Concerns = tuple[tuple[int, str], ...]
 """Index of a device, and group."""
@@ -105,5 +106,6 @@ class Routes:
             found = tuple(key for key, pattern in self._filters.items() if matches(pattern, topic))
             if len(self._known) >= _MOST_CACHED:
                 self._known.clear()
-            self._known[topic] = found
+            if len(topic) <= _LONGEST_CACHED:
+                self._known[topic] = found
         return found
