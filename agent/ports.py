@@ -203,11 +203,14 @@ class EventDevice(Protocol):
 class Subscription(Protocol):
     """One connection to a source of messages, from subscribed to lost."""
 
-    window: int | None
-    """So many messages at most does the source send without an acknowledgement; None: it waits for none."""
-
     resumed: bool
     """The source kept what came while nobody listened (MQTT: session present)."""
+
+    @property
+    def window(self) -> int | None:
+        """So many messages at most does the source send without an acknowledgement, as it is now; None: it waits for
+        none.
+        """
 
     @property
     def since(self) -> int:

@@ -103,6 +103,11 @@ class FakeSource:
             self.unheard.append(message.n)
         return message
 
+    def crowd(self) -> None:
+        """The connection is about to take no more until something is acknowledged."""
+        if self._session is not None:
+            self._session.window = 1
+
     def drop(self) -> None:
         """The connection breaks."""
         session, self._session = self._session, None

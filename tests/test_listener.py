@@ -207,6 +207,18 @@ async def test_less_than_half_a_window_waits_for_the_window_of_the_batch(count: 
         assert len(bench.source.acknowledged) == count
 
 
+async def test_a_connection_about_to_take_no_more_is_not_kept_waiting() -> None:
+    async with running(window=20) as bench:
+        bench.source.send(None)
+        bench.source.send(None)
+        await bench.after(500 * MS)
+        assert bench.source.acknowledged == []
+        bench.source.crowd()
+        bench.source.send(None)
+        await bench.after(100 * MS)
+        assert bench.source.acknowledged == [0, 1, 2]
+
+
 async def test_what_cannot_be_understood_is_a_gap_of_its_own_cycle_and_is_acknowledged() -> None:
     async with running() as bench:
         for x in (1, None, None, 4):

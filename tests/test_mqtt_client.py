@@ -629,6 +629,24 @@ async def test_what_is_too_large_blocks_nothing() -> None:
             assert one.devices[0].decode("state", small).values == (1,)
 
 
+@VERSIONS
+@pytest.mark.parametrize(("payload", "topic"), [(900_000, 10), (10, 60_000)])
+async def test_when_bytes_fill_the_room_and_not_messages_none_waits_for_others(
+    version: str, payload: int, topic: int
+) -> None:
+    """Else a few large ones that mean nothing would hold up what is behind them for as long as a batch waits."""
+    async with session(version, device(topic="#"), receive_maximum=200) as (subscription, peer):
+        assert subscription.window == 200
+        sent, arrivals = 0, list[Arrival]()
+        while subscription.window != 1 and sent < 100:
+            peer.publish(b"x" * payload, topic=b"t" * topic, qos=1, mid=(sent := sent + 1))
+            arrivals += await take(subscription, 1)
+        assert 2_000_000 < sent * (payload + topic) < 4_000_000
+        for arrival in arrivals:
+            subscription.acknowledge(arrival)
+        assert subscription.window == 200
+
+
 async def test_cancelling_loses_nothing() -> None:
     async with session() as (subscription, peer):
         with anyio.move_on_after(0.01):

@@ -45,7 +45,7 @@ _TICK = 1.0  # s between looks at the keep-alive
 _MOST_WAITING = 512  # messages that nobody fetched; then nothing is read until somebody does
 _MOST_BYTES = 4 << 20  # of them, and of those that were fetched and are not acknowledged
 _MOST_BYTES_BEFORE = 64 << 20  # until the broker has confirmed the subscriptions, which may come behind them
-_MESSAGE_BYTES = 500  # that a message takes beside its payload, about
+_MESSAGE_BYTES = 500  # that a message takes beside topic and payload, about
 _LEAST_FAILURE = 0x80
 
 _HINTS = {
@@ -104,7 +104,7 @@ class Session:
 
     def __init__(self, account: Account, connected: socket.socket, password: str | None) -> None:
         config = account.config
-        self.window: int | None = config.window if any(account.filters.values()) else None
+        self._window = config.window if any(account.filters.values()) else None
         self.resumed = False
         self._account = account
         self._clock = account.clock
@@ -126,6 +126,13 @@ class Session:
         self._wire = Wire(connected, received=self._received, lost=self._failed)
         self._ticking = self._loop.call_later(_TICK, self._tick)
         self._client.connected = _Socket(self._packets, self._wire.write, connected.fileno())
+
+    @property
+    def window(self) -> int | None:
+        """So many messages at most does the broker send without an acknowledgement; 1 as soon as half of the bytes that
+        we take without one wait for it, for then each message more may be the last that is read.
+        """
+        return 1 if 2 * self._owed >= _MOST_BYTES else self._window
 
     @property
     def since(self) -> int:
@@ -155,7 +162,7 @@ class Session:
         """It is on disk."""
         message: Message = arrival.message
         if message.qos:
-            self._owed -= len(message.payload)
+            self._owed -= message.size
             self._go_on()
         if message.qos and self._trouble is None and self._unacknowledged.get(message.mid) is message:
             del self._unacknowledged[message.mid]
@@ -270,7 +277,7 @@ class Session:
             self._since = now
         for message in messages:
             if message.qos:
-                self._owed += len(message.payload)
+                self._owed += message.size
                 self._unacknowledged[message.mid] = message
             if self._subscriptions.second_copy(message, now):
                 message.dup = True
@@ -278,7 +285,7 @@ class Session:
             if not concerns:
                 self._unasked_for()
             self._waiting.append(Arrival(message, now, concerns, owed=message.qos > 0))
-            self._bytes += len(message.payload) + _MESSAGE_BYTES
+            self._bytes += message.size + _MESSAGE_BYTES
         self._hold_up()
         self._wake()
 

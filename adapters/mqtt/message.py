@@ -38,6 +38,11 @@ class Message:
     _document: Any = _UNPARSED
     _problem: str = ""
 
+    @property
+    def size(self) -> int:
+        """Of topic and payload: what somebody else chose."""
+        return len(self.topic) + len(self.payload)
+
     def document(self) -> Any:
         """The payload as JSON. Raises ValueError with what is wrong with it, in a few words."""
         if self._document is _UNPARSED and not self._problem:
