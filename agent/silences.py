@@ -2,19 +2,22 @@
 gaps of event-driven groups).
 
 Nobody listened (link_down), or somebody did and nothing came for longer than the device's ``silent_after``
-(source_silent). Of a device no instant is stated twice, and none at which a message of it came. A span that lasts is
-stated piece by piece. Times are boot times in ns; pure.
+(source_silent). Of that the time of several connections counts together: one that is lost now and then would else hide
+a source that stopped. Of a device no instant is stated twice, and none at which a message of it came. A span that
+lasts is stated piece by piece. Times are boot times in ns; pure.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.model import Cause
 
 S = 1_000_000_000
 STATE_EVERY = 300 * S  # what lasts is stated at least this often
+_MOST_QUIET = 64  # connections without a message whose times are stated in the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,20 @@ class Span:
 @dataclass(slots=True)
 class _Device:
     """``since``: up to where all is told: its last message, or the end of what was stated, or since when it is heard.
-    ``after`` None: it is never called silent.
+    ``after`` None: it is never called silent. ``quiet``: of earlier connections, the times after its last message that
+    are not stated, the last of them, and ``quiet_for`` how long they all were.
     """
 
     after: int | None
     since: int
     silent: bool = False
+    quiet_for: int = 0
+    quiet: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_MOST_QUIET))
+
+    def forget_quiet(self) -> None:
+        """It is told, or a message came."""
+        self.quiet_for = 0
+        self.quiet.clear()
 
 
 class Silences:
@@ -72,6 +83,9 @@ class Silences:
         for name, device in self._devices.items():
             if device.silent:
                 self._add(name, Cause.SOURCE_SILENT, device.since, heard)
+            elif device.after is not None and device.since < heard:
+                device.quiet.append((device.since, heard))
+                device.quiet_for += heard - device.since
             device.silent, device.since = False, max(device.since, heard)
 
     def heard(self, device: str, now: int) -> None:
@@ -80,6 +94,7 @@ class Silences:
         if state.silent:
             self._add(device, Cause.SOURCE_SILENT, state.since, now)
         state.silent, state.since = False, max(state.since, now)
+        state.forget_quiet()
 
     @property
     def due(self) -> int | None:
@@ -104,6 +119,9 @@ class Silences:
                 if self._deaf:
                     self._add(name, Cause.LINK_DOWN, device.since, until, self._detail, lasts=True)
                 else:
+                    for begin, end in device.quiet:
+                        self._add(name, Cause.SOURCE_SILENT, begin, end)
+                    device.forget_quiet()
                     self._add(name, Cause.SOURCE_SILENT, device.since, until, lasts=True)
                     device.silent = True
                 device.since = max(device.since, until)
@@ -112,7 +130,9 @@ class Silences:
 
     def _after(self, device: _Device) -> int | None:
         """How long after ``since`` something must be stated."""
-        return STATE_EVERY if self._deaf or device.silent else device.after
+        if self._deaf or device.silent:
+            return STATE_EVERY
+        return None if device.after is None else max(0, device.after - device.quiet_for)
 
     def _add(
         self, device: str, cause: Cause, begin: int, end: int, detail: str | None = None, *, lasts: bool = False

@@ -93,6 +93,44 @@ def test_while_nobody_listens_no_source_is_called_silent() -> None:
     assert silences.due == 120 * S
 
 
+def test_a_connection_lost_now_and_then_hides_no_source_that_stopped() -> None:
+    silences = listening()
+    silences.heard("battery", S)
+    for at in (5 * S, 9 * S):
+        silences.lost(at, "connection lost")
+        silences.connected(at + S, kept=False)
+        assert [span.cause for span in silences.take(at + S)] == [LINK]
+    assert silences.due == 13 * S  # 4 s and 3 s of listening are over
+    assert silences.take(13 * S - 1) == []
+    quiet = [Span("battery", SILENT, S, 5 * S), Span("battery", SILENT, 6 * S, 9 * S)]
+    assert silences.take(13 * S) == [*quiet, Span("battery", SILENT, 10 * S, 13 * S, None, True)]
+    silences.lost(14 * S, "connection lost")
+    silences.connected(15 * S, kept=False)
+    spans = [Span("battery", SILENT, 13 * S, 14 * S), Span("battery", LINK, 14 * S, 15 * S)]
+    assert silences.take(15 * S) == spans
+    assert silences.due == 25 * S, "all is told; it counts anew"
+
+
+def test_a_message_ends_what_earlier_connections_did_not_hear() -> None:
+    silences = listening()
+    silences.lost(9 * S, "connection lost")
+    silences.connected(10 * S, kept=True)
+    silences.heard("battery", 10 * S)
+    assert silences.take(10 * S) == [Span("battery", LINK, 9 * S, 10 * S, KEPT)]
+    assert silences.due == 20 * S
+
+
+def test_connections_lost_without_end_fill_no_memory_and_hide_nothing_either() -> None:
+    silences = listening(battery=9002 * S)
+    for at in range(10, 10_010, 10):  # 1000 connections of 9 s
+        assert not any(span.cause is SILENT for span in silences.take(at * S))
+        silences.lost(at * S, "connection lost")
+        silences.connected(at * S + S, kept=False)
+    found = [span for span in silences.take(10_002 * S) if span.cause is SILENT]
+    assert found[-1].lasts
+    assert 1 < len(found) < 100
+
+
 def test_what_was_stated_of_one_device_shortens_no_others_span() -> None:
     silences = listening(a=20 * S, b=5 * S, c=None)
     silences.heard("a", 49 * S)
