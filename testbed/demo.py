@@ -343,7 +343,7 @@ def _print_summary(account: Account, report: Json) -> None:
     print()
     for problem in account.problems:
         print(f"PROBLEM {problem}")
-    for group in report["groups"]:
+    for group in (group for channel in report["channels"] for group in channel["groups"]):
         causes = ", ".join(f"{n} {cause}" for cause, n in group["gaps"].items()) or "no gaps"
         print(f"{group['device']}/{group['group']}: {group['present']} of {group['expected']} cycles, {causes}")
     print(

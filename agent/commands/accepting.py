@@ -7,9 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import cbor2
-
-from agent.errors import CheckpointError
+from agent.errors import CheckpointError, EvidenceError
+from agent.evidence import cbor
 from agent.verifier import Signer, Verifier, read_allow_list
 
 _LARGEST_LIST = 16 * 1024 * 1024
@@ -51,9 +50,9 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         try:
-            written, place, state = cbor2.loads(content)
+            written, place, state = cbor.decode(content)
             found = cls(str(written), None if place is None else [int(each) for each in place], bytes(state))
-        except (cbor2.CBORError, ValueError, TypeError) as error:
+        except (EvidenceError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: not a checkpoint: {error}", hint=_HINT) from error
         if found.source != source:
             raise CheckpointError(f"{path} is of {found.source}, not of {source}", hint="give each source its own file")
@@ -64,7 +63,7 @@ class Checkpoint:
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with draft.open("wb") as file:
-                file.write(cbor2.dumps([self.source, self.place, self.state]))
+                file.write(cbor.encode([self.source, self.place, self.state]))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)

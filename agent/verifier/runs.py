@@ -244,8 +244,6 @@ class Runs:
                 continue
             silent = now - stream.account.last.wall
             stream.account.overdue_ns = silent if silent > _patience(stream.coverage) else None
-            if stream.account.overdue_ns is not None:
-                self._book.report.unknowns[Level.CONTINUITY] += 1
 
     # ---- two agents -----------------------------------------------------------------------------------------
 
