@@ -232,6 +232,7 @@ DURATION = 'write a whole number and one of ms, s, m, h, d, such as "500ms", "5s
 SIZE = 'write a whole number and one of B, KiB, MiB, GiB, TiB (steps of 1024), such as "64KiB" or "2GiB"'
 ID = "write a letter or digit, then letters, digits, dot, _ and -, 64 at most"
 WHOLE = "write digits without quotes or a fraction"
+TOO_LARGE = "a whole number has 64 bits at most; write fewer digits, or a fraction such as 1e30"
 SUBJECT = "is no subject to publish to; write words joined by dots, without blanks, * and >"
 LATER = "not supported yet by this version"
 
@@ -647,6 +648,8 @@ def test_wrong(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
         (b"a = 1\n# gr\xfc\xdf\n", ["2: the file is not UTF-8; save it as UTF-8"]),
         ("a = 1\n".encode("utf-16"), ["1: the file is not UTF-8; save it as UTF-8"]),
         ("a = " + "[" * 100_000, [" arrays or tables are nested too deeply; write it flatter"]),
+        ("a = " + 65 * "[" + 65 * "]", [" arrays or tables are nested too deeply; write it flatter"]),
+        ("a = 1\nb = " + "9" * 5_000, [f"2: {TOO_LARGE}"]),
         (
             "",
             [
@@ -670,10 +673,21 @@ def test_wrong(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
             ],
         ),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_wrong_file(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:
     assert problems(tmp_path, text) == expected
+
+
+def test_a_number_of_more_than_64_bits_hides_nothing(tmp_path: Path) -> None:
+    point = '{ name = "W", count = 0x1' + 4_000 * "0" + ", scale = -9223372036854775809 }"
+    expected = [
+        f"15: device[0].groups.power.points[0].count: {TOO_LARGE}",
+        f"15: device[0].groups.power.points[0].scale: {TOO_LARGE}",
+        "16: device[0].groups.power.points[1].nam: unknown key; did you mean 'name'?",
+    ]
+    text = changed('{ name = "W" },\n', f"{point},\n").replace('{ name = "Hz" }', '{ nam = "Hz" }')
+    assert [line for line in problems(tmp_path, text) if "missing" not in line] == expected
 
 
 @pytest.mark.parametrize(("name", "what"), [("absent.toml", "No such file or directory"), (".", "Is a directory")])
@@ -833,7 +847,9 @@ def replaced(value: Any, other: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "other", ["-1", "1e999", "nan", "true", '""', '"\\u0000 é{"', "[]", "[[]]", "{}", "1979-05-27"]
+    "other",
+    ["-1", "1e999", "0x1" + 4_000 * "0", "nan", "true", '""', '"\\u0000 é{"', "[]", "[[]]", "{}", "1979-05-27"],
+    ids=lambda text: text[:9],
 )
 def test_any_value_anywhere_is_judged(tmp_path: Path, other: str) -> None:
     """Whatever stands in a place, the outcome is a configuration or problems, and each has a remedy."""

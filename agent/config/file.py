@@ -23,6 +23,10 @@ from agent.errors import ConfigError, Problem
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 _MAGIC = re.compile(r"[*?[]")
 _READABLE = "name a file that the agent's user may read"
+_DEEPEST = 64  # tables and arrays within each other
+_MOST = (1 << 63) - 1
+_ENDLESS = re.compile(r"(?<![0-9A-Za-z_.])[0-9][0-9_]{4000,}")
+_TOO_LARGE = ("a whole number has 64 bits at most", "write fewer digits, or a fraction such as 1e30")
 _INCLUDE = 'write it like ["conf.d/*.toml"]'
 
 
@@ -47,15 +51,39 @@ class Source:
 def read(path: Path) -> Source:
     """The parsed file. Raises ConfigError, PermissionError."""
     text = _text(path)
+    findings = Findings(file=str(path), lines={})
     try:
         raw = tomllib.loads(text)
+        findings.lines = scan(text)
+        raw = _within_bounds(raw, (), findings)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_problem(path, text, str(error))]) from error
     except RecursionError:
         raise ConfigError(
             [Problem(str(path), 0, "", "arrays or tables are nested too deeply", "write it flatter")]
         ) from None
-    return Source(path, raw, Findings(file=str(path), lines=scan(text)))
+    except ValueError as error:  # Python converts no integer of thousands of digits
+        digits = _ENDLESS.search(text)
+        line = 0 if digits is None else text.count("\n", 0, digits.start()) + 1
+        raise ConfigError([Problem(str(path), line, "", *_TOO_LARGE)]) from error
+    return Source(path, raw, findings)
+
+
+def _within_bounds(value: Any, at: Key, findings: Findings) -> Any:
+    """What was read, with integers of 64 bits: a larger one is noted, and the nearest of these stands in its place, so
+    that the rest is judged. Raises RecursionError far from where Python does. Nothing behind this has to think of
+    integers that no float and no text can hold, and of values that are deeper than its stack.
+    """
+    if len(at) > _DEEPEST:
+        raise RecursionError
+    if isinstance(value, dict):
+        return {name: _within_bounds(each, (*at, name), findings) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_within_bounds(each, (*at, index), findings) for index, each in enumerate(value)]
+    if type(value) is int and not -_MOST - 1 <= value <= _MOST:
+        findings.add(at, *_TOO_LARGE)
+        return max(-_MOST - 1, min(value, _MOST))
+    return value
 
 
 def included(main: Source) -> list[Source]:
