@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
     """Run the agent until a signal other than SIGHUP, which has it read its configuration again.
 
-    Raises SignerError, OutboxError.
+    Raises SignerError, OutboxError, ConfigError.
     """
     with suppress(OSError, ValueError):  # a sandbox may forbid it, and has then done it itself
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the key must not land in a core file

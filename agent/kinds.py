@@ -60,6 +60,6 @@ def load(class_path: str) -> Any:
         raise ValueError(f"the module {error.name} is not installed; install it or correct the name") from error
     except AttributeError as error:
         raise ValueError(f"the module {module} has no {name}; correct the name of the class") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program that is no module ends when it is imported
         cause = f"{type(error).__name__}: {error}".replace("; ", ", ")
         raise ValueError(f"the module {module} cannot be imported ({cause}); repair or remove it") from error

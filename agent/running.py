@@ -73,7 +73,9 @@ class Running:
         self._refused: int | None = None  # boot time of the last event that says so
 
     async def open(self, *, channels: TaskGroup, sources: TaskGroup) -> None:
-        """Open what the configuration names; it lives in these task groups. Raises OutboxError."""
+        """Open what the configuration names; it lives in these task groups. Raises OutboxError,
+        ConfigError: an adapter cannot be made.
+        """
         self._channel_tasks, self._source_tasks = channels, sources
         for configured in self.config.channels:
             await self._open(configured)
@@ -198,13 +200,12 @@ class Running:
 
     def _new_sources(self, change: Change, new: Config) -> list[Source]:
         """The sources that come, made before any is let go of: making one touches nothing and may fail."""
-        sources, problems = [], []
+        sources, problems = list[Source](), list[Problem]()
         for plan in change.sources_new:
             try:
                 sources.append(self._source(plan, new))
-            except Exception as error:  # noqa: BLE001 - a third party's adapter may raise anything
-                what = f"the adapter cannot be made: {type(error).__name__}: {error}"
-                problems.append(problem(new, ("connection", plan.name), what, "see the adapter's own documentation"))
+            except ConfigError as error:
+                problems += error.problems
         if problems:
             raise ConfigError(problems)
         return sources

@@ -5,7 +5,6 @@ from __future__ import annotations
 import anyio
 from anyio.abc import TaskStatus
 
-from agent import kinds
 from agent.config.effective import AdapterPlan, Config
 from agent.listener import Listener
 from agent.ports import Clock
@@ -18,15 +17,13 @@ class Source:
     """One connection: ``groups`` that are polled through it, or the ``listener`` on its messages."""
 
     def __init__(self, plan: AdapterPlan, config: Config, *, sink: Router, clock: Clock, states: States) -> None:
-        """Touches nothing. Raises whatever the adapter's class raises."""
+        """Touches nothing. Raises ConfigError: the adapter cannot be made."""
         self.plan = plan
         self.groups: list[PolledGroup] = []
         self.listener: Listener | None = None
         self.closed = anyio.Event()
         self._scope = anyio.CancelScope()
-        self._adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, clock)
-        if hasattr(self._adapter, "keep_in"):
-            self._adapter.keep_in(config.agent.state)
+        self._adapter = config.adapter(plan, clock, keeps=True)
         devices = list(zip(self._adapter.devices, plan.devices, strict=True))
         if hasattr(self._adapter, "subscribe"):
             groups = [(device, name) for device, chosen in devices for name in chosen.groups]

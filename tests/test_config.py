@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.config import Config, load, render
 from agent.config.template import agent_toml
@@ -809,6 +809,63 @@ def test_a_third_party_module_that_fails_to_load_is_a_problem(tmp_path: Path, mo
             "(ZeroDivisionError: division by zero); repair or remove it"
         )
     ]
+
+
+def broken(place: str, here: str) -> None:
+    if place == here:
+        raise KeyError("no; idea")
+
+
+class BrokenConnection(FakeConnection):
+    @field_validator("url")
+    @classmethod
+    def _judge(cls, url: str) -> str:
+        broken("url", url)
+        return url
+
+    def exclusive(self, name: str) -> str | None:
+        broken("exclusive", self.url)
+        return None
+
+
+class BrokenDevice(FakeDevice):
+    def point_names(self, group: str) -> tuple[str, ...]:
+        broken("points", self.id)
+        return super().point_names(group)
+
+    @classmethod
+    def judge_together(cls, devices: Sequence[FakeDevice]) -> Iterator[tuple[int, tuple[str, ...], str]]:
+        broken("together", devices[-1].id)
+        yield from ()
+
+
+class BrokenAdapter:
+    connection_model = BrokenConnection
+    device_model = BrokenDevice
+
+
+@pytest.mark.parametrize(
+    ("url", "device", "place"),
+    [
+        ("url", "pv", "7: connection.wire"),
+        ("exclusive", "pv", "7: connection.wire"),
+        ("x", "points", "19: device[1]"),
+        ("x", "together", "7: connection.wire"),
+    ],
+)
+def test_a_third_partys_model_may_raise_anything(tmp_path: Path, url: str, device: str, place: str) -> None:
+    text = changed(KIND, f'{__name__}:BrokenAdapter"\nurl = "{url}').replace('"pv', f'"{device}')
+    told = "the adapter cannot judge this (KeyError: 'no, idea'); see the adapter's own documentation"
+    assert problems(tmp_path, text) == [f"{place}: {told}"]
+
+
+@pytest.mark.parametrize("text", ["raise SystemExit(0)\n", "import sys\nsys.exit('usage: ...')\n"])
+def test_a_program_that_ends_when_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    name = f"program_{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems(tmp_path, changed(KIND, f"{name}:X"))
+    assert problem.startswith(f"8: connection.wire.kind: the module {name} cannot be imported (SystemExit: ")
 
 
 def test_class_paths_lead_to_classes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +24,7 @@ from agent.model import Cause, DeviceInfo, Point, ValueType
 from agent.ports import Clock, DeviceSelection
 from agent.secret import Secret
 from testbed.broker import create_stream
-from testbed.processes import NatsServer, Site
+from testbed.processes import NatsServer, Site, edge_agent
 from tests.test_config import FakeConnection, FakeDevice
 from tests.test_config_refusals import GOOD
 
@@ -34,6 +36,10 @@ connection = "wire"
 sunspec = {}
 groups = { ac = { every = "1s", points = ["103.W", "103.Hz"] }, slow = { every = "1m", points = ["103.WH"] } }
 """
+
+
+ROOT = Path(__file__).parents[1]
+BATTERY = GOOD[GOOD.rindex("[[device]]") : GOOD.index("[[channel]]")]
 
 
 class ListeningConnection(FakeConnection):
@@ -218,6 +224,41 @@ def test_what_cannot_become_a_record_is_a_problem_of_the_configuration(tmp_path:
     assert str(caught.value).startswith(f"{path}:13: device[0].groups.power: one reading of 15000 points may take ")
 
 
+UNMADE = """\
+from tests.test_config import FakeConnection, FakeDevice
+
+class Adapter:
+    connection_model, device_model = FakeConnection, FakeDevice
+
+    def __init__(self, *arguments):
+        import fruit_library_that_is_not_installed
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "read", "run"])
+def test_an_adapter_that_cannot_be_made_is_a_problem_of_the_configuration(tmp_path: Path, command: str) -> None:
+    """Its library is not installed, say: started again it would be the same."""
+    (tmp_path / "unmade_adapter.py").write_text(UNMADE)
+    (tmp_path / "key").write_text("01" * 32)
+    (tmp_path / "key").chmod(0o600)
+    battery = BATTERY.replace('topic = "t"\n', "").replace(', at = "/soc"', "").replace("state]", 'state]\nevery="1s"')
+    text = GOOD.replace(BATTERY, battery).replace('url = "mqtt://192.0.2.2"', 'kind = "unmade_adapter:Adapter"')
+    path = write(tmp_path, text.replace("[agent]", '[agent]\nstate = "state"\nsocket = ""'))
+    (tmp_path / "state").mkdir()
+    arguments = [command, *([] if command == "check" else ["--config"]), str(path)]
+    done = subprocess.run(
+        [*edge_agent(), *arguments],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = "the adapter cannot be made: ModuleNotFoundError: No module named 'fruit_library_that_is_not_installed'"
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{path}:8: connection.bms: {told}; see the adapter's own documentation\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # ---- online -------------------------------------------------------------------------------------------------------
 
 
@@ -241,8 +282,7 @@ GROUP = '[device.groups.state]\ntopic = "t"'
 def online(folder: Path, *, wire: int, servers: Sequence[str], bms: str = "", subject: str = "dx.{site}") -> Path:
     text = GOOD.partition("[[device]]")[0].replace("192.0.2.1", f"127.0.0.1:{wire}")
     text = text.replace('url = "mqtt://192.0.2.2"', f'kind = "{KIND}"\n{bms}')
-    battery = GOOD[GOOD.rindex("[[device]]") : GOOD.index("[[channel]]")]
-    battery = battery.replace('topic = "t"\n', "").replace(
+    battery = BATTERY.replace('topic = "t"\n', "").replace(
         "[device.groups.state]", '[device.groups.state]\nevery = "1s"'
     )
     channel = GOOD[GOOD.index("[[channel]]") :].replace('["nats://127.0.0.1:4222"]', str(list(servers)))

@@ -270,7 +270,8 @@ async def test_an_adapter_that_cannot_be_made_is_a_reason_to_refuse(tmp_path: Pa
     running = Running(old, signer=KeySigner(SECRET), clock=SystemClock())
     change = changes(old, new)
     broken = [replace(plan, class_path="tests.test_reload:Refusing") for plan in change.sources_new]
-    with pytest.raises(ConfigError, match="the adapter cannot be made: RuntimeError: no such wire"):
+    told = f"^{after}:4: connection.b: the adapter cannot be made: RuntimeError: no such wire; "
+    with pytest.raises(ConfigError, match=told):
         running._new_sources(replace(change, sources_new=tuple(broken)), new)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import anyio
 
-from agent import kinds
 from agent.clock import SystemClock
 from agent.commands import CONFIGURATION, FINDING, GOOD, UNAVAILABLE, say
 from agent.config import Channel, Config, load
 from agent.config.effective import AdapterPlan
 from agent.config.selection import Names
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Problem
 from agent.foresight import forecast
 from agent.foresight.forecast import Forecast, Forecaster, PlannedGroup
 from agent.foresight.probe import Tried, try_all
@@ -41,7 +40,14 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _check(options: argparse.Namespace, config: Config) -> int:
-    groups = [group for plan in config.adapters() for group in await _groups(plan, config)]
+    groups, problems = list[PlannedGroup](), list[Problem]()
+    for plan in config.adapters():
+        try:
+            groups += await _groups(plan, config)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     planned = {channel.id: [*_sent(channel, groups)] for channel in config.channels}
     forecasters = {
         channel.id: Forecaster(config.site, channel, planned[channel.id], did=config.identity.did)
@@ -71,7 +77,7 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
 
 async def _groups(plan: AdapterPlan, config: Config) -> list[PlannedGroup]:
     """The groups of a connection, with their points as the adapter knows them without having asked a device."""
-    adapter = kinds.load(plan.class_path)(plan.name, plan.connection, plan.devices, SystemClock())
+    adapter = config.adapter(plan, SystemClock())
     groups = []
     try:
         for device, chosen in zip(adapter.devices, plan.devices, strict=True):

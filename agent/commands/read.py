@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 
-from agent import kinds
 from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.config import AdapterPlan, Config, load
@@ -77,8 +76,7 @@ class _Reading:
         return self._device in (None, device)
 
     async def _connection(self, plan: AdapterPlan) -> None:
-        connection = plan.connection.visitor() if hasattr(plan.connection, "visitor") else plan.connection
-        adapter = kinds.load(plan.class_path)(plan.name, connection, plan.devices, SystemClock())
+        adapter = self._config.adapter(plan, SystemClock(), visitor=True)
         groups = [
             (index, group)
             for index, chosen in enumerate(plan.devices)

@@ -14,11 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from agent import kinds
 from agent.config.problems import Place
 from agent.config.selection import Selection
 from agent.config.tables import Agent, Identity, Outbox, Site
+from agent.errors import ConfigError
 from agent.evidence.timetable import spread
-from agent.ports import DeviceSelection
+from agent.ports import Clock, DeviceSelection
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,24 @@ class Config:
     def adapters(self) -> list[AdapterPlan]:
         """The connections through which something is read that a channel sends."""
         return [plan for plan in self.plans if plan.devices]
+
+    def adapter(self, plan: AdapterPlan, clock: Clock, *, visitor: bool = False, keeps: bool = False) -> Any:
+        """The adapter of a connection, which has touched nothing. ``visitor``: for a reader beside the running agent;
+        ``keeps``: for that agent itself, it may keep files in the folder of the state.
+
+        Raises ConfigError: a third party's may raise anything, for want of its library, say.
+        """
+        try:
+            as_visitor = visitor and hasattr(plan.connection, "visitor")
+            connection = plan.connection.visitor() if as_visitor else plan.connection
+            made = kinds.load(plan.class_path)(plan.name, connection, plan.devices, clock)
+            if keeps and hasattr(made, "keep_in"):
+                made.keep_in(self.agent.state)
+            return made
+        except Exception as error:
+            what = f"the adapter cannot be made: {type(error).__name__}: {error}"
+            place = self.places["connection", plan.name]
+            raise ConfigError([place.problem(what, "see the adapter's own documentation")]) from error
 
     def phase(self, device: Any, group: str) -> int:
         """How long behind the marks of UTC a polled group is due, in ns; ``device`` is an adapter's model."""

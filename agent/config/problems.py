@@ -10,6 +10,7 @@ import datetime
 import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -127,6 +128,17 @@ class Findings:
             return
         meant = near(key, known)
         self.add(key, "unknown key", f"did you mean '{meant}'?" if meant else "remove it")
+
+    @contextmanager
+    def guarded(self, key: Key) -> Iterator[None]:
+        """Note at a key what an adapter's models raise: a third party's may raise anything, and a reload must not end
+        the agent for it.
+        """
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            what = f"the adapter cannot judge this ({type(error).__name__}: {error})"
+            self.add(key, what.replace("; ", ", "), "see the adapter's own documentation")
 
     def add_strays(
         self, table: Mapping[str, Any], models: Iterable[type[BaseModel]], *, at: Key, known: Iterable[str]

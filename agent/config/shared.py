@@ -19,13 +19,18 @@ def judge_shared(connections: Mapping[str, Any], devices: Sequence[Any], where: 
     """Note what cannot stand together of connections and devices that are good by themselves."""
     holders: dict[str, str] = {}
     for name, connection in connections.items():
-        held = connection.exclusive(name) if hasattr(connection, "exclusive") else None
+        findings, at = where["connection", name]
+        held = None
+        with findings.guarded(at):
+            held = connection.exclusive(name) if hasattr(connection, "exclusive") else None
         if held is not None and (other := holders.setdefault(held, name)) != name:
-            findings, at = where["connection", name]
             findings.add(at, f'{held} is that of connection "{other}", too', "give each its own")
     for name in connections:
         here = [device for device in devices if device.connection == name]
-        if here and hasattr(here[0], "judge_together"):
+        if not here or not hasattr(here[0], "judge_together"):
+            continue
+        findings, at = where["connection", name]
+        with findings.guarded(at):
             for index, key, problem in type(here[0]).judge_together(here):
                 findings, at = where["device", here[index].id]
                 findings.add_error((*at, *key), ValueError(problem))

@@ -156,6 +156,7 @@ class _Judge:
                 if other != here:
                     what = f'"{name[:80]}" is the name of {other.seen_from(here.file)} too'
                     source.findings.add(at, what, "choose another one")
+                self.places["connection", name] = other
                 found = self._connection(source, name, table, at)
                 if found is not None:
                     good[name] = found
@@ -178,7 +179,9 @@ class _Judge:
             remedy = "name a class with connection_model and device_model"
             source.findings.add((*at, "kind"), "the class is no adapter", remedy)
             return None
-        return source.findings.judge(model, settings, at=at, context=source.context, also_known=["kind"])
+        with source.findings.guarded(at):
+            return source.findings.judge(model, settings, at=at, context=source.context, also_known=["kind"])
+        return None
 
     def _unknown_kind(self, findings: Findings, table: dict[str, Any], at: Key) -> None:
         """Name the unknown keys of a connection whose URL does not say its kind: one may be the URL, misspelt."""
@@ -200,7 +203,9 @@ class _Judge:
                     source.findings.add((*at, "id"), what, "choose another one")
                 elif isinstance(name, str):
                     first[name] = here
-                device = self._device(source, table, at)
+                device = None
+                with source.findings.guarded(at):
+                    device = self._device(source, table, at)
                 if device is None:
                     self.unread.add(name if isinstance(name, str) else "")
                 else:
@@ -229,6 +234,7 @@ class _Judge:
             findings.add((*at, "groups"), "the device has no group", "add at least one, or remove the device")
         for name, group in groups.items():
             self._id(findings, name, (*at, "groups", name))
+            device.point_names(name)  # once here, where what it raises has a place
             self.places["group", device.id, name] = findings.place((*at, "groups", name))
             every = getattr(group, "every", None)  # event-driven groups have none
             phase = getattr(group, "phase", None)

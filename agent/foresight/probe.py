@@ -80,7 +80,7 @@ def _trials(config: Config) -> Iterator[_Trial]:
     for channel in config.channels:
         yield _Trial(f"channel {channel.id}", partial(_broker, channel), is_broker=True)
     for plan in config.adapters():
-        opened = _Opened(plan)
+        opened = _Opened(plan, config)
         if opened.is_subscribed:
             yield _Trial(f"connection {plan.name}", opened.subscribe, is_broker=True)
         else:
@@ -140,10 +140,9 @@ async def _broker(channel: Channel, what: str) -> Tried:
 class _Opened:
     """The adapter of a connection while its devices are tried; the last one closes it."""
 
-    def __init__(self, plan: AdapterPlan) -> None:
+    def __init__(self, plan: AdapterPlan, config: Config) -> None:
         self._plan = plan
-        connection = plan.connection.visitor() if hasattr(plan.connection, "visitor") else plan.connection
-        self._adapter = kinds.load(plan.class_path)(plan.name, connection, plan.devices, SystemClock())
+        self._adapter = config.adapter(plan, SystemClock(), visitor=True)
         self._left = len(plan.devices)
         self.is_subscribed = hasattr(self._adapter, "subscribe")
 
