@@ -12,9 +12,10 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import Field
 
 from agent.commands import check
 from agent.config import load
@@ -47,6 +48,10 @@ class ListeningConnection(FakeConnection):
     fails: bool = False
 
 
+class ListenedTable(FakeDevice):
+    pins: dict[str, Annotated[tuple[Secret, ...], Field(strict=False)]] = Field(default={})
+
+
 class ListenedDevice:
     """A device of messages that never come."""
 
@@ -62,7 +67,7 @@ class ListeningAdapter:
     """A source of messages that can be subscribed to, or not."""
 
     connection_model = ListeningConnection
-    device_model = FakeDevice
+    device_model = ListenedTable
     subscribed: ClassVar[list[str]] = []
 
     def __init__(self, name: str, connection: Any, devices: Sequence[DeviceSelection], clock: Clock) -> None:
@@ -332,6 +337,20 @@ def test_nothing_is_reached(
     assert said[3] == "connection bms: the broker does not know us; look at the password"
     code, found = checked_json(tmp_path / "agent.toml", capsys, online=True)
     assert (code, found["good"], [each["good"] for each in found["online"]]) == (69, True, 4 * [False])
+
+
+def test_secrets_of_devices_are_tried_however_deep(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    path = online(tmp_path, wire=site.port, servers=[server.url])
+    (tmp_path / "pin").write_text("1234")
+    pins = 'pins = { a = [{ file = "pin" }, { file = "none" }] }'
+    path.write_text(path.read_text().replace('id = "battery"', f'id = "battery"\n{pins}'))
+    code, lines, said = checked(path, capsys, online=True)
+    remedy = "No such file or directory; may the agent's user read it?"
+    assert (code, said) == (1, [f"device battery: pins: a: 1: file {tmp_path}/none cannot be read: {remedy}"])
+    assert f"device battery: pins: a: 0: good: file {tmp_path}/pin can be read" in lines
 
 
 def test_a_device_that_is_not_read_is_a_finding(

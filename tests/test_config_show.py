@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from agent.commands import config_schema, config_show
 from agent.config import Config, load
@@ -42,14 +43,22 @@ groups = { ac = { every = "5s", points = ["103.W"] } }
 class PlainConnection(FakeConnection):
     password: str = ""
     login: dict[str, str] | None = None
+    users: tuple[dict[str, str], ...] = Field(default=(), strict=False)
+    tokens: dict[str, str] = Field(default={})
+    pin: int = 0
     pause: Duration | None = None
+
+
+class PlainDevice(FakeDevice):
+    password: str = ""
+    keys: dict[str, str] = Field(default={})
 
 
 class PlainAdapter:
     """A third party's adapter that takes a secret in plain text."""
 
     connection_model = PlainConnection
-    device_model = FakeDevice
+    device_model = PlainDevice
 
 
 def configurations() -> Iterator[str]:
@@ -157,11 +166,27 @@ def test_secrets_are_shown_as_references(
 
 
 def test_what_a_third_party_keeps_in_plain_text_is_not_shown(tmp_path: Path) -> None:
-    plain = f'kind = "{PLAIN}"\npassword = "{CANARY}"\nlogin = {{ user = "u", token = "{CANARY}" }}'
-    shown = as_file(loaded(tmp_path, GOOD.replace(f'kind = "{KIND}"', plain)))
-    assert CANARY not in toml_text(shown)
-    assert shown["connection"]["wire"]["password"] == NOT_SHOWN
-    assert shown["connection"]["wire"]["login"] == {"user": "u", "token": NOT_SHOWN}
+    plain = f"""kind = "{PLAIN}"
+password = "{CANARY}"
+login = {{ user = "u", token = "{CANARY}" }}
+users = [{{ name = "u", password = "{CANARY}" }}]
+tokens = {{ a = "{CANARY}", b = "{CANARY}" }}
+pin = 1234"""
+    text = GOOD.replace(f'kind = "{KIND}"', plain).replace(
+        'id = "pv"', f'id = "pv"\npassword = "{CANARY}"\nkeys = {{ open = "o", secret = "{CANARY}" }}'
+    )
+    table = as_file(
+        loaded(tmp_path, text.replace("groups = { ac ", "groups = { bypass ").replace("pv/ac", "pv/bypass"))
+    )
+    shown = toml_text(table)
+    assert CANARY not in shown
+    assert "1234" not in shown
+    wire, pv = table["connection"]["wire"], table["device"][1]
+    assert wire["password"] == NOT_SHOWN
+    assert wire["login"] == {"user": "u", "token": NOT_SHOWN}
+    assert wire["users"] == [{"name": "u", "password": NOT_SHOWN}]
+    assert pv["keys"] == {"open": "o", "secret": NOT_SHOWN}
+    assert pv["groups"]["bypass"]["every"] == "5s"
 
 
 # ---- TOML -------------------------------------------------------------------------------------------------------

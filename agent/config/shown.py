@@ -32,7 +32,7 @@ def as_file(config: Config) -> dict[str, Any]:
             plan.name: _kind(plan.class_path, plan.connection) | _masked(_written(plan.connection))
             for plan in config.plans
         },
-        "device": [_written(device) for device in config.devices],
+        "device": [_device(device) for device in config.devices],
         "channel": [_channel(channel) for channel in config.channels],
         "agent": _written(config.agent),
     }
@@ -93,13 +93,24 @@ def _filled(value: Any) -> Any:
     return _without_none(value) if isinstance(value, dict) else value
 
 
+def _device(device: BaseModel) -> dict[str, Any]:
+    """``groups`` holds names that somebody chose, which say nothing of secrets."""
+    table = _written(device)
+    groups = {name: _masked(group) for name, group in table.get("groups", {}).items()}
+    return _masked({key: each for key, each in table.items() if key != "groups"}) | {"groups": groups}
+
+
 def _masked(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what stands under a secret's name, unless it is a reference."""
-    shown: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            is_reference = len(value) == 1 and value.keys() <= _REFERENCES
-            shown[key] = value if is_reference else _masked(value)
-        else:
-            shown[key] = NOT_SHOWN if value and may_be_secret(key) and isinstance(value, str | list) else value
-    return shown
+    """Without what stands under a secret's name, however deep, unless it is a reference."""
+    return {key: _shown(value, hide=may_be_secret(key)) for key, value in table.items()}
+
+
+def _shown(value: Any, *, hide: bool) -> Any:
+    if isinstance(value, dict):
+        is_reference = len(value) == 1 and value.keys() <= _REFERENCES
+        if is_reference or not hide:
+            return value if is_reference else _masked(value)
+        return {key: _shown(each, hide=True) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each, hide=hide) for each in value]
+    return NOT_SHOWN if hide and value and not isinstance(value, bool) else value

@@ -7,9 +7,10 @@ configuration; nothing here raises for what it found.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -75,6 +76,8 @@ async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
 def _trials(config: Config) -> Iterator[_Trial]:
     for plan in config.adapters():
         yield from _secrets(f"connection {plan.name}", plan.connection)
+        for device in plan.devices:
+            yield from _secrets(f"device {device.config.id}", device.config)
     for channel in config.channels:
         yield from _secrets(f"channel {channel.id}", channel.settings)
     for channel in config.channels:
@@ -91,13 +94,19 @@ def _trials(config: Config) -> Iterator[_Trial]:
 # ---- secrets ----------------------------------------------------------------------------------------------------
 
 
-def _secrets(what: str, model: BaseModel) -> Iterator[_Trial]:
-    for key in type(model).model_fields:
-        value = getattr(model, key)
-        if isinstance(value, Secret):
-            yield _Trial(f"{what}: {key}", partial(_secret, value))
-        elif isinstance(value, BaseModel):
-            yield from _secrets(f"{what}: {key}", value)
+def _secrets(what: str, value: Any) -> Iterator[_Trial]:
+    """Those in a table, however deep; a third party's devices may have some, too."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Secret):
+        yield _Trial(what, partial(_secret, value))
+    elif isinstance(value, BaseModel):
+        inner = dict(value).items()
+    elif isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    for key, each in inner:
+        yield from _secrets(f"{what}: {key}", each)
 
 
 async def _secret(secret: Secret, what: str) -> Tried:
