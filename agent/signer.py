@@ -26,14 +26,14 @@ DEFAULT_NETWORK = "ewc"
 class KeySigner:
     """A secp256k1 key held in memory; implements the ``Signer`` port."""
 
-    def __init__(self, secret: bytes, *, did: str | None = None) -> None:
+    def __init__(self, secret: bytes, *, did: str | None = None, network: str = DEFAULT_NETWORK) -> None:
         """Raises SignerError if the secret is no key, or not the key of ``did``."""
         try:
             self._key = coincurve.PrivateKey(secret)
         except ValueError:
             raise SignerError("the key is not a number that secp256k1 allows", hint="create a new key") from None
         self._public = self._key.public_key
-        mine = did_of(self._public, did.split(":")[2] if did else DEFAULT_NETWORK)
+        mine = did_of(self._public, did.split(":")[2] if did else network)
         if did is not None and did_key(did) != did_key(mine):
             raise SignerError(f"the key is that of {mine}, not of {did}", hint="correct identity.did or identity.key")
         self.did = mine
@@ -53,8 +53,11 @@ def did_of(public: coincurve.PublicKey, network: str) -> str:
     return f"did:ethr:{network}:{checksum_address(address_of(public.format(compressed=False)))}"
 
 
-def open_key_file(path: Path, *, did: str | None = None) -> KeySigner:
-    """The key in a file. Raises SignerError if it is missing, open to others, owned by somebody else or not a key."""
+def open_key_file(path: Path, *, did: str | None = None, network: str = DEFAULT_NETWORK) -> KeySigner:
+    """The key in a file; ``network``: of its DID unless ``did`` says it.
+
+    Raises SignerError if it is missing, open to others, owned by somebody else or not a key.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -77,7 +80,7 @@ def open_key_file(path: Path, *, did: str | None = None) -> KeySigner:
         secret = b""
     if len(secret) != 32:
         raise SignerError(f"the key file {path} does not hold a key", hint="it must be 64 hex digits on one line")
-    return KeySigner(secret, did=did)
+    return KeySigner(secret, did=did, network=network)
 
 
 def create_key_file(path: Path, *, network: str = DEFAULT_NETWORK) -> KeySigner:

@@ -85,6 +85,32 @@ def test_init_makes_no_second_key_for_a_did_that_has_one(tmp_path: Path, capsys:
     assert not (tmp_path / "key").exists()
 
 
+def test_init_writes_the_network_that_it_is_told_for_a_key_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["init", str(tmp_path)])
+    (tmp_path / "agent.toml").unlink()
+    did = capsys.readouterr().out.strip().replace(":ewc:", ":volta:")
+    assert main(["init", str(tmp_path), "--network", "volta"]) == 0
+    assert capsys.readouterr().out.strip() == did
+    assert f'"{did}"' in (tmp_path / "agent.toml").read_text()
+
+
+def test_init_takes_the_key_that_the_configuration_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also while another part of it is not good yet; and a lost key gets no successor then either."""
+    main(["init", str(tmp_path)])
+    did = capsys.readouterr().out
+    config, moved = tmp_path / "agent.toml", tmp_path / "moved"
+    (tmp_path / "key").rename(moved)
+    config.write_text(config.read_text().replace("file:key", f"file:{moved}").replace("unit ", "unitt "))
+    assert main(["init", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == did
+    moved.unlink()
+    assert main(["init", str(tmp_path)]) == 78
+    assert f"its key {moved} is not there; put the key back" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
+
+
 def test_check_prints_every_problem_and_ends_with_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "agent.toml"
     path.write_text('version = 1\n[site]\nid = ""\n[identity]\nkee = "file:key"\n')

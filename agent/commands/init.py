@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 from agent.commands import DEFAULT_CONFIG, DEFAULT_STATE, GOOD, say
-from agent.config import load, template
+from agent.config import template
+from agent.config.file import read
+from agent.config.tables import Identity
 from agent.errors import ConfigError, SignerError
-from agent.signer import create_key_file, open_key_file
+from agent.signer import DEFAULT_NETWORK, create_key_file, open_key_file
 
 
 def main(options: argparse.Namespace) -> int:
@@ -18,10 +20,13 @@ def main(options: argparse.Namespace) -> int:
     """
     folder: Path = options.folder
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    key, config = folder / "key", folder / "agent.toml"
-    did = _did_in(config) if config.exists() else None
+    config = folder / "agent.toml"
+    identity = _identity_in(config) if config.exists() else None
+    key, did = (folder / "key", None) if identity is None else (identity.key, identity.did)
+    # What a configuration says stays, and so does the network of its DID.
+    network = options.network if not config.exists() else DEFAULT_NETWORK
     if key.exists():
-        signer = open_key_file(key, did=did)
+        signer = open_key_file(key, did=did, network=network)
         say(f"{key} is there already and stays")
     elif did is not None:
         raise SignerError(
@@ -29,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
             hint="put the key back, or remove identity.did to begin anew with another key",
         )
     else:
-        signer = create_key_file(key, network=options.network)
+        signer = create_key_file(key, network=network)
         say(f"{key} made: keep it, there is no copy")
     if config.exists():
         say(f"{config} is there already and stays")
@@ -49,9 +54,10 @@ def main(options: argparse.Namespace) -> int:
     return GOOD
 
 
-def _did_in(config: Path) -> str | None:
-    """The DID that an existing configuration names; None if it names none or is not good yet."""
+def _identity_in(config: Path) -> Identity | None:
+    """The key and the DID that an existing configuration names, whatever else is wrong with it; None if it does not."""
     try:
-        return load(config).identity.did
+        source = read(config)
     except ConfigError:
         return None
+    return source.findings.judge(Identity, source.raw.get("identity"), at=("identity",), context=source.context)
