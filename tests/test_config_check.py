@@ -137,7 +137,7 @@ def test_what_is_sent_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert " records; outbox of 8MiB lasts for 5." in lines[4]
     assert lines[4].endswith(" hours")
     assert lines[5].startswith("  battery/state: about 3")
-    assert lines[5].endswith(" bytes more for each message")
+    assert lines[5].endswith(" bytes more for each message, less where it shares a record with others")
     assert lines[7].startswith("assumed: values that move about 1 % per reading")
 
 
@@ -154,7 +154,7 @@ def test_each_channel_has_its_own_figures(tmp_path: Path, capsys: pytest.Capture
         lines[at + 2],
         "  outbox of 64MiB",
     ]
-    assert lines[at + 2].endswith(" bytes for each message")
+    assert lines[at + 2].endswith(" bytes for each message, less where it shares a record with others")
     assert not any(line.startswith("not sent") for line in lines)
 
 

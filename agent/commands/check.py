@@ -110,7 +110,8 @@ def _lines(channel: Channel, groups: Iterable[PlannedGroup], found: Forecast) ->
     if found.lasts is not None:
         yield f"  {_bytes(found.sent)} a day in {found.records:,.0f} records; {size} lasts for {_time(found.lasts)}"
     for name, count in found.messages.items():
-        yield f"  {name}: about {_bytes(count)}{' more' if found.lasts is not None else ''} for each message"
+        more = " more" if found.lasts is not None else ""
+        yield f"  {name}: about {_bytes(count)}{more} for each message, less where it shares a record with others"
     if found.lasts is None:
         yield f"  {size}"
 

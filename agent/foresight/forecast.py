@@ -3,7 +3,7 @@
 A span of the channel's timeline is played through: readings fall due, batches close as agent/batcher.py closes them,
 and what would be sealed is encoded by the code that seals, over typical values (agent/foresight/walk.py). Scaled to a
 day, with the repeated plans and the ring's own bytes. Without gaps, quality codes, events and a broker that was away.
-Messages of event-driven groups come as they like: they are told one by one.
+Messages of event-driven groups come as they like: they are told one by one, each with a record to itself.
 
 Pure but for the CPU: no clock, no device, no key; the same configuration has the same forecast.
 """
