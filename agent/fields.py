@@ -69,6 +69,8 @@ def _labels(value: Any) -> Any:
         if not re.fullmatch(r"-?[0-9]{1,19}", str(number), re.ASCII) or not isinstance(label, str):
             remedy = 'write whole numbers and their names, such as { 0 = "off" }'
             raise ValueError(f'"{str(number)[:40]}" does not name a value; {remedy}')
+        if int(number) in labels:
+            raise ValueError(f'"{number}" is there twice; leave one of the two out')
         labels[int(number)] = _text(label)
     return labels
 

@@ -147,6 +147,7 @@ def test_scales(scale: float, expected: tuple[int, int]) -> None:
         (point(range=[5, 1]), "groups.g.points.0.range", "lower number first"),
         (point(range=[1]), "groups.g.points.0.range", "two numbers"),
         (point(values={"off": "0"}), "groups.g.points.0.values", "does not name a value"),
+        (point(values={"1": "on", "01": "off"}), "groups.g.points.0.values", '"01" is there twice'),
         (point(type="float32", values={"0": "off"}), "groups.g.points.0.values", "no names"),
         (point(name="a/b"), "groups.g.points.0.name", "cannot be the name"),
         (point(report={"deadband": 50}), "groups.g.points.0.report", "not supported yet by this version; remove it"),
