@@ -26,7 +26,9 @@ class Subject(ABC):
     """The adapter's class."""
 
     within: ClassVar[float] = 5.0
-    """S: longer than anything may take. Time-outs in the tables must be well below it; 100 ms makes a quick suite."""
+    """S: longer than anything may take. Time-outs in the tables must be well below it; 300 ms makes a quick suite.
+    100 ms makes a flaky one: so often does anyio look whether all tasks wait.
+    """
 
     @abstractmethod
     def connection(self) -> Table:
