@@ -184,4 +184,5 @@ class _Reading:
 
 
 def _line(point: Point, value: str, quality: str) -> str:
-    return f"  {point.name:12} {value} {point.unit or ''}  {quality}  [{point.source}]"
+    source = f"  [{point.source}]" if point.source else ""
+    return f"  {point.name:12} {value} {point.unit or ''}  {quality}{source}"
