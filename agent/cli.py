@@ -12,6 +12,7 @@ try:
     import argparse
     import errno
     import importlib
+    import io
     import os
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Closed by the caller (`>&-`): as if it went to /dev/null.
         sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # open to the end
         sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # not all terminals can show what a point is named
+                stream.reconfigure(errors="backslashreplace")
         try:
             return _run(arguments)
         finally:

@@ -324,6 +324,18 @@ def test_a_path_that_cannot_be_ends_with_2_and_a_remedy(
         assert said.err.count("; ") == 1, "a remedy"
 
 
+def test_what_a_terminal_cannot_show_is_escaped(config: Path) -> None:
+    config.write_text(config.read_text().replace("[identity]", 'labels = { name = "\u03a9" }\n[identity]'))
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.cli", "config", "show", "--config", str(config)],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'name = "\\u03a9"\n' in done.stdout
+
+
 def test_output_that_cannot_be_written_is_one_line(config: Path, evidence: Path) -> None:
     commands = f"check {config}", f"outbox export - --config {config}", f"verify {evidence} --did {DID}"
     for command in commands:
