@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,11 @@ def _file(value: str, info: ValidationInfo) -> str:
         raise ValueError('expected a path in quotes; write it like "/etc/edge-agent/password"')
     context: Mapping[str, Path] = info.context or {}
     return str(Path(context.get("folder", Path()), value))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """A pipe would be waited for, by who wants to stop as well."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class Secret(BaseModel):
@@ -68,7 +74,9 @@ class Secret(BaseModel):
                 raise SecretError(f"{self} is not set", hint="set it in the agent's environment")
             return os.environ[self.env]
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_at_once) as file:  # Path.open takes no opener
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise SecretError(f"{self} is no file", hint="put the secret into a file of its own")
                 content = file.read(_LARGEST + 1)
         except OSError as error:
             raise SecretError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BMS_PASSWORD", value) if value is not None else monkeypatch.delenv("BMS_PASSWORD")
         with pytest.raises(SecretError, match=r"^env BMS_PASSWORD is not set$"):
             secret(env="BMS_PASSWORD").read()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(SecretError, match=r"^file .* is no file$"):
+            secret(file=str(place)).read()
 
 
 @pytest.mark.parametrize(
