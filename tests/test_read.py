@@ -165,6 +165,9 @@ def test_nobody_there_is_a_finding_for_every_group(
     source.server_close()
     found = read(configured(tmp_path, 1), capsys, code=1)
     assert [each["cause"] for each in found.values()] == ["link_down"] * 3
+    assert main(["read", "--config", str(tmp_path / "agent.toml"), "meter"]) == 1
+    remedy = "is 127.0.0.1 port 1 reachable from here?"
+    assert capsys.readouterr().err == f"meter/power: link_down: cannot connect; {remedy}\n"
 
 
 class Visited(Connection):

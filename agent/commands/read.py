@@ -110,7 +110,7 @@ class _Reading:
             await device.prepare()
             sample = await device.acquire(group)
         except AcquisitionError as error:
-            self._failed(device.info.id, group, error.cause.name.lower(), error.detail)
+            self._failed(device.info.id, group, error.cause.name.lower(), error.detail, error.hint)
         else:
             self._show(device, group, sample, getattr(device, "raw", ()))
 
@@ -136,7 +136,7 @@ class _Reading:
         except* AcquisitionError as raised:
             error = only(AcquisitionError, raised)
             for index, group in unheard or groups:
-                self._failed(adapter.devices[index].info.id, group, error.cause.name.lower(), error.detail)
+                self._failed(adapter.devices[index].info.id, group, error.cause.name.lower(), error.detail, error.hint)
 
     def _unheard(self, adapter: EventAdapter, groups: Any) -> None:
         for index, group in groups:
@@ -150,18 +150,18 @@ class _Reading:
                 try:
                     sample = device.decode(group, arrival)
                 except AcquisitionError as error:
-                    self._failed(device.info.id, group, error.cause.name.lower(), error.detail)
+                    self._failed(device.info.id, group, error.cause.name.lower(), error.detail, error.hint)
                 else:
                     self._show(device, group, sample, ())
 
     # ---- shown ----------------------------------------------------------------------------------------------
 
-    def _failed(self, device: str, group: str, cause: str, detail: str) -> None:
+    def _failed(self, device: str, group: str, cause: str, detail: str, hint: str = "") -> None:
         self._code = FINDING
         if self._as_json:
             print(json.dumps({"device": device, "group": group, "error": detail, "cause": cause}), flush=True)
         else:
-            say(f"{device}/{group}: {cause}: {detail}")
+            say(f"{device}/{group}: {cause}: {detail}" + (f"; {hint}" if hint else ""))
 
     def _show(self, device: Any, group: str, sample: Sample, raw: Sequence[tuple[str, int, Sequence[int]]]) -> None:
         codes, points = dict(sample.quality), device.points(group)
