@@ -74,7 +74,7 @@ def test_gaps_that_come_late_count_with_their_cause() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_comes_late_the_account_is_that_of_all(seed: int) -> None:
     """Three runs with gaps, new terms and repeated plans; records are held back for as long as it pleases."""
     chance = random.Random(seed)

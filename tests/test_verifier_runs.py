@@ -137,7 +137,7 @@ def of_two_boots(*, apart: int, error_us: int | None, clock: int) -> tuple[Run, 
         run = Run(after=runs[0] if runs else None, clock=FakeClock(boot=5 * S, offset=begin * S))
         run.sealer.facts = replace(run.sealer.facts, boot_id=boot_id)
         clocks = run.clock
-        run.sealer.now = lambda c=clocks: Sealed(c.wall(), c.boot(), clock, error_us)  # type: ignore[misc]
+        run.sealer.now = lambda c=clocks: Sealed(c.wall(), c.boot(), clock, error_us)  # type: ignore[misc, method-assign]
         run.begin([group(begin + 5, anchor=5 * S)])
         for cycle in range(10):
             run.clock.now = (5 + cycle) * S

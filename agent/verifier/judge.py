@@ -166,7 +166,7 @@ class Judge:
             yield (
                 Level.IDENTITY,
                 Outcome.FAILED,
-                f"the allow-list does not let its signer write {stream.account.channel}",
+                f"the allow-list does not let its signer write the channel {stream.account.channel}",
             )
         elif stream.coverage is None:
             signer = self._accepted.find(stream.signer)
