@@ -371,3 +371,39 @@ def test_an_agent_that_answers_badly_is_unreachable(tmp_path: Path, said: bytes 
                 with pytest.raises(ControlError, match=words) as raised:
                     list(lines)
     assert raised.value.code == 69
+
+
+@contextmanager
+def crowded(path: Path) -> Iterator[tuple[socket.socket, int]]:
+    """A socket that listens, and how many wait there: as many as may."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(os.fspath(path))
+        listening.listen(1)
+        waiting = 0
+        while True:
+            other = stack.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            try:
+                other.connect(os.fspath(path))
+            except BlockingIOError:
+                break
+            waiting += 1
+        yield listening, waiting
+
+
+def test_who_asks_in_a_crowd_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with crowded(tmp_path / "sock") as (listening, waiting):
+        monkeypatch.setattr("agent.control.client.time.sleep", lambda seconds: listening.accept()[0].close())
+        with asking(tmp_path / "sock", "status", within=10) as lines:
+            for _ in range(waiting - 1):
+                listening.accept()[0].close()
+            with listening.accept()[0] as peer:
+                peer.sendall(b'{"a": 1}\n{"end": 0}\n')
+                assert list(lines) == [{"a": 1}]
+
+
+def test_a_crowd_that_never_ends_is_an_agent_that_does_not_answer(tmp_path: Path) -> None:
+    with crowded(tmp_path / "sock"), pytest.raises(ControlError, match="does not answer") as raised:
+        ask(tmp_path / "sock", "status", within=0.01)
+    assert raised.value.code == 69

@@ -10,6 +10,7 @@ import grp
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from agent.errors import AgentError
 
 WITHIN = 30.0  # s from line to line
 _UNAVAILABLE, _NO_PERMISSION = 69, 77  # exit codes of agent/commands
+_AGAIN = 0.05  # s, until another try to be taken on
 _LONGEST = 4 << 20  # bytes of a line
 
 
@@ -46,25 +48,38 @@ def asking(path: Path, command: str, *, within: float | None = WITHIN, **argumen
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(within)
-        _connect(connection, path)
+        _connect(connection, path, within=WITHIN if within is None else within)
         request = {"command": command, **{key: value for key, value in arguments.items() if value is not None}}
         with suppress(ConnectionError):  # it may have refused already; its words are still to be read
             connection.sendall(json.dumps(request).encode() + b"\n")
         yield _lines(connection)
 
 
-def _connect(connection: socket.socket, path: Path) -> None:
+def _connect(connection: socket.socket, path: Path, *, within: float) -> None:
+    until = time.monotonic() + within
     try:
-        connection.connect(os.fspath(path))
+        while not _taken_on(connection, path):
+            if time.monotonic() >= until:
+                raise ControlError("the agent does not answer", code=_UNAVAILABLE, hint="its log may say why")
+            time.sleep(_AGAIN)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise NotRunningError(path) from None
     except PermissionError:
         hint = f"become a member of {_group(path)} (usermod -aG, then log in again), or run it as root"
         raise ControlError(f"no permission for the socket {path}", code=_NO_PERMISSION, hint=hint) from None
-    except OSError as error:  # its name is too long; the agent is too busy to take anybody on
+    except OSError as error:  # its name is too long, say
         reason = error.strerror or error
         hint = "is the path right?"
         raise ControlError(f"the socket {path} cannot be used: {reason}", code=_UNAVAILABLE, hint=hint) from None
+
+
+def _taken_on(connection: socket.socket, path: Path) -> bool:
+    """Connect; False if so many others ask at this moment that nobody else may even wait."""
+    try:
+        connection.connect(os.fspath(path))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _group(path: Path) -> str:
