@@ -8,8 +8,7 @@ leaves the outbox as its last commit left it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,18 @@ class Channel:
         facts: Callable[[Configured, bytes], Facts],
         signer: Signer,
         clock: Clock,
+        seen: Callable[[Channel, Sequence[bytes]], None],
     ) -> None:
-        """``state``: the folder of the ring files. ``facts``: what plans say, given the outbox's salt."""
+        """``state``: the folder of the ring files. ``facts``: what plans say, given the outbox's salt. ``seen`` gets
+        the envelopes that have just come onto the disk; it returns at once and never raises.
+        """
         self.configured = configured
         self.id = configured.id
         self.ring = state / f"{configured.id}.ring"
         self._facts = facts
         self._signer = signer
         self._clock = clock
-        self._watchers: list[Callable[[bytes], None]] = []
+        self._seen = seen
         self._ending: tuple[str, float] | None = None  # reason, and s for what can still be delivered
         self._end = anyio.Event()
         self._sealed = anyio.Event()
@@ -132,9 +134,7 @@ class Channel:
 
     def _durable(self, envelopes: Sequence[bytes]) -> None:
         self._publisher.notify()
-        for seen in self._watchers:
-            for envelope in envelopes:
-                seen(envelope)
+        self._seen(self, envelopes)
 
     # ---- while it runs --------------------------------------------------------------------------------------
 
@@ -157,15 +157,6 @@ class Channel:
     def plan(self) -> bytes | None:
         """Envelope of the last plan that was sealed."""
         return self._batcher.plan
-
-    @contextmanager
-    def watch(self, seen: Callable[[bytes], None]) -> Iterator[None]:
-        """Call ``seen`` with each envelope once it is on disk; it returns at once and never raises."""
-        self._watchers.append(seen)
-        try:
-            yield
-        finally:
-            self._watchers.remove(seen)
 
     @property
     def delivering(self) -> bool:

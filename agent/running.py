@@ -10,7 +10,8 @@ import hmac
 import logging
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -69,6 +70,7 @@ class Running:
         self._requests: deque[_Request] = deque()
         self._asked = anyio.Event()
         self._exchanging = False  # channels and sources, by a reload
+        self._watchers: list[Callable[[Channel, bytes], None]] = []
         self._reloads = 0
         self._refused: int | None = None  # boot time of the last event that says so
 
@@ -85,7 +87,12 @@ class Running:
 
     async def _open(self, configured: Configured) -> None:
         channel = Channel(
-            configured, state=self.config.agent.state, facts=self._facts, signer=self._signer, clock=self._clock
+            configured,
+            state=self.config.agent.state,
+            facts=self._facts,
+            signer=self._signer,
+            clock=self._clock,
+            seen=self._sealed,
         )
         await self._channel_tasks.start(channel.run)
         self.channels[channel.id] = channel
@@ -268,6 +275,20 @@ class Running:
         return {name: listener.concluded for name, listener in listeners.items()}
 
     # ---- how it is ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watch(self, seen: Callable[[Channel, bytes], None]) -> Iterator[None]:
+        """Call ``seen`` with each channel's records (agent/control/answers.py)."""
+        self._watchers.append(seen)
+        try:
+            yield
+        finally:
+            self._watchers.remove(seen)
+
+    def _sealed(self, channel: Channel, envelopes: Sequence[bytes]) -> None:
+        for seen in self._watchers:
+            for envelope in envelopes:
+                seen(channel, envelope)
 
     def summary(self) -> str:
         """For people, on one line."""

@@ -4,6 +4,7 @@ in a thread with an event loop of its own, so that a test may ask it as blocking
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from anyio.abc import TaskStatus
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent.control import server as control
-from agent.control.answers import answers
+from agent.control.answers import LiveChannel, answers
 from agent.control.server import Answer
 from agent.errors import ConfigError, Problem
 from agent.evidence.record import link_of
@@ -61,20 +62,12 @@ class FakeChannel:
         self.id = name
         self.ring = ring
         self.plan = plan
-        self.watchers: list[Callable[[bytes], None]] = []
-
-    @contextmanager
-    def watch(self, seen: Callable[[bytes], None]) -> Iterator[None]:
-        self.watchers.append(seen)
-        try:
-            yield
-        finally:
-            self.watchers.remove(seen)
+        self.watchers: list[Callable[[LiveChannel, bytes], None]] = []  # of the agent that it belongs to
 
     def seal(self, *envelopes: bytes) -> None:
         for envelope in envelopes:
             for seen in list(self.watchers):
-                seen(envelope)
+                seen(self, envelope)
 
 
 @dataclass
@@ -87,8 +80,26 @@ class FakeRunning:
     problems: Sequence[Problem] = ()
     reloads: int = 0
 
+    def __post_init__(self) -> None:
+        self._watchers: list[Callable[[LiveChannel, bytes], None]] = []
+        for channel in self.channels.values():
+            channel.watchers = self._watchers
+
+    @contextmanager
+    def watch(self, seen: Callable[[LiveChannel, bytes], None]) -> Iterator[None]:
+        self._watchers.append(seen)
+        try:
+            yield
+        finally:
+            self._watchers.remove(seen)
+
+    def replace(self, channel: FakeChannel) -> None:
+        """As a reload does."""
+        channel.watchers = self._watchers
+        self.channels[channel.id] = channel
+
     def status(self) -> dict[str, Any]:
-        return self.told
+        return copy.deepcopy(self.told)
 
     async def reload(self) -> Sequence[str]:
         self.reloads += 1

@@ -21,7 +21,7 @@ from agent.errors import ConfigError
 from agent.reload import changes, refused
 from agent.running import Running
 from agent.signer import KeySigner
-from testbed.processes import ProcessError, wait_for
+from testbed.processes import Process, ProcessError, edge_agent, wait_for
 from testbed.rig import Rig, command
 from tests.runs import SECRET
 
@@ -180,6 +180,26 @@ def test_a_subject_that_changes_and_changes_back_holds_whole_runs(rig: Rig) -> N
     assert events(home, "stop") == [["configuration"], ["configuration"], ["SIGTERM"]]
     (run,) = {line["stream"] for line in away if "stream" in line}
     assert [hole["stream"] for hole in home[-1]["report"]["holes"]] == [run], "which is elsewhere, and nothing else"
+
+
+def test_a_tap_shows_how_a_run_ends_and_the_next_begins(rig: Rig, tmp_path: Path) -> None:
+    tapped = tmp_path / "tapped"
+    command = [*edge_agent(), "tap", "--json", "--config", str(rig.config)]
+    with Process(command, name="tap", folder=tmp_path, output=tapped) as tap:
+        wait_for(lambda: tapped.stat().st_size > 0, timeout=10, what="the tap to show something")
+        edit(rig, ('seal_within = "200ms"', 'seal_within = "400ms"'))
+        reload(rig)
+        wait_for(lambda: ' "plan": {' in tapped.read_text(), timeout=10, what="the next run's plan")
+        tap.signal(signal.SIGINT)
+        assert tap.wait(10) == 0
+    shown = [json.loads(line) for line in tapped.read_text().splitlines()]
+    runs: dict[str, list[int]] = {line["stream"]: [] for line in shown}
+    for line in shown:
+        runs[line["stream"]].append(line["seq"])
+    old, new = runs.values()
+    assert old == list(range(old[0], old[-1] + 1))
+    assert new == list(range(1, new[-1] + 1))
+    assert events([line for line in shown if line["stream"] == next(iter(runs))], "stop") == [["configuration"]]
 
 
 def test_points_that_a_channel_no_longer_sends_leave_it_at_once(rig: Rig) -> None:

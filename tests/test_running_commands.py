@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -24,6 +25,8 @@ from agent.cli import main
 from agent.control.answers import TAP_RECORDS
 from agent.control.status_text import age, aligned, lines, size
 from agent.errors import Problem
+from agent.evidence.envelope import unpack
+from agent.evidence.record import decode_head, decode_record
 from agent.model import Cause, EventCode, Gap
 from agent.printable import printable
 from testbed.child import wait_for
@@ -107,7 +110,7 @@ def status_of(agent: FakeRunning) -> dict[str, Any]:
         "config": "/etc/edge-agent/agent.toml",
         "channels": [
             {"id": name, "connected": False, "state": "no route to host", "pending_records": 7, "pending_bytes": 2048,
-             "oldest_s": 65, "acknowledged": 12, "dropped": 3, "outbox": {"acked": 3}}
+             "acknowledged": 12, "dropped": 3, "outbox": {"acked": 3}}
             for name in agent.channels
         ],
         "devices": [
@@ -116,6 +119,11 @@ def status_of(agent: FakeRunning) -> dict[str, Any]:
         ],
         "connections": [{"name": "broker", "state": "away"}],
     }  # fmt: skip
+
+
+def sealed(envelope: bytes) -> int:
+    """When, ns."""
+    return decode_record(decode_head(unpack(envelope).payload), None).sealed.wall
 
 
 class Shell:
@@ -250,16 +258,19 @@ def test_no_permission_for_the_socket_is_77_and_names_the_group(command: list[st
 
 def test_status_for_programs_and_for_people(shell: Shell, ring: Ring) -> None:
     with agent_of(shell, ring) as (agent, _):
-        assert shell.json("status") == [agent.told]
+        [told] = shell.json("status")
+        oldest = told["channels"][0].pop("oldest_s")
+        assert told == agent.told
         out, words = shell("status")
+    assert oldest == pytest.approx((time.time_ns() - sealed(ring.held[5][1])) / 1e9, abs=60), "the first that waits"
     assert words == ""
     assert out.splitlines() == [
         "edge-agent 0.1.0 at site-1, up 2 h 5 min",
         "  identity  did:ethr:volta:0x1",
         "  process   4711, configuration /etc/edge-agent/agent.toml",
         "",
-        "  channel  broker  waiting    oldest  delivered  dropped",
-        "! dso      away    7 (2 KiB)  1 min   12         3",
+        f"  channel  broker  waiting    {'oldest':{len(age(oldest))}}  delivered  dropped",
+        f"! dso      away    7 (2 KiB)  {age(oldest)}  12         3",
         "    dso: no route to host",
         "",
         "  connection  state",
@@ -406,17 +417,18 @@ def test_tap_of_one_channel(shell: Shell, ring: Ring, second: Ring) -> None:
 
 def test_tap_follows_a_channel_that_a_reload_made_anew(shell: Shell, ring: Ring) -> None:
     with agent_of(shell, ring) as (agent, served):
-        old, new = agent.channels["dso"], FakeChannel("dso", ring.path, ring.run.sent[0])
+        old, new = agent.channels["dso"], FakeChannel("dso", ring.path)
 
         def replace() -> None:
-            agent.channels["dso"] = new
-            old.seal(ring.run.sent[1])  # wakes it
-            sealing(new, [ring.run.sent[2]])()
+            agent.replace(new)
+            old.seal(*ring.run.sent[1:3])  # what it seals while it ends
+            new.seal(*ring.run.sent[3:5])
 
         served.call(when_watched(old, replace))
-        out, _ = shell("tap", "--count", "2")
-        assert [line.split()[1].split("/")[1] for line in out.splitlines() if line.startswith("dso")] == ["2", "3"]
-        assert old.watchers == []
+        out, words = shell("tap", "--count", "4")
+        shown = [line.split()[1].split("/")[1] for line in out.splitlines() if line.startswith("dso")]
+        assert shown == ["2", "3", "4", "5"]
+        assert words == ""
 
 
 def test_what_a_slow_tap_misses_is_told_and_the_plan_is_told_again(shell: Shell, ring: Ring) -> None:

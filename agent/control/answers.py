@@ -5,7 +5,7 @@ threads, a batch at a time), and what a slow reader of ``tap`` has not taken is 
 
 Requests, one JSON object each, and the lines of their answers; the last line of all is ``{"end": code}``:
 
-- ``status``: one line, what ``Running.status`` says.
+- ``status``: one line, what ``Running.status`` says, and of each channel ``oldest_s``: since when its oldest waits.
 - ``tap`` (``channel``, optional): ``{"channel", "plan"}`` for each channel, then ``{"channel", "envelope"}`` for each
   record once it is on disk, and ``{"dropped": n}`` where n were left out; without end.
 - ``reload``: ``{"changed": text}`` for each change, or ``{"problem": text}`` for each problem and the end 78.
@@ -19,13 +19,13 @@ Plans and envelopes are base64.
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, aclosing
-from functools import partial
+from contextlib import AbstractContextManager, aclosing, suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import anyio
 from anyio import to_thread
@@ -37,7 +37,7 @@ from agent.outbox.look import Stored, look, records
 
 TAP_RECORDS, TAP_BYTES = 256, 1 << 20  # held for a tap that does not read
 _BATCH = 128 * 1024  # bytes of envelopes in one line
-_LOOK_EVERY = 1.0  # s: how soon a tap follows a channel that a reload made anew
+_LOOK_WITHIN = 1.0  # s: a status does not wait for a disk that hangs
 
 Line = dict[str, Any]
 
@@ -57,11 +57,6 @@ class LiveChannel(Protocol):
     def plan(self) -> bytes | None:
         """Envelope of the last plan that was sealed; None before the first."""
 
-    def watch(self, seen: Callable[[bytes], None]) -> AbstractContextManager[None]:
-        """Call ``seen`` in the event loop with each sealed envelope, in order, once it is on disk. ``seen`` returns at
-        once and never raises; several may watch.
-        """
-
 
 class Running(Protocol):
     """The running agent, as far as its answers need it."""
@@ -70,12 +65,17 @@ class Running(Protocol):
     def channels(self) -> Mapping[str, LiveChannel]:
         """By id; a reload may replace them."""
 
+    def watch(self, seen: Callable[[LiveChannel, bytes], None]) -> AbstractContextManager[None]:
+        """Call ``seen`` in the event loop with each sealed envelope of all channels, also of those that a reload opens
+        or closes meanwhile, in order, once it is on disk. ``seen`` returns at once and never raises; several may watch.
+        """
+
     def status(self) -> dict[str, Any]:
         """JSON-able values, made at once; agent/control/status_text.py shows them and does without what is missing.
 
         ``version did site pid started_wall`` (ns) ``uptime_s boot`` (text: the boot id) ``config`` (path as text),
         ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``pending_records
-        pending_bytes oldest_s acknowledged dropped stream`` (hex) ``seq term`` and ``outbox`` (keys of
+        pending_bytes acknowledged dropped stream`` (hex) ``seq term`` and ``outbox`` (keys of
         agent/outbox/look.py, of which ``acked`` matters most), ``devices``: list of ``id adapter`` and ``groups``: list
         of ``name state`` ("ok", or a cause's name) ``since_s`` (in this state) ``last_s`` (since the last value)
         ``detail``, ``connections``: list of ``name state detail``.
@@ -93,7 +93,10 @@ def answers(running: Running) -> dict[str, Answer]:
     """What ``agent.control.server.serve`` answers with, by command."""
 
     async def status(request: Mapping[str, Any]) -> AsyncGenerator[Line]:
-        yield running.status()
+        told = running.status()
+        for channel in told.get("channels", []):
+            channel["oldest_s"] = await _oldest(running, channel)
+        yield told
 
     async def reload(request: Mapping[str, Any]) -> AsyncGenerator[Line]:
         try:
@@ -122,7 +125,8 @@ def answers(running: Running) -> dict[str, Answer]:
         return judged
 
     async def tap(request: Mapping[str, Any], channels: list[LiveChannel]) -> AsyncGenerator[Line]:
-        with _Tap(running, request.get("channel")) as followed:
+        followed = _Tap(channels, request.get("channel"))
+        with running.watch(followed.seen):
             while True:
                 yield await followed.next()
 
@@ -176,8 +180,22 @@ def _live(running: Running) -> dict[str, Line]:
 
 async def _standing(channel: LiveChannel, live: Line) -> Line:
     """How a channel's outbox stands: as the file says, with the agent's own figures where it has some."""
-    found = await to_thread.run_sync(lambda: look(channel.ring, channel=channel.id, acked=live.get("acked")))
+    acked = live.get("acked")
+    found = await to_thread.run_sync(
+        lambda: look(channel.ring, channel=channel.id, acked=acked), abandon_on_cancel=True
+    )
     return {"channel": channel.id, **found.as_json(), **{k: v for k, v in live.items() if v is not None}}
+
+
+async def _oldest(running: Running, told: Line) -> float | None:
+    """How long ago the oldest record of a channel that waits was sealed, in s; None if none does, or nobody knows."""
+    channel = running.channels.get(told["id"])
+    if channel is None or not told.get("pending_records"):
+        return None
+    with anyio.move_on_after(_LOOK_WITHIN), suppress(OutboxError):
+        wall = (await _standing(channel, _live(running).get(channel.id, {})))["oldest_wall"]
+        return None if wall is None else max(0.0, (time.time_ns() - wall) / 1e9)
+    return None
 
 
 def _batch(found: Iterator[Stored]) -> list[tuple[int, str]]:
@@ -192,62 +210,39 @@ def _batch(found: Iterator[Stored]) -> list[tuple[int, str]]:
 
 
 class _Tap:
-    """The records of one channel or of all while it is open, at most ``TAP_RECORDS`` and about ``TAP_BYTES`` of them
-    at a time.
+    """The records of one channel or of all, from the plans in force on; at most ``TAP_RECORDS`` and about ``TAP_BYTES``
+    of them are held.
 
     Where something was left out its place is kept, and the plan in force is told again behind it.
     """
 
-    def __init__(self, running: Running, wanted: str | None) -> None:
-        self._running = running
+    def __init__(self, channels: Sequence[LiveChannel], wanted: str | None) -> None:
+        """``channels``: those that there are; ``wanted``: the name of the one to follow, None for all."""
         self._wanted = wanted
-        self._watched: dict[str, tuple[LiveChannel, ExitStack]] = {}
         self._held: deque[Line | int] = deque()  # an int: so many were left out here
         self._bytes = 0
         self._planless: set[str] = set()  # channels that lost a record
         self._news = anyio.Event()
-
-    def __enter__(self) -> Self:
-        self._follow()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for name in list(self._watched):
-            self._leave(name)
+        for channel in channels:
+            if channel.plan is not None:
+                self._put({"channel": channel.id, "plan": channel.plan})
 
     async def next(self) -> Line:
         """The next line, once there is one."""
-        while True:
-            self._follow()
-            if self._held:
-                line = self._held.popleft()
-                if isinstance(line, int):
-                    return {"dropped": line}
-                found = line.get("plan") or line["envelope"]
-                self._bytes -= len(found)
-                return {**line, ("plan" if "plan" in line else "envelope"): b64encode(found).decode()}
+        while not self._held:
             self._news = anyio.Event()
-            with anyio.move_on_after(_LOOK_EVERY):
-                await self._news.wait()
+            await self._news.wait()
+        line = self._held.popleft()
+        if isinstance(line, int):
+            return {"dropped": line}
+        found = line.get("plan") or line["envelope"]
+        self._bytes -= len(found)
+        return {**line, ("plan" if "plan" in line else "envelope"): b64encode(found).decode()}
 
-    def _follow(self) -> None:
-        """Watch the channels that there are now."""
-        now = {name: each for name, each in self._running.channels.items() if self._wanted in (None, name)}
-        for name, (channel, _) in list(self._watched.items()):
-            if now.get(name) is not channel:
-                self._leave(name)
-        for name, channel in now.items():
-            if name not in self._watched:
-                stack = ExitStack()
-                stack.enter_context(channel.watch(partial(self._seen, channel)))
-                self._watched[name] = channel, stack
-                if channel.plan is not None:
-                    self._put({"channel": name, "plan": channel.plan})
-
-    def _leave(self, name: str) -> None:
-        self._watched.pop(name)[1].close()
-
-    def _seen(self, channel: LiveChannel, envelope: bytes) -> None:
+    def seen(self, channel: LiveChannel, envelope: bytes) -> None:
+        """A record is on disk."""
+        if self._wanted not in (None, channel.id):
+            return
         if len(self._held) < TAP_RECORDS and self._bytes < TAP_BYTES:
             if channel.id in self._planless and channel.plan is not None:
                 self._put({"channel": channel.id, "plan": channel.plan})
