@@ -148,6 +148,10 @@ class Channel:
         """Have on disk what was put. Raises OutboxError."""
         await self._batcher.flush()
 
+    async def drained(self) -> None:
+        """Return once the broker has all that is on disk now."""
+        await self._publisher.drained(up_to=self._outbox.next_pos - 1)
+
     async def event(self, code: EventCode, *details: str) -> None:
         """Record an event. Raises OutboxError."""
         if self._sealer.term:

@@ -48,7 +48,7 @@ class Publisher:
         self._clock = clock
         self.on_connected: Callable[[], None] = lambda: None
         self._news = anyio.Event()
-        self._idle = anyio.Event()
+        self._moved = anyio.Event()  # what is acknowledged
         self._keys = Keys()
         self._read_back_refused = False
         self.connected = False  # and delivers
@@ -59,10 +59,12 @@ class Publisher:
         """There are new records in the outbox."""
         self._news.set()
 
-    async def drained(self) -> None:
-        """Return once everything in the outbox is acknowledged."""
-        while self._store.pending.records:
-            await self._idle.wait()
+    async def drained(self, *, up_to: int | None = None) -> None:
+        """Return once everything in the outbox is acknowledged, or all up to a position."""
+        while self._store.pending.records and (up_to is None or self._store.acked < up_to):
+            if self._moved.is_set():
+                self._moved = anyio.Event()
+            await self._moved.wait()
 
     async def run(self) -> None:
         """Deliver until cancelled; every failure of the broker or the way to it ends in another try."""
@@ -239,9 +241,7 @@ class Publisher:
 
     def _acknowledged_up_to(self, position: int) -> None:
         self._store.settle(position)
-        if not self._store.pending.records:
-            self._idle.set()
-            self._idle = anyio.Event()
+        self._moved.set()
 
     async def _watch(self, flight: _Flight) -> None:
         """Go back to the oldest record whose answer is overdue; twice without any answer, and the connection is given

@@ -10,7 +10,7 @@ import hmac
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,6 +71,7 @@ class Running:
         self._asked = anyio.Event()
         self._exchanging = False  # channels and sources, by a reload
         self._watchers: list[Callable[[Channel, bytes], None]] = []
+        self._closing: dict[str, Channel] = {}  # ended, and perhaps still delivering
         self._reloads = 0
         self._refused: int | None = None  # boot time of the last event that says so
 
@@ -86,6 +87,8 @@ class Running:
         self._route()
 
     async def _open(self, configured: Configured) -> None:
+        if (before := self._closing.get(configured.id)) is not None:
+            await before.closed.wait()  # an outbox has one writer
         channel = Channel(
             configured,
             state=self.config.agent.state,
@@ -96,6 +99,14 @@ class Running:
         )
         await self._channel_tasks.start(channel.run)
         self.channels[channel.id] = channel
+
+    async def _end(self, name: str, reason: str, *, drain_within: float) -> None:
+        """Take a channel out; returns when its run is closed on disk. It may go on delivering for a while."""
+        channel = self.channels.pop(name)
+        self._router.routes.pop(name, None)
+        self._closing = {id_: each for id_, each in self._closing.items() if not each.closed.is_set()}
+        self._closing[name] = channel
+        await channel.conclude(reason, drain_within=drain_within)
 
     def _source(self, plan: AdapterPlan, config: Config) -> Source:
         return Source(plan, config, sink=self._router, clock=self._clock, states=self._states)
@@ -228,22 +239,20 @@ class Running:
                 added.append(configured.id)
             except AgentError as error:
                 for name in added:
-                    await self.channels.pop(name).conclude("", drain_within=0)
+                    await self._end(name, "", drain_within=0)
                 found = problem(new, ("channel", configured.id), str(error), error.hint or "remove the channel")
                 raise ConfigError([found]) from error
 
     async def _carry_out(self, change: Change, new: Config, sources: Sequence[Source]) -> None:
         """At every point ``channels`` and sources are those that live, should the agent be stopped meanwhile."""
+        again = {configured.id: configured for configured in change.channels_new}
+        delivered = await self._deliver(again)
         self._exchanging = True
         async with self.supervisor.paused():
             concluded = await self._let_go(change.sources_gone)
-            again = {configured.id: configured for configured in change.channels_new}
             for name in change.channels_gone:
-                channel = self.channels.pop(name)
-                self._router.routes.pop(name, None)
-                await channel.conclude("configuration", drain_within=_drain_within(channel, again.get(name)))
-                if name in again:
-                    await channel.closed.wait()
+                drains = name in delivered or name not in again
+                await self._end(name, "configuration", drain_within=DRAIN_WITHIN if drains else 0)
             if new.agent.log_level != self.config.agent.log_level:
                 journal.set_up(new.agent.log_level)
             self.config = new
@@ -257,6 +266,25 @@ class Running:
                 await self._connect(source)
             self._route()
         self._exchanging = False
+
+    async def _deliver(self, again: Mapping[str, Configured]) -> set[str]:
+        """Deliver what waits where a channel delivers elsewhere from now on: who reads there shall see the run end. All
+        is acquired meanwhile. Returns those whose broker has it, and will soon have what their end adds.
+
+        What is not delivered here, the next run delivers.
+        """
+        delivered: set[str] = set()
+
+        async def deliver(channel: Channel) -> None:
+            await channel.drained()
+            delivered.add(channel.id)
+
+        with anyio.move_on_after(DRAIN_WITHIN):
+            async with anyio.create_task_group() as tasks:
+                for name, channel in self.channels.items():
+                    if name in again and channel.delivering and _moves(channel.configured, again[name]):
+                        tasks.start_soon(deliver, channel)
+        return delivered
 
     async def _let_go(self, names: Sequence[str]) -> dict[str, int]:
         """Stop sources once all that came through them is on disk and they know; returns since when nobody listens, of
@@ -348,14 +376,6 @@ class Running:
         }
 
 
-def _drain_within(channel: Channel, again: Configured | None) -> float:
-    """How long a channel that ends by a reload goes on delivering, in s. ``again``: as what it comes back.
-
-    Nobody reads meanwhile if it comes back. What waits is then delivered by its next run, unless that delivers
-    elsewhere: who reads here shall see the run end.
-    """
-    if again is None:
-        return DRAIN_WITHIN
-    here = channel.configured
-    moved = (here.transport, here.topic, here.settings) != (again.transport, again.topic, again.settings)
-    return DRAIN_WITHIN if moved and channel.delivering else 0
+def _moves(here: Configured, there: Configured) -> bool:
+    """Whether a channel delivers elsewhere from now on."""
+    return (here.transport, here.topic, here.settings) != (there.transport, there.topic, there.settings)

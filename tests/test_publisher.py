@@ -143,6 +143,17 @@ async def test_nothing_is_sent_further_ahead_than_the_window() -> None:
     assert sorted(bench.numbers(bench.broker.messages)) == list(range(1, 201))
 
 
+async def test_drained_up_to_a_position_does_not_wait_for_what_comes_behind_it() -> None:
+    async with running(Bench(5, fate=lambda message: Fate() if message.token <= 5 else SILENT)) as bench:
+        await drained(bench)
+        bench.add(1)
+        with anyio.fail_after(0.001):
+            await bench.publisher.drained(up_to=5)
+        with anyio.move_on_after(0.001) as scope:
+            await bench.publisher.drained(up_to=6)
+        assert scope.cancelled_caught
+
+
 async def test_drained_returns_at_once_when_nothing_waits() -> None:
     bench = Bench(0)
     await drained(bench, within=0.001)

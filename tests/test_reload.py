@@ -182,6 +182,35 @@ def test_a_subject_that_changes_and_changes_back_holds_whole_runs(rig: Rig) -> N
     assert [hole["stream"] for hole in home[-1]["report"]["holes"]] == [run], "which is elsewhere, and nothing else"
 
 
+def test_a_channel_that_delivers_elsewhere_holds_up_nobody_else(rig: Rig) -> None:
+    edit(rig, more=SECOND.format(url=rig.broker.url))
+    reload(rig)
+    rig.wait_for_state()
+    rig.broker.signal(signal.SIGSTOP)
+    edit(rig, ('id = "market"', 'id = "market"\nsubject = "dx.elsewhere"'))
+    let_it_work(0.5)  # something waits, and nobody takes it
+    assert reload(rig) == ["channel market: changed, restarted"]
+    rig.broker.signal(signal.SIGCONT)
+    (lines,) = concluded(rig, "dso")
+    lost = sum(gaps(lines, "pv-1", "power").values())
+    assert lost < 10, "of 30 marks in the time that it is tried to deliver"
+
+
+def test_a_channel_that_is_put_back_while_it_still_delivers(rig: Rig) -> None:
+    edit(rig, more=SECOND.format(url=rig.broker.url))
+    reload(rig)
+    rig.wait_for_state()
+    with_market = rig.config.read_text()
+    rig.broker.signal(signal.SIGSTOP)
+    edit(rig, (SECOND.format(url=rig.broker.url), ""))
+    assert reload(rig) == ["channel market: removed"]
+    rig.config.write_text(with_market)
+    assert reload(rig) == ["channel market: new"]
+    rig.broker.signal(signal.SIGCONT)
+    _, market = concluded(rig, "dso", "market")
+    assert [run["joins"] for run in market[-1]["report"]["runs"]] == ["first", "continuous"]
+
+
 def test_a_tap_shows_how_a_run_ends_and_the_next_begins(rig: Rig, tmp_path: Path) -> None:
     tapped = tmp_path / "tapped"
     command = [*edge_agent(), "tap", "--json", "--config", str(rig.config)]
