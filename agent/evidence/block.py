@@ -19,7 +19,6 @@ from agent.evidence.shape import array, known_keys, uint, uints
 from agent.model import Frame, Plan, Quality, Value, ValueType
 
 _LIMIT = 1 << 64  # integers and their differences: -2^64 to 2^64 - 1
-_INTEGER = {ValueType.INTEGER}
 _BEYOND = "block: an integer beyond 64 bits"
 _USUAL = 1 << 63  # within this neither a value nor a difference can reach the limit
 
@@ -156,7 +155,7 @@ def _rows_of_differences(
     """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
     if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
         return None
-    if set(map(type, chain.from_iterable(columns))) != {int} or (types is not None and set(types) != _INTEGER):
+    if set(map(type, chain.from_iterable(columns))) != {int} or (types is not None and types.count(ValueType.INTEGER) != len(types)):
         return None
     rows = list(accumulate(zip(*columns, strict=True), lambda row, more: tuple(map(add, row, more))))
     for row in rows[1:]:
