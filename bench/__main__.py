@@ -19,6 +19,13 @@ FIGURES = {
     "mqtt_cpu_per_message_qos1": "bench.mqtt_cpu_per_message:qos1",
     "mqtt_cpu_per_message_qos1_v5": "bench.mqtt_cpu_per_message:qos1_v5",
     "mqtt_memory": "bench.mqtt_memory:figure",
+    "verify_per_record": "bench.evidence:verify_per_record",
+    "verify_per_record_50_points": "bench.evidence:verify_per_record_50_points",
+    "verify_file": "bench.evidence:verify_file",
+    "bytes_per_reading_50": "bench.evidence:bytes_per_reading_50",
+    "bytes_per_reading_50_points": "bench.evidence:bytes_per_reading_50_points",
+    "bytes_per_reading_1000": "bench.evidence:bytes_per_reading_1000",
+    "encode_per_reading": "bench.evidence:encode_per_reading",
 }
 LONG = ("mqtt_memory",)  # only when named
 

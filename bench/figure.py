@@ -21,6 +21,7 @@ class Figure:
     reference: float
     reference_name: str
     target: float  # the ratio is to be at most this
+    note: str = ""  # what else was seen
 
     @property
     def ratio(self) -> float:
@@ -38,7 +39,7 @@ class Figure:
         return (
             f"{self.name}: {self.value:.3f} {self.unit}, {self.reference_name}: {self.reference:.3f}, "
             f"ratio {self.ratio:.2f}, target at most {self.target:g}: {verdict}"
-        )
+        ) + (f" ({self.note})" if self.note else "")
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -49,6 +50,7 @@ class Figure:
             "ratio": self.ratio,
             "target": self.target,
             "met": self.met,
+            "note": self.note,
         }
 
 

@@ -40,6 +40,7 @@ def test_a_figure_is_met_when_its_ratio_is_within_the_target(value: float, met: 
         "ratio": value,
         "target": 3.0,
         "met": met,
+        "note": "",
     }
     assert ("MISSED" in figure.line()) is not met
 

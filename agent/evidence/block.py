@@ -155,7 +155,9 @@ def _rows_of_differences(
     """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
     if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
         return None
-    if set(map(type, chain.from_iterable(columns))) != {int} or (types is not None and types.count(ValueType.INTEGER) != len(types)):
+    if set(map(type, chain.from_iterable(columns))) != {int} or (
+        types is not None and types.count(ValueType.INTEGER) != len(types)
+    ):
         return None
     rows = list(accumulate(zip(*columns, strict=True), lambda row, more: tuple(map(add, row, more))))
     for row in rows[1:]:
