@@ -129,6 +129,8 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     distances = [0, *cycles[1:]]
     if any(map(int.__ge__, distances, distances[1:])):
         raise EvidenceError("block: cycles do not increase")
+    if cycles[0] + distances[-1] >= _LIMIT:
+        raise EvidenceError(_BEYOND)
     late = uints(block.get(3), count, "block: late")
     took = uints(block[4], count, "block: took") if 4 in block else [None] * count
     for key, kind in ((7, int), (8, bytes)):
@@ -142,7 +144,8 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     rows = _rows_of_differences(columns, count, types) if 6 not in block else None
     qualities: Sequence[tuple[tuple[int, Quality], ...]] = [()] * count
     if rows is None:
-        rows, qualities = _rows(columns, count, types, block.get(6), unknown)
+        quality = _quality(block[6], count, len(columns), unknown) if 6 in block else {}
+        rows, qualities = _rows(columns, count, types, quality)
     first = cycles[0]
     return [
         Frame(group, first + distances[i], late[i], took[i], row, qualities[i], times[i]) for i, row in enumerate(rows)
@@ -167,10 +170,9 @@ def _rows_of_differences(
 
 
 def _rows(
-    columns: list[Any], count: int, types: Sequence[ValueType] | None, coded: Any, unknown: list[str]
+    columns: list[Any], count: int, types: Sequence[ValueType] | None, quality: dict[int, dict[int, int]]
 ) -> tuple[Sequence[tuple[Value, ...]], list[tuple[tuple[int, Quality], ...]]]:
     """The frames' values and quality codes."""
-    quality = _quality(coded, count, len(columns), unknown)
     decoded = []
     for point, column in enumerate(columns):
         decoded.append(_column(array(column, "block: values", count), types[point] if types else None))
@@ -200,8 +202,6 @@ def _types(group: int, columns: int, plan: Plan | None, *, periodic: bool) -> li
 
 def _quality(item: Any, frames: int, points: int, unknown: list[str]) -> dict[int, dict[int, int]]:
     """Quality codes by point, then frame."""
-    if item is None:
-        return {}
     found: dict[int, dict[int, int]] = {}
     before = (-1, -1)
     for entry in array(item, "block: quality"):

@@ -19,12 +19,14 @@ import coincurve
 from agent.errors import EvidenceError
 from agent.evidence import cbor
 from agent.evidence.keccak import address_of
+from agent.evidence.shape import known_keys
 from agent.model import Link as Link
 from agent.ports import Signer
 
 ES256K = -47
 CONTENT_TYPE = "application/vnd.edge-agent.evidence+cbor"
 MAX_ENVELOPE = 256 * 1024
+_HEADER_KEYS = frozenset({1, 3, 4})
 _MAX_HEADER = 1024  # bytes of the protected header
 _MAX_ITEMS = 64  # in the unprotected map, which is ignored
 _START = b"\xd2\x84"  # tag 18, array of 4
@@ -45,6 +47,7 @@ class Envelope:
     address: bytes  # the 20 bytes of kid's address
     payload: bytes  # the record
     signature: bytes  # r || s
+    unknown: tuple[str, ...] = ()  # what a newer version put into the header: keys from 16
 
 
 def message_id(link: Link) -> str:
@@ -100,15 +103,17 @@ def _unpack_at(data: bytes | mmap, start: int) -> tuple[Envelope, int]:
     signature, at = _byte_string(data, at, end)
     if len(signature) != 64:
         raise EvidenceError(f"signature of {len(signature)} bytes, expected 64")
-    kid, did, address = _signer(protected)
-    return Envelope(protected, kid, did, address, payload, signature), at
+    kid, did, address, unknown = _signer(protected)
+    return Envelope(protected, kid, did, address, payload, signature, unknown), at
 
 
 def _byte_string(data: bytes | mmap, at: int, end: int) -> tuple[bytes, int]:
     """The byte string that begins at ``at`` and ends at ``end`` at the latest, and where it does."""
+    start = at
     major, length, at = _head(data, at, end)
     if major != _BYTES:
         raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+    _refuse_longer(length, at - start)
     if at + length > end:
         raise EvidenceError(_CUT_SHORT)
     return data[at : at + length], at + length
@@ -129,6 +134,12 @@ def _head(data: bytes | mmap, at: int, end: int) -> tuple[int, int, int]:
     return major, int.from_bytes(data[at:behind], "big"), behind
 
 
+def _refuse_longer(argument: int, size: int) -> None:
+    """Refuse a head of ``size`` bytes if a shorter one would hold its argument."""
+    if size > 1 and argument < (24 if size == 2 else 1 << 4 * (size - 1)):
+        raise EvidenceError("envelope: not deterministic CBOR: a shorter head would do")
+
+
 def _behind_map(data: bytes | mmap, at: int, end: int) -> int:
     """Where a map ends that holds anything within reason: items of definite length, which are not looked into."""
     if at < end and data[at] >> 5 != _MAP:
@@ -141,7 +152,10 @@ def _behind_map(data: bytes | mmap, at: int, end: int) -> int:
             continue
         open_items[-1] -= 1
         items += 1
+        start = at
         major, argument, at = _head(data, at, end)
+        if items == 1:  # the map's own; what is in it may have any form
+            _refuse_longer(argument, at - start)
         if items > _MAX_ITEMS or (major in (_ARRAY, _MAP) and len(open_items) >= cbor.MAX_DEPTH):
             raise EvidenceError("envelope: unprotected map too large or nested too deeply")
         if major in (_BYTES, _TEXT):
@@ -154,19 +168,22 @@ def _behind_map(data: bytes | mmap, at: int, end: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _signer(protected: bytes) -> tuple[str, str, bytes]:
-    """What a protected header says: kid, its DID, and that one's address."""
-    kid = _kid(protected)
+def _signer(protected: bytes) -> tuple[str, str, bytes, tuple[str, ...]]:
+    """What a protected header says: kid, its DID, that one's address, and which keys are not known here."""
+    kid, unknown = _kid(protected)
     match = _KID.fullmatch(kid)
     if match is None:
         raise EvidenceError("kid is not <did:ethr DID>#controller")
-    return kid, match[1], bytes.fromhex(match[2])
+    return kid, match[1], bytes.fromhex(match[2]), unknown
 
 
-def _kid(protected: bytes) -> str:
+def _kid(protected: bytes) -> tuple[str, tuple[str, ...]]:
+    """A header's kid, and which keys of it are not known here."""
     header = cbor.decode(protected)
-    if type(header) is not dict or set(header) != {1, 3, 4}:
-        raise EvidenceError("protected header: expected exactly alg, content type and kid")
+    if type(header) is not dict or not header.keys() >= _HEADER_KEYS:
+        raise EvidenceError("protected header: expected alg, content type and kid")
+    unknown: list[str] = []
+    known_keys(header, _HEADER_KEYS, "header", unknown)
     if type(header[1]) is not int or header[1] != ES256K:
         raise EvidenceError("alg is not ES256K (-47)")
     if header[3] != CONTENT_TYPE:
@@ -174,7 +191,7 @@ def _kid(protected: bytes) -> str:
     if type(header[4]) is not bytes:
         raise EvidenceError("kid is not bytes")
     try:
-        return header[4].decode()
+        return header[4].decode(), tuple(unknown)
     except UnicodeDecodeError:
         raise EvidenceError("kid is not UTF-8") from None
 

@@ -160,7 +160,7 @@ def decode_record(head: Head, plan: Plan | None) -> Record:
     if head.version != VERSION:
         raise EvidenceError(f"version {head.version} of the format is not known here")
     known_keys(fields, _RECORD_KEYS, "record", unknown)
-    sealed, kind = _sealed(fields.get(5)), uint(fields.get(6), "kind")
+    sealed, kind = _sealed(fields.get(5)), positive(fields.get(6), "kind")
     if (7 in fields) == (8 in fields):
         raise EvidenceError("a record has exactly one of body and packed")
     body = fields[7] if 7 in fields else cbor.decode(_unpack(fields[8]))
@@ -207,8 +207,8 @@ def _plan(body: Any, unknown: list[str]) -> Plan:
     channel, topic = array(body.get(6), "channel", 2)
     pairs = [array(label, "label", 2) for label in array(labels, "labels")]
     names = [text(name, "label").encode() for name, _ in pairs]
-    if names != sorted(names):
-        raise EvidenceError("labels are not sorted")
+    if names != sorted(set(names)):
+        raise EvidenceError("labels are not sorted, or one stands there twice")
     devices = tuple(_device(device) for device in array(body.get(8), "devices"))
     groups = tuple(_group(group, len(devices), unknown) for group in array(body.get(9), "groups"))
     named = [(devices[g.device].id, g.name) for g in groups]

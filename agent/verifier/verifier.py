@@ -71,6 +71,8 @@ class Verifier:
             self._keys.check(opened)
         except EvidenceError as error:
             return [self._failed(Level.SIGNATURE, str(error))]
+        if opened.unknown:
+            self.report.tell_news(opened.unknown)
         try:
             head = decode_head(opened.payload)
         except EvidenceError as error:
