@@ -1,5 +1,5 @@
-"""What evidence costs: bytes and CPU per reading to make it, and CPU per record to verify it beside the bare check of its
-signature.
+"""What evidence costs: bytes and CPU per reading to make it, and CPU per record to verify it, beside the bare check of
+its signature.
 
 Readings are integers from 0 to 5,000, scattered at first, that move by up to 3 from one cycle to the next: the data for
 which the targets were set. Signing is real, packing as the agent does it; all in this process, one thread.
