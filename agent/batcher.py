@@ -19,7 +19,20 @@ from anyio import to_thread
 
 from agent.errors import RecordTooLargeError
 from agent.evidence.record import Body
-from agent.model import Data, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Point, Value, ValueType, Withdrawn
+from agent.model import (
+    ClockQuality,
+    Data,
+    DeviceInfo,
+    Event,
+    EventCode,
+    Frame,
+    Gap,
+    GroupPlan,
+    Point,
+    Value,
+    ValueType,
+    Withdrawn,
+)
 from agent.ports import Clock, Store
 from agent.sealer import Sealer
 
@@ -27,6 +40,7 @@ S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
 PLAN_EVERY = 3600 * S
 PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
+LOOK_EVERY = S  # at the wall clock's quality, while a batch is open
 _NEVER = 1 << 62
 FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
@@ -53,11 +67,15 @@ class Receipt:
 
 @dataclass(slots=True)
 class Batch:
-    """What is not sealed yet. ``opened``: boot time of its first value, or of its first gap if it has no value."""
+    """What is not sealed yet. ``opened``: boot time of its first value, or of its first gap if it has no value.
+    ``clock``: how good the wall clock was at worst since its first value or gap; ``looked``: when it was last asked.
+    """
 
     frames: dict[int, list[Frame]] = field(default_factory=dict)
     gaps: dict[int, list[Gap]] = field(default_factory=dict)
     opened: int | None = None
+    clock: ClockQuality | None = None
+    looked: int = 0
     bound: int = 0  # bytes
     receipt: Receipt = field(default_factory=Receipt)
 
@@ -135,20 +153,28 @@ class Batcher:
         batch = self._batch
         if isinstance(item, Frame):
             if not batch.frames:  # the window of a value is shorter than that of gaps alone
-                batch.opened = self._clock.boot()
-                self._sleep.cancel()
+                self._open(batch)
             batch.frames.setdefault(item.group, []).append(item)
             batch.bound += self._frame_bounds[item.group]
             for point in self._texts[item.group]:
                 batch.bound += 4 * len(item.values[point] or "")  # type: ignore[arg-type]  # text, bytes or None
         else:
             if batch.opened is None:
-                batch.opened = self._clock.boot()
-                self._sleep.cancel()
+                self._open(batch)
             batch.add_gap(item)
         if batch.bound >= FULL:
             self._sleep.cancel()
         return batch.receipt
+
+    def _open(self, batch: Batch) -> None:
+        batch.opened = self._clock.boot()
+        self._look(batch, batch.opened)
+        self._sleep.cancel()
+
+    def _look(self, batch: Batch, now: int) -> None:
+        """Note how good the wall clock is."""
+        quality = self._clock.quality()
+        batch.clock, batch.looked = quality if batch.clock is None else quality.worst(batch.clock), now
 
     async def begin_term(
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
@@ -196,10 +222,14 @@ class Batcher:
     async def run(self) -> None:
         """Commit each batch when its window ends or it is full. Raises OutboxError, SignerError."""
         while True:
-            deadline = self._deadline()
-            if deadline <= self._clock.boot():
+            batch, deadline, now = self._batch, self._deadline(), self._clock.boot()
+            if deadline <= now:
                 await self.flush()
                 continue
+            if batch.opened is not None:
+                if batch.looked + LOOK_EVERY <= now:
+                    self._look(batch, now)
+                deadline = min(deadline, batch.looked + LOOK_EVERY)
             with anyio.CancelScope() as self._sleep:
                 await self._clock.sleep_until(deadline)
 
@@ -212,7 +242,8 @@ class Batcher:
             self._room = anyio.Event()
             data = batch.data(self._sealer.term) if batch.opened is not None else None
             if data is not None or event is not None or self._plan_due() <= self._clock.boot():
-                await self._commit([self._sealer.event_body(event)] if event else [], data, plan=False)
+                bodies = [self._sealer.event_body(event)] if event else []
+                await self._commit(bodies, data, plan=False, clock=batch.clock)
                 batch.receipt.settle()
 
     async def mark(self) -> None:
@@ -232,9 +263,13 @@ class Batcher:
     def _plan_due(self) -> int:
         return _NEVER if self._planned is None else self._planned + PLAN_EVERY
 
-    async def _commit(self, bodies: list[Body], data: Data | None, *, plan: bool) -> None:
-        """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins."""
-        at = self._sealer.now()
+    async def _commit(
+        self, bodies: list[Body], data: Data | None, *, plan: bool, clock: ClockQuality | None = None
+    ) -> None:
+        """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins.
+        ``clock``: how good the wall clock was at worst since the batch was opened.
+        """
+        at = self._sealer.now(clock)
         if data is not None:
             bodies.insert(0, self._sealer.data_body(data, at=at))
         now = at.boot

@@ -102,7 +102,6 @@ class Listener:
         self._sink = sink
         self._clock = clock
         self._states = states
-        self.concluded = 0  # boot time from which on nothing that came was put
         self.deaf_since(clock.boot())
         self._inbox: deque[_Message] = deque()  # fetched, not all put
         self._unsettled: deque[_Message] = deque()  # put, not acknowledged
@@ -114,6 +113,7 @@ class Listener:
 
     def deaf_since(self, boot: int) -> None:
         """Nobody has listened since then; before ``run``."""
+        self.concluded = boot  # from then on nothing that came was put
         silent_after = {device.info.id: device.silent_after for device, _ in self.groups}
         self._silences = Silences(silent_after, now=boot)
 

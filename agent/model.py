@@ -82,6 +82,22 @@ class ClockState(enum.IntEnum):
     SYNCHRONISED = 2
 
 
+@dataclass(frozen=True, slots=True)
+class ClockQuality:
+    """How good the wall clock is. ``error_us``: by how much it is off at most; None: nobody vouches for that."""
+
+    state: ClockState = ClockState.UNKNOWN
+    error_us: int | None = None
+
+    def worst(self, other: ClockQuality) -> ClockQuality:
+        """What can be said of both: the worse state and the larger error."""
+        errors = (self.error_us, other.error_us)
+        return ClockQuality(
+            min(self.state, other.state),
+            None if None in errors else max(error for error in errors if error is not None),
+        )
+
+
 # ---- what is measured -------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent.model import DeviceInfo, Link, Point, Sample, Withdrawn
+from agent.model import ClockQuality, DeviceInfo, Link, Point, Sample, Withdrawn
 
 
 class Clock(Protocol):
@@ -23,6 +23,11 @@ class Clock(Protocol):
 
     def boot(self) -> int:
         """Ns of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
+
+    def quality(self) -> ClockQuality:
+        """How good the wall clock is now. To be asked for each batch, not for each reading: it may cost a system call.
+        Never raises.
+        """
 
     async def sleep_until(self, boot: int) -> None:
         """Return once the boot time is not before ``boot``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.errors import Problem
 from agent.ports import DeviceSelection
-from agent.units import size_text
+from agent.units import duration_text, size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ def changes(old: Config, new: Config) -> Change:
     ]
     if old.site != new.site:
         lines.append("site: changed")
+    if old.clock != new.clock:
+        lines.append(f"clock: waited for {duration_text(new.clock.wait)} at start")
     if old.agent.log_level != new.agent.log_level:
         lines.append(f"log level: {new.agent.log_level}")
     return Change(

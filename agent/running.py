@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from agent import __version__, journal
 from agent.channel import Channel
 from agent.clock import boot_id
+from agent.clock_wait import ClockWait
 from agent.config import load
 from agent.config.effective import AdapterPlan, Config
 from agent.config.effective import Channel as Configured
@@ -66,7 +67,10 @@ class Running:
         self._boot_id = boot_id()
         self._states = States(clock)
         self._router = Router({})
-        self.supervisor = Supervisor([], sink=self._router, clock=clock, states=self._states)
+        self.clock_wait = ClockWait(clock, at_most=config.clock.wait)
+        self.supervisor = Supervisor(
+            [], sink=self._router, clock=clock, states=self._states, clock_wait=self.clock_wait
+        )
         self._requests: deque[_Request] = deque()
         self._asked = anyio.Event()
         self._exchanging = False  # channels and sources, by a reload
@@ -256,6 +260,7 @@ class Running:
             if new.agent.log_level != self.config.agent.log_level:
                 journal.set_up(new.agent.log_level)
             self.config = new
+            self.clock_wait.at_most = new.clock.wait
             for configured in new.channels:
                 if configured.id not in self.channels:
                     await self._open(configured)
@@ -321,7 +326,8 @@ class Running:
     def summary(self) -> str:
         """For people, on one line."""
         channels = "; ".join(channel.summary() for channel in self.channels.values())
-        return f"{channels}, {self._states.failing()} devices failing"
+        waiting = ", no reading yet: waiting for a synchronised clock" if self.clock_wait.waiting else ""
+        return f"{channels}, {self._states.failing()} devices failing{waiting}"
 
     def waiting(self) -> int:
         """Records that are not acknowledged."""
@@ -339,6 +345,7 @@ class Running:
             "started_wall": wall,
             "uptime_s": (now - boot) / S,
             "boot": self._boot_id.hex(),
+            "clock": self.clock_wait.status(),
             "config": str(self.config.path),
             "channels": [channel.status() for channel in self.channels.values()],
             "devices": [

@@ -17,7 +17,7 @@ from agent.evidence.envelope import protected_header, seal
 from agent.evidence.history import History
 from agent.evidence.record import ZEROS, Body, encode_data, encode_event, encode_plan, encode_record, pack
 from agent.evidence.withdrawn import merged
-from agent.model import Cause, Data, DeviceInfo, Event, GroupPlan, Kind, Link, Plan, Sealed, Withdrawn
+from agent.model import Cause, ClockQuality, Data, DeviceInfo, Event, GroupPlan, Kind, Link, Plan, Sealed, Withdrawn
 from agent.ports import Clock, Signer
 
 _RECORD_FIELDS = 160  # bytes of a record's other fields and of the envelope's framing, at most
@@ -112,9 +112,14 @@ class Sealer:
         assert self.coverage is not None, "a stream begins with a term"
         return pack(Kind.PLAN, encode_plan(replace(self.coverage.restated(), withdrawn=self._withdrawn)))
 
-    def now(self) -> Sealed:
-        """The clocks as a record that is sealed now states them."""
-        return Sealed(self._clock.wall(), self._clock.boot())
+    def now(self, since: ClockQuality | None = None) -> Sealed:
+        """The clocks as a record that is sealed now states them. ``since``: how good the wall clock was at worst while
+        what goes into it was collected.
+        """
+        quality = self._clock.quality()
+        if since is not None:
+            quality = quality.worst(since)
+        return Sealed(self._clock.wall(), self._clock.boot(), quality.state, quality.error_us)
 
     def data_body(self, data: Data, *, at: Sealed) -> Body:
         """Frames and gaps of the term in force, encoded; ``cover`` accounts for them once they are to be sealed."""

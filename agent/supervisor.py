@@ -16,6 +16,7 @@ from typing import Protocol
 
 import anyio
 
+from agent.clock_wait import ClockWait
 from agent.errors import AcquisitionError
 from agent.evidence.timetable import anchor, clock_stepped, due_before, following, latest_due
 from agent.listener import Listener
@@ -62,12 +63,16 @@ class Supervisor:
         sink: Sink,
         clock: Clock,
         states: States,
+        clock_wait: ClockWait | None = None,
     ) -> None:
+        """``clock_wait``: what the first reading waits for."""
         self.groups = groups
         self.listeners = listeners
         self._sink = sink
         self._clock = clock
         self.states = states
+        self._clock_wait = clock_wait
+        self._idle = False  # nothing is acquired yet, and no term is about to begin
         self._term: Term | None = None
         self._identities: dict[str, Identity] = {}  # as last said; a device that was not asked yet has said nothing
         self._resume = anyio.Event()
@@ -76,15 +81,18 @@ class Supervisor:
         self._begun = anyio.Event()
 
     async def run(self) -> None:
-        """Prepare the devices, then acquire until cancelled."""
+        """Wait for the clock, prepare the devices, then acquire until cancelled."""
         self._know()
+        if self._clock_wait is not None:
+            self._idle = True
+            self._quiet.set()  # who pauses meanwhile does not wait for the clock
+            await self._clock_wait.over()
+            await self._resumed()
+            self._idle = False
         await self._prepare()
         while True:
             self._quiet.set()
-            while not self._resume.is_set():  # asked again behind each wait: somebody may have paused anew
-                await self._resume.wait()
-            self._quiet = anyio.Event()
-            self._know()
+            await self._resumed()
             term = await self._begin(self._term)
             self._begun.set()
             if not self._resume.is_set():  # paused meanwhile
@@ -95,10 +103,17 @@ class Supervisor:
                 for listener in term.listeners:
                     tasks.start_soon(listener.pump, term)
 
+    async def _resumed(self) -> None:
+        """Return once nobody pauses, with what is to be acquired then."""
+        while not self._resume.is_set():  # asked again behind each wait: somebody may have paused anew
+            await self._resume.wait()
+        self._quiet = anyio.Event()
+        self._know()
+
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """The term in force ends, and the next one begins behind this block with what ``groups`` and ``listeners`` are
-        then.
+        then. Before the first term it waits for none: that begins when the clock allows it.
         """
         self._resume = anyio.Event()
         try:
@@ -109,7 +124,8 @@ class Supervisor:
         finally:
             self._begun = anyio.Event()
             self._resume.set()
-        await self._begun.wait()
+        if not self._idle:
+            await self._begun.wait()
 
     async def conclude(self, listeners: Sequence[Listener] | None = None) -> None:
         """Have listeners, all if none are named, state what lasts; nothing may be acquired any more."""

@@ -50,7 +50,7 @@ def configure(folder: Path, site: Site, broker: NatsServer) -> Path:
     )
     config = folder / "agent.toml"
     config.write_text(
-        'version = 1\n[site]\nid = "bench"\n[identity]\nkey = "file:key"\n'
+        'version = 1\n[site]\nid = "bench"\n[clock]\nwait = "0s"\n[identity]\nkey = "file:key"\n'
         f'[connection.site]\nurl = "modbus+tcp://127.0.0.1:{site.port}"\n{devices}'
         f'[[channel]]\nid = "bench"\ntransport = "nats"\nservers = ["{broker.url}"]\nsend = ["*"]\n'
         '[agent]\nstate = "state"\nlog_level = "warning"\n'

@@ -93,7 +93,7 @@ class MqttRig:
     def _toml(self) -> str:
         points = ", ".join(f'{{ name = "{name}", at = {rest} }}' for name, rest in POINTS.items())
         return (
-            'version = 1\n[site]\nid = "bench"\n[identity]\nkey = "file:key"\n'
+            'version = 1\n[site]\nid = "bench"\n[clock]\nwait = "0s"\n[identity]\nkey = "file:key"\n'
             f'[connection.bms]\nurl = "{self.mosquitto.url}?version={self.version}"\n'
             f'[[device]]\nid = "battery"\nconnection = "bms"\ntopic = "{AGENT}"\nqos = {self.qos}\n'
             f"[device.groups.state]\npoints = [{points}]\n"

@@ -86,6 +86,9 @@ servers = ["{url}"]
 send = ["pv-1/*", "grid-meter/*", "battery/*"]
 outbox = {{ size = "16MiB" }}
 
+[clock]
+wait = "0s"
+
 [agent]
 state = "state"
 socket = "{socket}"

@@ -28,6 +28,7 @@ _CONFIG = """\
 version = 1
 site = {{ id = "{site}" }}
 identity = {{ key = "file:key", did = "{did}" }}
+clock = {{ wait = "{clock_wait}" }}
 agent = {{ state = "state", socket = "agent.sock" }}
 
 [connection.plant]
@@ -105,6 +106,7 @@ class Rig:
         battery: Mapping[str, Any] | None = None,
         bms: str = "",
         channels: Mapping[str, Sequence[str]] | None = None,
+        clock_wait: str = "0s",
     ) -> None:
         self.folder = folder
         self.site = site or Site(folder)
@@ -135,6 +137,7 @@ class Rig:
             _CONFIG.format(
                 site=self.SITE,
                 did=self.did,
+                clock_wait=clock_wait,
                 port=self.site.port,
                 devices=devices,
             )

@@ -148,7 +148,7 @@ class FakeDevice:
 
     async def acquire(self, group: str) -> Sample:
         """A sample of the points as they were when it began; its first value counts the acquisitions."""
-        started, points = self.clock.now, self._points
+        started, points = self.clock.boot(), self._points
         self.acquired.append((started, group))
         step = self.script(group)
         if step.took:
@@ -160,8 +160,8 @@ class FakeDevice:
         values: tuple[Value, ...] = (len(self.acquired), 2304, 21.5)
         if step.new_points is not None:
             self.change(step.new_points)
-            return Sample(started, self.clock.now, (None, *values[1:]), ((0, Quality.NO_VALUE),))
-        return Sample(started, self.clock.now, values)
+            return Sample(started, self.clock.boot(), (None, *values[1:]), ((0, Quality.NO_VALUE),))
+        return Sample(started, self.clock.boot(), values)
 
 
 # ---- outbox -----------------------------------------------------------------------------------------------------

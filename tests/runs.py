@@ -11,7 +11,19 @@ import anyio
 
 from agent.evidence.envelope import Link
 from agent.evidence.history import History, replay
-from agent.model import Data, DeviceInfo, Event, Frame, Gap, GroupPlan, Point, Schedule, ValueType, Withdrawn
+from agent.model import (
+    ClockQuality,
+    Data,
+    DeviceInfo,
+    Event,
+    Frame,
+    Gap,
+    GroupPlan,
+    Point,
+    Schedule,
+    ValueType,
+    Withdrawn,
+)
 from agent.sealer import Facts, Sealer
 from agent.signer import KeySigner
 
@@ -41,23 +53,35 @@ POINTS = (
 
 
 class FakeClock:
-    """Clocks that move only when told; ``offset`` is wall minus boot."""
+    """Clocks that move only when told; ``offset`` is wall minus boot, ``good`` how good the wall clock is.
+    ``now`` counts on through a reboot.
+    """
 
     def __init__(self, boot: int = 1000 * S, offset: int = START) -> None:
         self.now = boot
         self.offset = offset
+        self.good = ClockQuality()
+        self.booted = 0
 
     def wall(self) -> int:
         """Ns since 1970."""
-        return self.now + self.offset
+        return self.boot() + self.offset
 
     def boot(self) -> int:
         """Ns since boot."""
-        return self.now
+        return self.now - self.booted
+
+    def reboot(self) -> None:
+        """The machine has just booted; the wall clock stays as it is."""
+        self.offset, self.booted = self.wall(), self.now
+
+    def quality(self) -> ClockQuality:
+        """As it was told; at first nothing is known."""
+        return self.good
 
     async def sleep_until(self, boot: int) -> None:
         """Sleep on the event loop, which moves ``now`` if it is a ``tests.fakes.VirtualLoop``."""
-        while (left := boot - self.now) > 0:  # noqa: ASYNC110 - nobody sets an event for a clock
+        while (left := boot - self.boot()) > 0:  # noqa: ASYNC110 - nobody sets an event for a clock
             await anyio.sleep(left / 1e9)
 
 

@@ -21,7 +21,21 @@ from agent.errors import OutboxError
 from agent.evidence.envelope import unpack
 from agent.evidence.history import History
 from agent.evidence.record import decode_head, decode_record
-from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Point, Record, ValueType, Withdrawn
+from agent.model import (
+    Cause,
+    ClockQuality,
+    ClockState,
+    Data,
+    Event,
+    EventCode,
+    Frame,
+    Gap,
+    Plan,
+    Point,
+    Record,
+    ValueType,
+    Withdrawn,
+)
 from agent.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
@@ -473,3 +487,90 @@ async def test_frames_count_by_their_greatest_size() -> None:
     await bench.batcher.flush()
     assert max(len(held.envelope) for held in bench.store.written) <= 256 * 1024
     assert bench.verified().report.frames == 600
+
+
+# ---- how good the wall clock was ----------------------------------------------------------------------------------
+
+UNKNOWN, UNSYNCHRONISED = ClockQuality(), ClockQuality(ClockState.NOT_SYNCHRONISED)
+
+
+def good(error_us: int) -> ClockQuality:
+    return ClockQuality(ClockState.SYNCHRONISED, error_us)
+
+
+def stated(store: FakeStore, kind: type) -> list[tuple[int, int | None]]:
+    """State and error of the clock in the records of a kind."""
+    return [(each.sealed.clock, each.sealed.error_us) for each in bodies(store) if isinstance(each.body, kind)]
+
+
+@pytest.mark.parametrize(
+    ("before", "at_first", "at_sealing", "expected"),
+    [
+        (UNKNOWN, good(5), good(5), (2, 5)),  # what was before its first value does not count
+        (good(5), good(7), good(5), (2, 7)),
+        (good(5), good(5), good(7), (2, 7)),
+        (good(5), UNSYNCHRONISED, good(5), (1, None)),
+        (good(5), good(5), UNSYNCHRONISED, (1, None)),
+        (good(5), UNKNOWN, UNSYNCHRONISED, (0, None)),
+    ],
+)
+async def test_a_record_says_the_worst_clock_since_its_batch_opened(
+    before: ClockQuality, at_first: ClockQuality, at_sealing: ClockQuality, expected: tuple[int, int | None]
+) -> None:
+    bench = Bench()
+    bench.clock.good = before
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 5 * S)
+        bench.clock.good = at_first
+        await bench.put()
+        bench.clock.good = at_sealing
+        await bench.put()
+        await bench.batcher.event(EventCode.STOP, "SIGTERM")
+    assert stated(bench.store, Plan) == [(before.state, before.error_us)]
+    assert stated(bench.store, Data) == [expected]
+    bench.verified()
+
+
+async def test_the_next_record_says_how_the_clock_is_then() -> None:
+    bench = Bench()
+    bench.clock.good = UNSYNCHRONISED
+    async with running(bench):
+        await (await bench.put()).durable()
+        bench.clock.good = good(900)
+        await (await bench.put()).durable()
+        await bench.batcher.event(EventCode.STOP, "SIGTERM")
+    assert stated(bench.store, Data) == [(1, None), (2, 900)]
+    assert stated(bench.store, Event) == [(2, 900)]
+
+
+async def test_a_batch_that_is_open_for_long_misses_no_second_of_a_bad_clock() -> None:
+    bench = Bench()
+    bench.clock.good = good(5)
+    async with running(bench):
+        receipt = await bench.gap()  # without a value it may wait for 10 s
+        await bench.clock.sleep_until(bench.clock.now + 4 * S)
+        bench.clock.good = UNSYNCHRONISED
+        await bench.clock.sleep_until(bench.clock.now + S)
+        bench.clock.good = good(5)
+        began = bench.clock.now
+        await receipt.durable()
+        assert bench.clock.now - began == 5 * S
+    assert stated(bench.store, Data) == [(1, None)]
+
+
+async def test_the_kernel_is_asked_for_each_batch_and_not_for_each_value() -> None:
+    bench = Bench()
+    asked = 0
+
+    def quality() -> ClockQuality:
+        nonlocal asked
+        asked += 1
+        return good(5)
+
+    bench.clock.quality = quality  # type: ignore[method-assign]
+    async with running(bench):
+        asked = 0
+        for _ in range(100):
+            await bench.put()
+            await bench.clock.sleep_until(bench.clock.now + 100 * MS)
+        assert asked <= 2 * kinds(bench.store).count("d") + 1

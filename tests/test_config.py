@@ -251,7 +251,16 @@ WRONG = [
     # keys that nothing understands, or not yet
     ("[agent]", "[agents]", ["29: agents: unknown key; did you mean 'agent'?"]),
     ("version = 1", "version = 1\nfoo = 1", ["2: foo: unknown key; remove it"]),
-    ("[agent]", '[clock]\nwait = "60s"\n[agent]', [f"29: clock: {LATER}; remove it"]),
+    ("[agent]", "[agent]\nhttp = 1", [f"30: agent.http: {LATER}; remove it"]),
+    ("[agent]", "[clocks]\n[agent]", ["29: clocks: unknown key; did you mean 'clock'?"]),
+    ("[agent]", "[clock]\nwai = 1\n[agent]", ["30: clock.wai: unknown key; did you mean 'wait'?"]),
+    ("[agent]", "[clock]\nwait = 60\n[agent]", [f"30: clock.wait: expected a duration in quotes; {DURATION}"]),
+    (
+        "[agent]",
+        '[clock]\nwait = "2d"\n[agent]',
+        ["30: clock.wait: 2d is out of range; choose 0s to 1d"],
+    ),
+    ("[site]", 'clock = "60s"\n[site]', ["2: clock: expected a table; write it as [clock]"]),
     ("log_level", "loglevel", ["30: agent.loglevel: unknown key; did you mean 'log_level'?"]),
     ("log_level", "http", [f"30: agent.http: {LATER}; remove it"]),
     ("log_level", "token", [f"30: agent.token: {LATER}; remove it"]),
@@ -754,7 +763,7 @@ def test_defaults_in_the_manual_are_the_defaults(tmp_path: Path) -> None:
     text = (ROOT / "config" / "agent.toml").read_text()
     defaults = (
         "seal_within|size|when_full|subject|state|socket|log_level|sunspec|idle_close|max_gap|addresses|identification|"
-        "timeout|keepalive|session|session_expiry|qos"
+        "timeout|keepalive|session|session_expiry|qos|wait"
     )
     without = re.sub(rf"^({defaults}) .*\n", "", text, flags=re.MULTILINE)
     assert len(without.splitlines()) < len(text.splitlines()) - len(defaults.split("|"))

@@ -181,7 +181,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
             "conf.d/x.toml:1: site: stands in the main file only, not in an included one; move it to",
         ),
         ("\n[agent]", "conf.d/x.toml:2: agent: stands in the main file only, not in an included one; move it to"),
-        ("[clock]", "conf.d/x.toml:1: clock: not supported yet by this version; remove it"),
+        ("[clock]", "conf.d/x.toml:1: clock: stands in the main file only, not in an included one; move it to"),
         ("[[devise]]", "conf.d/x.toml:1: devise: unknown key; did you mean 'device'?"),
         ("device = 1", "conf.d/x.toml:1: device: expected tables; write it as [[device]]"),
         ("device = []", "conf.d/x.toml:1: device: expected tables; write it as [[device]]"),

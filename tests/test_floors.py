@@ -100,6 +100,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.nats_consumer": (EDGE, "nats"),
     # policy
     "agent.batcher": (POLICY, ""),
+    "agent.clock_wait": (POLICY, ""),
     "agent.listener": (POLICY, ""),
     "agent.publisher": (POLICY, ""),
     "agent.reload": (POLICY, ""),

@@ -24,7 +24,7 @@ from agent.evidence.record import Body, decode_head, link_of
 from agent.evidence.timetable import anchor
 from agent.foresight.forecast import DAY, Forecaster, PlannedGroup
 from agent.foresight.walk import Walk
-from agent.model import DeviceInfo, Frame, GroupPlan, Kind, Link, Point, ValueType
+from agent.model import ClockQuality, DeviceInfo, Frame, GroupPlan, Kind, Link, Point, ValueType
 from agent.outbox import Outbox as Ring
 from agent.outbox.outbox import SEGMENT_SIZE
 from agent.sealer import Sealer
@@ -138,6 +138,9 @@ class StoppedClock:
 
     def boot(self) -> int:
         return 10**15
+
+    def quality(self) -> ClockQuality:
+        return ClockQuality()
 
     async def sleep_until(self, boot: int) -> None:
         raise AssertionError("nobody sleeps")

@@ -22,7 +22,7 @@ from adapters.modbus.client import Connection
 from adapters.modbus.device import Device
 from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
-from agent.model import Cause, Quality, Sample, ValueType
+from agent.model import Cause, ClockQuality, Quality, Sample, ValueType
 from agent.ports import DeviceSelection, PolledAdapter
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +43,9 @@ class FakeClock:
 
     def boot(self) -> int:
         return self.now
+
+    def quality(self) -> ClockQuality:
+        return ClockQuality()
 
     async def sleep_until(self, boot: int) -> None:
         self.slept.append(boot - self.now)

@@ -366,6 +366,7 @@ send = ["*"]
         ('send = ["*"]', 'send = ["one/*"]', ["channel dso: sends other points", "connection b: removed"]),
         ("127.0.0.1:2", "127.0.0.1:9", ["connection b: changed, restarted"]),
         ("4222", "4223", ["channel dso: changed, restarted"]),
+        ("version = 1", 'version = 1\nclock = { wait = "5s" }', ["clock: waited for 5s at start"]),
         ('id = "dso"', 'id = "tso"', ["channel dso: removed", "channel tso: new"]),
         (
             '"park"',

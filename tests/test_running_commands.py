@@ -290,12 +290,37 @@ def test_status_for_programs_and_for_people(shell: Shell, ring: Ring) -> None:
         {"channels": [{}, 1], "devices": [{}, {"groups": [{}]}], "connections": [{}]},
         {"uptime_s": "x", "channels": [{"pending_bytes": "x", "oldest_s": -1}]},
         {"site": "a\x1b[31m\nb"},
+        {"clock": 3},
+        {"clock": {"state": "\x1b\n", "waiting_s": -1, "error_us": -1}},
     ],
 )
 def test_a_status_with_anything_missing_is_shown(status: dict[str, Any]) -> None:
     shown = list(lines(status))
     assert shown[0].startswith("edge-agent ")
     assert all(line.isprintable() for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("clock", "line"),
+    [
+        (
+            {"state": "synchronised", "error_us": 1234, "waiting_s": None},
+            "  clock     synchronised, off by 1.2 ms at most",
+        ),
+        ({"state": "synchronised", "error_us": 40}, "  clock     synchronised, off by 40 us at most"),
+        ({"state": "synchronised", "error_us": 1_500_000}, "  clock     synchronised, off by 1.5 s at most"),
+        ({"state": "not_synchronised", "error_us": None, "waiting_s": None}, "! clock     not synchronised"),
+        (
+            {"state": "not_synchronised", "error_us": None, "waiting_s": 41.7},
+            "! clock     not synchronised; no reading yet, it is waited for, 41 s more at most",
+        ),
+        ({"state": "unknown", "error_us": None, "waiting_s": None}, "! clock     its state cannot be read"),
+        ({}, "! clock     -"),
+        ({"state": "synchronised", "error_us": "x", "waiting_s": "y"}, "  clock     synchronised"),
+    ],
+)
+def test_the_clock_in_a_status(clock: dict[str, Any], line: str) -> None:
+    assert list(lines({"clock": clock}))[3] == line
 
 
 @pytest.mark.parametrize(

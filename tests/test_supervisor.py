@@ -14,15 +14,28 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from agent.clock_wait import ClockWait
 from agent.errors import AcquisitionError
 from agent.evidence.coverage import Coverage
-from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Value
+from agent.model import (
+    Cause,
+    ClockQuality,
+    ClockState,
+    Data,
+    DeviceInfo,
+    EventCode,
+    Frame,
+    Gap,
+    GroupPlan,
+    Plan,
+    Value,
+)
 from agent.router import Closing, Receipts
 from agent.states import States
 from agent.supervisor import END_WITHIN, PREPARE_WITHIN, Supervisor
 from agent.term import PolledGroup
 from tests.fakes import BACKEND, MS, Acquisition, FakeDevice, S, virtual_clock
-from tests.runs import FACTS, POINTS, FakeClock
+from tests.runs import FACTS, POINTS, START, FakeClock
 
 pytestmark = pytest.mark.anyio
 OTHER_POINTS = (replace(POINTS[0], exponent=1), *POINTS[1:])
@@ -474,3 +487,82 @@ async def test_the_group_with_the_shortest_period_finds_a_step_for_all(clock: Fa
         await clock.sleep_until(1063 * S)
     assert len(terms.plans) == 2
     assert [(at + clock.offset) % (60 * S) for at, group in device.acquired if group == "minute"][-1] == 0
+
+
+# ---- the wait for the clock ---------------------------------------------------------------------------------------
+
+UNSYNCHRONISED = ClockQuality(ClockState.NOT_SYNCHRONISED)
+
+
+@asynccontextmanager
+async def waiting(terms: Terms, *groups: PolledGroup) -> AsyncIterator[Supervisor]:
+    """A supervisor that waits for 60 s at most for a clock that is not synchronised."""
+    terms.clock.good = UNSYNCHRONISED
+    wait = ClockWait(terms.clock, at_most=60 * S)
+    states = States(terms.clock)
+    supervisor = Supervisor(groups, sink=terms, clock=terms.clock, states=states, clock_wait=wait)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supervisor.run)
+        yield supervisor
+        tasks.cancel_scope.cancel()
+    assert terms.problems == []
+
+
+async def test_nothing_is_asked_and_no_term_begins_until_the_clock_is_good(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    prepared = []
+
+    def preparing() -> float:
+        prepared.append(clock.now)
+        return 0.01
+
+    device.preparing = preparing
+    clock.offset = -clock.now + 10 * S  # 1970
+    async with waiting(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1020 * S)
+        assert (terms.plans, device.acquired, prepared) == ([], [], [])
+        clock.offset, clock.good = START, ClockQuality(ClockState.SYNCHRONISED, 7)
+        await clock.sleep_until(1023 * S + 500 * MS)
+    assert len(prepared) == 1
+    assert len(terms.plans) == 1, "one term, on the marks of the right clock"
+    assert terms.plans[0].opened[0] - terms.plans[0].opened[1] == START
+    assert terms.brief() == [(0, 0, None), (1, 1, None), (2, 2, None)]
+    assert terms.events == []
+
+
+async def test_a_clock_that_stays_bad_is_waited_for_once(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    began = clock.now
+    async with waiting(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1062 * S + 500 * MS)
+        device.change(OTHER_POINTS)
+        await clock.sleep_until(1064 * S + 500 * MS)
+    assert terms.plans[0].opened[1] == began + 60 * S
+    assert len(terms.plans) == 2
+    assert [at for at, _ in device.acquired] == [second * S for second in (1060, 1061, 1062, 1063, 1064)]
+
+
+async def test_who_pauses_meanwhile_waits_for_nothing(clock: FakeClock) -> None:
+    """A reload, which may even end the wait."""
+    terms = Terms(clock)
+    old, new = FakeDevice(clock, "old", script=script()), FakeDevice(clock, "new", script=script())
+    async with waiting(terms, PolledGroup(old, "ac", S)) as supervisor:
+        await clock.sleep_until(1005 * S)
+        for device in (old, new):
+            began = clock.now
+            async with supervisor.paused():
+                supervisor.groups = [PolledGroup(device, "ac", S)]
+            assert clock.now == began
+        assert terms.plans == []
+        async with supervisor.paused():
+            clock.good = ClockQuality(ClockState.SYNCHRONISED, 7)
+            await clock.sleep_until(clock.now + 5 * S)  # the wait is over, and what is acquired is still being changed
+            assert terms.plans == []
+            assert new.acquired == []
+        await clock.sleep_until(clock.now + 3 * S)
+        async with supervisor.paused():  # as ever: the next term has begun behind it
+            pass
+        assert len(terms.plans) == 2
+    assert old.acquired == []
+    assert [plan.devices[0].id for plan in terms.plans] == ["new", "new"]
+    assert set(supervisor.states.groups) == {("new", "ac")}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import CheckpointError
-from agent.model import Cause, ClockState, EventCode, Gap, Sealed
+from agent.model import Cause, ClockQuality, ClockState, EventCode, Gap
 from agent.rendering import account
 from agent.verifier import Verifier
 from tests.runs import DID, FakeClock, Run, S, frame, group, simple_run
@@ -23,9 +23,7 @@ def histories(chance: random.Random) -> list[bytes]:
     for number in range(4):
         begin = 100 + 100 * number
         run = Run(after=runs[-1] if runs else None, clock=FakeClock(boot=(900 + begin) * S))
-        clock, error = chance.choice([(ClockState.SYNCHRONISED, 900), (ClockState.UNKNOWN, None)])
-        clocks = run.clock
-        run.sealer.now = lambda c=clocks, s=clock, e=error: Sealed(c.wall(), c.boot(), s, e)  # type: ignore[misc, method-assign]
+        run.clock.good = chance.choice([ClockQuality(ClockState.SYNCHRONISED, 900), ClockQuality()])
         run.begin([group(begin, anchor=(900 + begin) * S)])
         run.event(EventCode.START, "0.1.0", True)
         for cycle in range(begin, begin + 80):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agent.evidence.envelope import seal
-from agent.model import Cause, ClockState, EventCode, Sealed
+from agent.model import Cause, ClockQuality, ClockState, EventCode
 from agent.signer import KeySigner
 from agent.verifier import Join, Level, Outcome, Report, Signer, Verifier
 from tests.runs import DID, OTHER_SECRET, SECRET, FakeClock, Run, S, frame, group, simple_run
@@ -136,8 +136,7 @@ def of_two_boots(*, apart: int, error_us: int | None, clock: int) -> tuple[Run, 
     for boot_id, begin in zip(BOOTS, (1000, 2000, 2000 + apart), strict=False):
         run = Run(after=runs[0] if runs else None, clock=FakeClock(boot=5 * S, offset=begin * S))
         run.sealer.facts = replace(run.sealer.facts, boot_id=boot_id)
-        clocks = run.clock
-        run.sealer.now = lambda c=clocks: Sealed(c.wall(), c.boot(), clock, error_us)  # type: ignore[misc, method-assign]
+        run.clock.good = ClockQuality(ClockState(clock), error_us)
         run.begin([group(begin + 5, anchor=5 * S)])
         for cycle in range(10):
             run.clock.now = (5 + cycle) * S

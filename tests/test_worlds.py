@@ -1,9 +1,10 @@
 """True histories never alarm: random worlds are lived through by the real supervisor, batcher, sealer and publisher.
 What reached the broker verifies without a finding and counts what the world counted (docs/evidence.md section 6).
 
-A world has devices that are slow, fail and change their points; a wall clock that steps; an agent that is stopped,
-killed or loses its last commit, in one boot or across boots; a broker that goes away, forgets answers, refuses and
-drops messages; and at times an outbox too small for all that.
+A world has devices that are slow, fail and change their points; a wall clock that begins in 1970 or 2020, is set,
+steps, is slewed, and is good or not; an agent that is stopped, killed or loses its last commit, in one boot or across
+boots; a broker that goes away, forgets answers, refuses and drops messages; and at times an outbox too small for all
+that.
 """
 
 from __future__ import annotations
@@ -24,7 +25,22 @@ from agent.evidence.coverage import GroupKey
 from agent.evidence.envelope import unpack
 from agent.evidence.history import replay
 from agent.evidence.record import decode_head, decode_record
-from agent.model import Cause, Data, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Plan, Sample, Schedule, Value
+from agent.model import (
+    Cause,
+    ClockQuality,
+    ClockState,
+    Data,
+    DeviceInfo,
+    EventCode,
+    Frame,
+    Gap,
+    GroupPlan,
+    Plan,
+    Record,
+    Sample,
+    Schedule,
+    Value,
+)
 from agent.ports import Message
 from agent.publisher import Publisher
 from agent.router import Closing, Receipts
@@ -45,10 +61,17 @@ from tests.fakes import (
     VirtualLoop,
     virtual_clock,
 )
-from tests.runs import DID, FACTS, POINTS, SECRET, FakeClock, Run, frame, group, simple_run
+from tests.runs import DID, FACTS, POINTS, SECRET, START, FakeClock, Run, frame, group, simple_run
 
 CAUSES = (Cause.DEVICE_TIMEOUT, Cause.DEVICE_EXCEPTION, Cause.LINK_DOWN)
 VARIANTS = tuple((replace(POINTS[0], exponent=exponent), *POINTS[1:]) for exponent in range(3))
+CLOCKS = (
+    ClockQuality(),
+    ClockQuality(ClockState.NOT_SYNCHRONISED),
+    ClockQuality(ClockState.SYNCHRONISED, 1500),
+    ClockQuality(ClockState.SYNCHRONISED, 0),
+)
+YEAR_2020 = 1_577_836_800 * S
 Step = tuple[int, str, int]  # ns after the step before, what happens, how much
 
 
@@ -56,7 +79,8 @@ Step = tuple[int, str, int]  # ns after the step before, what happens, how much
 class World:
     """What happens. ``chance`` is the seed of all that is drawn while it does."""
 
-    groups: tuple[tuple[int, int], ...]  # device, period
+    groups: tuple[tuple[int, int, int], ...]  # device, period, phase
+    begin: int  # the wall clock's time at the beginning
     steps: tuple[Step, ...]
     segment_size: int
     trouble: float  # how often an acquisition or a message goes wrong
@@ -65,7 +89,12 @@ class World:
 
 def worlds() -> st.SearchStrategy[World]:
     groups = st.lists(
-        st.tuples(st.integers(0, 1), st.sampled_from([100 * MS, 400 * MS, S, 1500 * MS, 5 * S])),
+        st.builds(
+            lambda device, period, part: (device, period, period * part // 100),
+            st.integers(0, 1),
+            st.sampled_from([100 * MS, 400 * MS, S, 1500 * MS, 5 * S]),
+            st.sampled_from([0, 0, 30, 99]),
+        ),
         min_size=1,
         max_size=3,
     )
@@ -73,6 +102,9 @@ def worlds() -> st.SearchStrategy[World]:
         "step": st.sampled_from(
             [3 * MS, 8 * MS, 60 * MS, 700 * MS, S, 3600 * S, 10**9 * S, -3 * MS, -60 * MS, -S, -7 * S]
         ),
+        "ntp": st.just(0),
+        "clock": st.integers(0, len(CLOCKS) - 1),
+        "slew": st.sampled_from([12, 500, 80_000, -12, -500, -80_000]),  # ppm, for 6 s
         "change": st.integers(0, 1),
         "away": st.sampled_from([S, 5 * S, 40 * S]),
         "break": st.just(0),
@@ -89,6 +121,7 @@ def worlds() -> st.SearchStrategy[World]:
     return st.builds(
         World,
         groups.map(tuple),
+        st.sampled_from([START, YEAR_2020, 0, 1, 7 * S]),
         st.lists(step, max_size=8).map(tuple),
         st.sampled_from([8192, 8192, 1 << 20]),
         st.sampled_from([0.0, 0.02, 0.15]),
@@ -149,11 +182,14 @@ class Life:
         self.chance = random.Random(world.chance)
         self.clock = virtual_clock()
         self.clock.now += self.chance.randrange(10 * S)
+        self.clock.booted, self.clock.offset = self.clock.now, world.begin
+        self.clocks = [(0, self.clock.good)]  # since when (``now``) how good the wall clock is
         self.store = FakeStore(segment_size=world.segment_size, segments=4)
         self.broker = FakeBroker(self.clock, self.fate)
         self.healed = False
         self.ledger = Ledger()
         self.boot_id = FACTS.boot_id
+        self.boots = {self.boot_id: self.clock.booted}
         self.devices: list[FakeDevice] = []
 
     def acquisition(self, period: int) -> Acquisition:
@@ -244,18 +280,21 @@ class Life:
                     await publisher.drained()
             delivery.cancel_scope.cancel()
         if down:
-            await clock.sleep_until(clock.now + down)
+            await clock.sleep_until(clock.boot() + down)
+        if end == "reboot":
+            self._reboot()
         return last
 
     def _groups(self) -> list[PolledGroup]:
-        periods = {str(i): period for i, (_, period) in enumerate(self.world.groups)}
+        periods = {str(i): period for i, (_, period, _) in enumerate(self.world.groups)}
 
         def script(group: str) -> Acquisition:
             return self.acquisition(periods[group])
 
         self.devices = [Counting(self, f"device-{i}", script) for i in range(2)]
         return [
-            PolledGroup(self.devices[device], str(i), period) for i, (device, period) in enumerate(self.world.groups)
+            PolledGroup(self.devices[device], str(i), period, phase)
+            for i, (device, period, phase) in enumerate(self.world.groups)
         ]
 
     async def _direct(self, steps: list[Step]) -> tuple[str, int]:
@@ -263,16 +302,25 @@ class Life:
         clock = self.clock
         while steps:
             after, kind, amount = steps.pop(0)
-            await clock.sleep_until(clock.now + after)
+            await clock.sleep_until(clock.boot() + after)
             if kind == "step":
-                clock.offset += amount
+                self._set(clock.wall() + amount)
+            elif kind == "ntp":
+                self._set(max(START + clock.now, clock.wall()))
+                self._good(CLOCKS[2])
+            elif kind == "clock":
+                self._good(CLOCKS[amount])
+            elif kind == "slew":
+                for _ in range(60):
+                    await clock.sleep_until(clock.boot() + S // 10)
+                    self._set(clock.wall() + amount * S // 10 // 1_000_000)
             elif kind == "suspend":
                 clock.now += amount
             elif kind == "change":
                 self.devices[amount].change(self.chance.choice(VARIANTS))
             elif kind == "away":
                 self.broker.down()
-                await clock.sleep_until(clock.now + amount)
+                await clock.sleep_until(clock.boot() + amount)
                 self.broker.up()
             elif kind == "break":
                 self.broker.drop()
@@ -283,11 +331,26 @@ class Life:
             elif kind.startswith("cut"):
                 self.store.failures.append("failed" if kind == "cut" else "applied")
             else:
-                if kind == "reboot":
-                    self.boot_id = self.chance.randbytes(16)
                 return kind, amount
-        await clock.sleep_until(clock.now + 3 * S)
+        await clock.sleep_until(clock.boot() + 3 * S)
         return "end", 0
+
+    def _reboot(self) -> None:
+        """The clock goes on, or there is no battery behind it, and nobody has set it yet."""
+        self.clock.reboot()
+        if self.chance.random() < 0.5:
+            self.clock.offset = self.world.begin
+        self._good(CLOCKS[1])
+        self.boot_id = self.chance.randbytes(16)
+        self.boots[self.boot_id] = self.clock.booted
+
+    def _set(self, wall: int) -> None:
+        """Set the wall clock, as far as the kernel lets it: never before it would have been 1970 at boot."""
+        self.clock.offset = max(0, wall - self.clock.boot())
+
+    def _good(self, quality: ClockQuality) -> None:
+        self.clock.good = quality
+        self.clocks.append((self.clock.now, quality))
 
     # ---- the account ----------------------------------------------------------------------------------------
 
@@ -326,6 +389,19 @@ class Life:
         if not self.ledger.crashes and not any(kind in ("kill", "reboot", "stop") for _, kind, _ in self.world.steps):
             self._check_put(self._cycles(written))
 
+    def _check_clock(self, record: Record, boot_id: bytes) -> None:
+        """A record says the worst since its batch opened, which may last 10 s and a suspend: no worse than the worst in
+        that time, no better than at its end.
+        """
+        sealed, at = record.sealed, record.sealed.boot + self.boots[boot_id]
+        begin = at - 11 * S - sum(amount for _, kind, amount in self.world.steps if kind == "suspend")
+        before = [quality for since, quality in self.clocks if since <= begin or not since][-1]
+        then = [before, *(quality for since, quality in self.clocks if begin < since <= at)]
+        assert min(quality.state for quality in then) <= sealed.clock <= then[-1].state
+        assert (sealed.error_us is None) == (sealed.clock != ClockState.SYNCHRONISED)
+        if sealed.error_us is not None:
+            assert (then[-1].error_us or 0) <= sealed.error_us <= max(quality.error_us or 0 for quality in then)
+
     def _check_put(self, stored: tuple[Counter[GroupKey], Counter[tuple[GroupKey, int]], int]) -> None:
         """An agent that lived through it stored all that was put, and what was put is what the devices did."""
         present, gaps, _ = stored
@@ -358,8 +434,9 @@ class Life:
                 if opens:
                     after = {_key(record.body, group): group.next for group in record.body.groups}
                 plan, stream = record.body, record.stream
-            elif isinstance(record.body, Data):
-                assert plan is not None
+            assert plan is not None
+            self._check_clock(record, plan.boot_id)
+            if isinstance(record.body, Data):
                 for frame in record.body.frames:
                     key = _key(plan, plan.groups[frame.group])
                     after[key] = max(after[key], frame.cycle + 1)

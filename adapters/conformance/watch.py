@@ -16,6 +16,8 @@ from typing import Any
 
 import anyio
 
+from agent.model import ClockQuality
+
 S = 1_000_000_000
 _POOLS = ("AnyIO worker thread", "asyncio_")  # threads that the libraries keep by design
 
@@ -37,6 +39,10 @@ class SuiteClock:
     def boot(self) -> int:
         """Ns of CLOCK_BOOTTIME."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._ahead
+
+    def quality(self) -> ClockQuality:
+        """Nothing is known of the wall clock."""
+        return ClockQuality()
 
     async def sleep_until(self, boot: int) -> None:
         """Return once the boot time is not before ``boot``."""

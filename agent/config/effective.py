@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from agent import kinds
 from agent.config.problems import Place
 from agent.config.selection import Selection
-from agent.config.tables import Agent, Identity, Outbox, Site
+from agent.config.tables import Agent, ClockTable, Identity, Outbox, Site
 from agent.errors import ConfigError
 from agent.evidence.timetable import spread
 from agent.ports import Clock, DeviceSelection
@@ -62,6 +62,7 @@ class Config:
     path: Path
     site: Site
     identity: Identity
+    clock: ClockTable
     agent: Agent
     channels: tuple[Channel, ...]
     plans: tuple[AdapterPlan, ...]
@@ -107,6 +108,7 @@ class Config:
             {
                 "site": plain(self.site),
                 "identity": plain(self.identity),
+                "clock": plain(self.clock),
                 "agent": plain(self.agent),
                 "channel": {
                     channel.id: {

@@ -29,7 +29,7 @@ _Details = list[tuple[Key, dict[str, Any]]]  # where something stands, and pydan
 # Keys of the format that later versions understand, by the table they stand in ("*": any name or index). Consulted only
 # for a key that its model does not know, so an entry does no harm once the key works.
 _LATER: dict[Key, str] = {
-    (): "clock http",
+    (): "http",
     ("connection", "*"): "tls idle_close",
     ("device", "*"): "profile",
     ("device", "*", "groups", "*"): "sample aggregate report",

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from agent import kinds
-from agent.config.tables import VERSION, Agent, ChannelTable, Identity, Site
+from agent.config.tables import VERSION, Agent, ChannelTable, ClockTable, Identity, Site
 from agent.units import DURATION_SCHEMA, SIZE_SCHEMA, duration_text, size_text
 
 Json = dict[str, Any]
@@ -33,7 +33,16 @@ def schema() -> Json:
     transports: dict[str, type[BaseModel]] = {
         name: kinds.load(kind.config_model) for name, kind in kinds.TRANSPORTS.items()
     }
-    models: list[type[BaseModel]] = [Site, Identity, Agent, ChannelTable, *connections, *devices, *transports.values()]
+    models: list[type[BaseModel]] = [
+        Site,
+        Identity,
+        ClockTable,
+        Agent,
+        ChannelTable,
+        *connections,
+        *devices,
+        *transports.values(),
+    ]
     references, definitions = models_json_schema([(model, "validation") for model in models])
     defs: Json = _tidy(definitions.get("$defs", {}))
 
@@ -55,6 +64,7 @@ def schema() -> Json:
             "include": {"type": "array", "items": {"type": "string", "minLength": 1}},
             "site": of(Site),
             "identity": of(Identity),
+            "clock": of(ClockTable),
             "agent": of(Agent),
             "connection": {
                 "type": "object",

@@ -28,6 +28,7 @@ def as_file(config: Config) -> dict[str, Any]:
         "version": VERSION,
         "site": _written(config.site),
         "identity": _written(config.identity),
+        "clock": _written(config.clock),
         "connection": {
             plan.name: _kind(plan.class_path, plan.connection) | _masked(_written(plan.connection))
             for plan in config.plans

@@ -110,6 +110,12 @@ class Identity(Table):
     did: Annotated[str, AfterValidator(_judge_did)] | None = None
 
 
+class ClockTable(Table):
+    """The wall clock. ``wait``: so long at most, in ns, is a synchronised one waited for at start; 0: it is not."""
+
+    wait: Annotated[Duration, duration_range("0s", "1d")] = 60 * S
+
+
 class Agent(Table):
     """The process itself. ``state``: folder of the outboxes and of what was learned. ``socket``: where the running
     agent answers commands; None: it does not.

@@ -21,6 +21,9 @@ id = {site}                               # the name of this place; signed into 
 key = {key}                            # readable by the agent's user only; never leaves this machine
 did = {did}   # for whoever reads the data
 
+[clock]
+wait = "60s"                                # at start, wait so long at most for a synchronised clock; "0s": do not
+
 [connection.inverter]
 url = "modbus+tcp://192.0.2.20:502"         # address of the device or of its gateway
 

@@ -22,7 +22,7 @@ from agent.config.file import Source, included, read
 from agent.config.problems import Findings, Place, near, render
 from agent.config.selection import Names
 from agent.config.shared import judge_shared
-from agent.config.tables import VERSION, Agent, Identity, Site
+from agent.config.tables import VERSION, Agent, ClockTable, Identity, Site
 from agent.config.toml_lines import Key
 from agent.errors import ConfigError
 from agent.fields import NOT_YET, judge_id
@@ -34,13 +34,15 @@ __all__ = ["AdapterPlan", "Channel", "Config", "load", "render"]
 _TABLES = {
     "site": "[site]",
     "identity": "[identity]",
+    "clock": "[clock]",
     "connection": "[connection.NAME]",
     "device": "[[device]]",
     "channel": "[[channel]]",
     "agent": "[agent]",
 }
 _INCLUDABLE = ("connection", "device", "channel")
-_MAIN_ONLY = ("version", "include", "site", "identity", "agent")
+_MAIN_ONLY = ("version", "include", "site", "identity", "clock", "agent")
+_OPTIONAL = ("clock", "agent")  # what they say has defaults
 
 
 def load(path: Path) -> Config:
@@ -80,6 +82,7 @@ class _Judge:
         judge, context, raw = self.main.findings.judge, self.main.context, self.main.raw
         site = judge(Site, raw["site"], at=("site",), context=context) if "site" in raw else None
         identity = judge(Identity, raw["identity"], at=("identity",), context=context) if "identity" in raw else None
+        clock = judge(ClockTable, raw.get("clock", {}), at=("clock",), context=context)
         agent = judge(Agent, raw.get("agent", {}), at=("agent",), context=context)
         connections = self._connections()
         devices = self._devices()
@@ -87,7 +90,7 @@ class _Judge:
         names = Names(devices)
         judging = ChannelJudge(names, site=site, unread=self.unread)
         channels = judging.channels(self.sources)
-        if not (site and identity and agent and channels):
+        if not (site and identity and clock and agent and channels):
             return None
         for key in (("identity", "key"), ("identity", "did"), ("agent", "state"), ("agent", "socket")):
             self.places[key] = self.main.findings.place(key)
@@ -95,6 +98,7 @@ class _Judge:
             self.main.path,
             site,
             identity,
+            clock,
             agent,
             channels,
             _plans(self.adapters, connections, devices, names, channels),
@@ -126,7 +130,7 @@ class _Judge:
         """The tables of the top level are there, where they belong, and are tables; what is not is taken out."""
         there = {name for source in self.sources for name in source.raw}
         for name, written in _TABLES.items():
-            if name not in there and name != "agent" and (name not in _INCLUDABLE or self._whole()):
+            if name not in there and name not in _OPTIONAL and (name not in _INCLUDABLE or self._whole()):
                 self.main.findings.add((name,), "missing", f"add {written}")
         for source in self.sources:
             known = [*_MAIN_ONLY, *_INCLUDABLE] if source is self.main else _INCLUDABLE

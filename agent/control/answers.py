@@ -74,6 +74,7 @@ class Running(Protocol):
         """JSON-able values, made at once; agent/control/status_text.py shows them and does without what is missing.
 
         ``version did site pid started_wall`` (ns) ``uptime_s boot`` (text: the boot id) ``config`` (path as text),
+        ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not),
         ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``pending_records
         pending_bytes acknowledged dropped stream`` (hex) ``seq term`` and ``outbox`` (keys of
         agent/outbox/look.py, of which ``acked`` matters most), ``devices``: list of ``id adapter`` and ``groups``: list

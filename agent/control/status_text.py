@@ -22,6 +22,8 @@ def lines(status: Table) -> Iterator[str]:
     yield f"edge-agent {_text(status, 'version')} at {_text(status, 'site')}, up {age(status.get('uptime_s'))}"
     yield f"  identity  {_text(status, 'did')}"
     yield f"  process   {_text(status, 'pid')}, configuration {_text(status, 'config')}"
+    if isinstance(clock := status.get("clock"), Mapping):
+        yield _clock(clock)
     channels, devices, connections = (_tables(status, key) for key in ("channels", "devices", "connections"))
     if channels:
         yield ""
@@ -69,6 +71,20 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _clock(clock: Table) -> str:
+    state, error, left = _text(clock, "state"), clock.get("error_us"), clock.get("waiting_s")
+    words = {"unknown": "its state cannot be read"}.get(state, state.replace("_", " "))
+    if type(error) is int and error >= 0:
+        words += f", off by {_milliseconds(error)} at most"
+    if type(left) in (int, float):
+        words += f"; no reading yet, it is waited for, {age(left)} more at most"
+    return _marked(f"clock     {words}", alarm=state != "synchronised")
+
+
+def _milliseconds(us: int) -> str:
+    return f"{us} us" if us < 1000 else f"{us / 1000:.1f} ms" if us < 1_000_000 else f"{us / 1_000_000:.1f} s"
 
 
 def _channel(channel: Table) -> tuple[str, ...]:
