@@ -2,7 +2,7 @@
 
     python3 provision.py venv            make .venv/<version> ready, with all tools, and print the path of its python
     python3 provision.py runtime FOLDER  make FOLDER an environment with the agent and what it runs on, no pip, no tools
-    python3 provision.py debian          find the Debian programs that tests run, and print their paths
+    python3 provision.py debian          find what tests use of Debian, and print the paths
 
 Needs Python 3.11 with venv, and the package index until the environment is complete; no network afterwards. Which
 index pip asks is the user's choice (pip's configuration and PIP_ variables); every file is checked against the lock's
@@ -43,7 +43,12 @@ LOCK = ROOT / "requirements.lock"
 PROJECT = "dataexchange-edge-agent (pyproject.toml)"  # so the lock names who asked; "...:dev)" asks for tools
 BUILDER = "setuptools"  # builds the project and sdnotify, which has no wheel
 WHEELS_ONLY = ["--only-binary=:all:", "--no-binary=sdnotify"]  # nothing else may call for a compiler
-DEBIAN = {"mosquitto": "usr/sbin/mosquitto", "openssl": "usr/bin/openssl"}  # packages, and the program of each
+DEBIAN = {  # packages, and the program of each, or its library, whose folder is named after the machine
+    "mosquitto": "usr/sbin/mosquitto",
+    "openssl": "usr/bin/openssl",
+    "libfaketime": "usr/lib/*/faketime/libfaketime.so.1",
+}
+SYSTEM = Path("/")
 STARTED = time.monotonic()
 
 
@@ -213,19 +218,21 @@ def debian_folder() -> Path:
 
 
 def installed(name: str) -> Path | None:
-    """The machine's own program of that name; root's are not on everybody's PATH."""
+    """The machine's own program or library of that name; root's programs are not on everybody's PATH."""
+    if "*" in DEBIAN[name]:
+        return next(SYSTEM.glob(DEBIAN[name]), None)
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
     return Path(found) if found else None
 
 
 def program(name: str) -> tuple[Path, dict[str, str]] | None:
-    """A program of ``DEBIAN`` and the environment that it needs: installed, else unpacked; None: neither."""
+    """A program or library of ``DEBIAN`` and the environment that it needs: installed, else unpacked; None: neither."""
     if path := installed(name):
         return path, {}
     home = debian_folder()
     libraries = [str(folder) for top in ("usr/lib", "lib") for folder in home.glob(f"{top}/*-linux-gnu*")]
-    path = home / DEBIAN[name]
-    return (path, {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}) if path.exists() else None
+    path = next(home.glob(DEBIAN[name]), None)
+    return (path, {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}) if path else None
 
 
 def debian() -> list[Path]:
@@ -280,7 +287,7 @@ def unpack(names: Sequence[str], home: Path) -> None:
         for package in sorted(archives.glob("*.deb")):
             run(["dpkg-deb", "--extract", package, root])
         for name in names:
-            if not (root / DEBIAN[name]).exists():
+            if not any(root.glob(DEBIAN[name])):
                 raise SetUpFailed(f"the package {name} holds no {DEBIAN[name]}")
         shutil.rmtree(home, ignore_errors=True)
         root.rename(home)

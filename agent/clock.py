@@ -34,8 +34,10 @@ class SystemClock:
         self._told: ClockState | None = None
 
     def wall(self) -> int:
-        """Ns since 1970-01-01 UTC."""
-        return time.time_ns()
+        """Ns since 1970-01-01 UTC. Linux lets nobody set a time before it; what else says so (a faked clock) counts as
+        its beginning, for a record cannot say more.
+        """
+        return max(0, time.time_ns())
 
     def boot(self) -> int:
         """Ns of CLOCK_BOOTTIME."""

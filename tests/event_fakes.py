@@ -156,8 +156,8 @@ class FakeSubscription:
     def __init__(self, source: FakeSource, *, resumed: bool) -> None:
         self.window = source.window
         self.resumed = resumed
-        self.since = source.clock.now
-        self.heard = source.clock.now
+        self.since = source.clock.boot()
+        self.heard = source.clock.boot()
         self.unacknowledged: dict[int, Sent] = {}
         self._source = source
         self._arrived: list[Arrival] = []
@@ -168,7 +168,7 @@ class FakeSubscription:
         """A message comes over this connection."""
         if self._source.owed:
             self.unacknowledged[message.n] = message
-        self.heard = self._source.clock.now
+        self.heard = self._source.clock.boot()
         concerns = () if message.device is None else ((message.device, "state"),)
         self._arrived.append(Arrival(message, self.heard, concerns, self._source.owed))
         self._news.set()

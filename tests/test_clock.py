@@ -77,6 +77,11 @@ def test_this_kernel_answers() -> None:
     assert (quality.error_us is None) == (quality.state is ClockState.NOT_SYNCHRONISED)
 
 
+def test_no_time_is_before_1970(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: -5)
+    assert SystemClock().wall() == 0
+
+
 SANDBOX = """
 import ctypes, logging, platform, struct
 numbers = {"x86_64": (159, 305), "aarch64": (171, 266)}[platform.machine()]  # adjtimex, clock_adjtime

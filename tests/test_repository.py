@@ -227,6 +227,9 @@ def test_the_unit_does_what_the_agent_counts_on() -> None:
     assert "ProcSubset" not in service
     assert "ProtectClock" not in service
     assert service["SystemCallFilter"] == "adjtimex clock_adjtime"  # the last of its lines, which allows again
+    # To ask for the clock's state and to set it is one call: setting takes a capability, of which there is none.
+    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == ""
+    assert service["NoNewPrivileges"] == service["PrivateUsers"] == "yes"
 
 
 def test_the_image_recipe_is_sound() -> None:

@@ -26,7 +26,7 @@ from agent.term import PolledGroup
 from agent.verifier import Outcome, Verifier
 from tests.event_fakes import EVENT_POINTS, FakeEventDevice, FakeSource
 from tests.fakes import MS, Acquisition, FakeDevice, FakeStore, S, VirtualLoop, virtual_clock
-from tests.runs import DID, FACTS, POINTS, SECRET
+from tests.runs import DID, FACTS, POINTS, SECRET, START
 
 VARIANTS = tuple((replace(POINTS[0], exponent=exponent), *POINTS[1:]) for exponent in range(3))
 PERIODS = (100 * MS, 400 * MS, S, 1500 * MS, 5 * S)
@@ -43,6 +43,7 @@ class World:
     """What happens: ns after the step before, what, and a number. ``chance`` seeds all that is drawn meanwhile."""
 
     steps: tuple[Step, ...]
+    begin: int  # the wall clock's time at boot
     window: int | None
     trouble: float
     chance: int
@@ -56,7 +57,7 @@ KINDS = {
     "drop": st.just(0),
     "away": st.sampled_from([300 * MS, 9 * S]),
     "change": st.integers(0, 1),
-    "step": st.sampled_from([3 * MS, 60 * MS, S, 3600 * S, -60 * MS, -S, -7 * S]),
+    "step": st.sampled_from([3 * MS, 60 * MS, S, 3600 * S, START, -60 * MS, -S, -7 * S, -3600 * S]),
 }
 WORLDS = st.builds(
     World,
@@ -64,6 +65,7 @@ WORLDS = st.builds(
         st.one_of([st.tuples(st.integers(0, 3 * S), st.just(kind), number) for kind, number in KINDS.items()]),
         max_size=12,
     ).map(tuple),
+    st.sampled_from([START, START, 0, 1_577_836_800 * S]),
     st.sampled_from([None, 1, 20]),
     st.sampled_from([0.0, 0.1]),
     st.integers(0, 2**32),
@@ -78,6 +80,7 @@ class Life:
         self.chance = random.Random(world.chance)
         self.clock = virtual_clock()
         self.clock.now += self.chance.randrange(10 * S)
+        self.clock.booted, self.clock.offset = self.clock.now, world.begin
         self.device = FakeEventDevice("battery")
         self.source = FakeSource(self.clock, self.device, window=world.window)
         self.polled = [FakeDevice(self.clock, name, script=self.acquisition) for name in ("meter", "pv")]
@@ -104,9 +107,11 @@ class Life:
 
     def groups(self) -> list[PolledGroup]:
         chosen = [(device, name) for device in self.polled for name in "01" if self.chance.random() < 0.6]
-        return [
-            PolledGroup(device, name, self.chance.choice(PERIODS)) for device, name in chosen or [(self.polled[0], "0")]
-        ]
+        groups = []
+        for device, name in chosen or [(self.polled[0], "0")]:
+            period = self.chance.choice(PERIODS)
+            groups.append(PolledGroup(device, name, period, self.chance.choice([0, 0, period // 3, period - 1])))
+        return groups
 
     def listen(self) -> Listener:
         groups = [(device, "state") for device in self.source.devices]
@@ -121,9 +126,9 @@ class Life:
                     tasks.start_soon(batcher.run)
                 tasks.start_soon(self.supervisor.run)
                 for after, kind, number in self.world.steps:
-                    await self.clock.sleep_until(self.clock.now + after)
+                    await self.clock.sleep_until(self.clock.boot() + after)
                     await self.step(kind, number)
-                await self.clock.sleep_until(self.clock.now + 40 * S)
+                await self.clock.sleep_until(self.clock.boot() + 40 * S)
                 tasks.cancel_scope.cancel()
             await self.supervisor.conclude()
             for batcher in self.batchers.values():
@@ -149,12 +154,12 @@ class Life:
         elif kind == "away":
             self.source.down = True
             self.source.drop()
-            await self.clock.sleep_until(self.clock.now + number)
+            await self.clock.sleep_until(self.clock.boot() + number)
             self.source.down = False
         elif kind == "change":
             self.polled[number].change(self.chance.choice(VARIANTS))
         else:
-            self.clock.offset += number
+            self.clock.offset = max(0, self.clock.offset + number)  # 1970 at boot is the earliest that Linux allows
 
     async def reload(self, chance: random.Random) -> None:
         async with self.supervisor.paused():
@@ -168,7 +173,7 @@ class Life:
                 self.connecting.start_soon(self.connect, self.listener, self.scope)
             some = {device: groups for device, groups in ALL.items() if chance.random() < 0.6}
             self.router.routes["some"].selection = some or {"battery": {"state": ["x"]}}
-            await self.clock.sleep_until(self.clock.now + chance.choice([0, 3 * MS, 700 * MS]))
+            await self.clock.sleep_until(self.clock.boot() + chance.choice([0, 3 * MS, 700 * MS]))
 
     # ---- the account ----------------------------------------------------------------------------------------
 
