@@ -19,6 +19,7 @@ import pytest
 
 import provision
 from testbed.child import ROOT
+from testbed.mosquitto import Mosquitto
 from testbed.processes import wait_for
 from testbed.rig import Rig, command
 from testbed.wall_clock import NOT_SYNCHRONISED, SYNCHRONISED, YEAR_1970, YEAR_2020, WallClock
@@ -210,8 +211,6 @@ def test_a_machine_that_sleeps(rig: Rig) -> None:
 @pytest.mark.slow
 def test_messages_alone_and_a_clock_that_is_set(tmp_path: Path) -> None:
     """Event-driven groups only: the clock is looked at with each message."""
-    from testbed.mosquitto import Mosquitto
-
     with Rig(tmp_path, devices="", units={}, mqtt=Mosquitto(tmp_path), battery={"rate": 5.0}) as rig:
         clock = clock_of(rig)
         clock.set(YEAR_1970)
@@ -236,6 +235,39 @@ def test_messages_alone_and_a_clock_that_is_set(tmp_path: Path) -> None:
     assert len(steps(lines)) == 2
     cycles = [frame["cycle"] for line in lines for frame in line.get("frames", [])]
     assert cycles == list(range(len(cycles))), "counted on through the terms"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reloads", [False, True])
+def test_messages_that_come_while_the_clock_is_waited_for(tmp_path: Path, reloads: bool) -> None:
+    """They become readings behind the wait, with the time at which they came; a reload meanwhile loses none."""
+    with Rig(tmp_path, devices="", units={}, mqtt=Mosquitto(tmp_path), battery={"rate": 5.0}, clock_wait="40s") as rig:
+        clock = clock_of(rig)
+        clock.set(YEAR_2020)
+        rig.agent.start().wait_ready()
+        wait_for(lambda: "listening" in rig.agent.log(), timeout=10, what="it to listen")
+        rig.listening()
+        pause(3)
+        if reloads:
+            text = rig.config.read_text().replace("[connection.bms]", '[connection.bms]\nkeepalive = "20s"', 1)
+            rig.config.write_text(text)
+            assert "connection bms: changed" in command("reload", "--config", rig.config)
+            pause(2)
+        assert "no reading yet" in rig.agent.status
+        clock.set(time.time())
+        clock.says(SYNCHRONISED)
+        pause(2)
+        rig.settle_battery()
+        rig.stop()
+        lines = rig.consumed()
+        account = rig.judge(lines)
+    assert account.problems == []
+    assert account.messages_lost == 0
+    assert lines[-1]["report"]["levels"] == OK
+    frames = [frame for line in lines for frame in line.get("frames", [])]
+    assert max(frame["late_us"] for frame in frames) > 2_000_000
+    assert min(frame["time"] for frame in frames) > "2021"
+    assert steps(lines) == []
 
 
 # ---- reboots ------------------------------------------------------------------------------------------------------
