@@ -105,6 +105,7 @@ class _Group:
     """
 
     period: int
+    phase: int
     first: int
     anchor: int
     next: int
@@ -114,21 +115,23 @@ class _Group:
     def of(cls, group: Json) -> _Group:
         """As a plan describes it."""
         s = group["schedule"]
-        return cls(
-            s["period"], s["first"], s["anchor"], group["next"], {p["name"]: p["exponent"] for p in group["points"]}
-        )
+        exponents = {p["name"]: p["exponent"] for p in group["points"]}
+        return cls(s["period"], s["phase"], s["first"], s["anchor"], group["next"], exponents)
 
     def due(self, cycle: int) -> int:
         return self.anchor + (cycle - self.first) * self.period
 
-    def fall_due(self, begin: int, end: int) -> int:
-        """How many cycles fall due from ``begin``, where one does, to before ``end``, where one of the next grid does.
+    def fall_due(self, begin: int, end: int, following: _Group | None) -> int:
+        """How many cycles fall due from ``begin``, where one does, to before ``end``, where one of ``following`` does.
 
-        If the clocks drifted only (docs/evidence.md, section 4, says when they stepped), it is one grid.
+        If that has the same marks and the clocks drifted only (docs/evidence.md, section 4, says when they stepped), it
+        is one grid.
         """
-        whole = round((end - begin) / self.period)
-        drifted = abs(end - begin - whole * self.period) <= min(max(self.period // 20, 5_000_000), 1_000_000_000)
-        return max(0, whole if drifted else -(-(end - begin) // self.period))
+        if following is not None and (self.period, self.phase) == (following.period, following.phase):
+            shift = (following.first - self.first) * self.period - (following.anchor - self.anchor)
+            if abs(shift) <= min(max(self.period // 20, 5_000_000), 1_000_000_000):
+                return max(0, round((end - begin) / self.period))
+        return max(0, -(-(end - begin) // self.period))
 
     def due_before(self, boot: int) -> int:
         """The first cycle, from ``first`` on, that is not due before ``boot``."""
@@ -251,7 +254,7 @@ class _Channel:
         for key, group in self._groups.items():
             begin = group.due(group.next)
             until = new[key].due(new[key].next) if key in new else record["plan"]["opened"][1]
-            cycles = group.fall_due(begin, until)
+            cycles = group.fall_due(begin, until, new.get(key))
             if cause is None:
                 self._account.cycles_missing += cycles
             else:
