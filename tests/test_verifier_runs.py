@@ -288,3 +288,19 @@ def test_the_same_key_signed_text_is_never_evidence() -> None:
     verifier = Verifier([DID])
     judged = verifier.feed(seal(b"text from outside", protected=Run().sealer._protected, signer=signer))
     assert [each.verdict for each in judged] == ["structure failed"]
+
+
+@pytest.mark.parametrize(
+    ("clock", "error_us", "known"),
+    [
+        (ClockState.SYNCHRONISED, 1000, True),
+        (ClockState.NOT_SYNCHRONISED, None, False),
+        (ClockState.UNKNOWN, None, False),
+    ],
+)
+def test_across_boots_the_length_of_a_pause_is_as_good_as_both_clocks(
+    clock: int, error_us: int | None, known: bool
+) -> None:
+    first, second, _ = of_two_boots(apart=20, error_us=error_us, clock=clock)
+    report = verified(first.sent, second.sent)
+    assert [run.length_known for run in report.runs] == [True, known]

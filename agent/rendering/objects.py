@@ -28,7 +28,13 @@ def record_json(record: Record, plan: Plan | None, wanted: Wanted = lambda path:
     """What is in a record, of data the points that are wanted; ``plan``: the one in force, if it is known."""
     sealed = record.sealed
     found: dict[str, Any] = {
-        "sealed": {"time": moment(sealed.wall), "wall": sealed.wall, "boot": sealed.boot, "clock": sealed.clock},
+        "sealed": {
+            "time": moment(sealed.wall),
+            "wall": sealed.wall,
+            "boot": sealed.boot,
+            "clock": sealed.clock,
+            "error_us": sealed.error_us,
+        },
         "kind": kind_name(record.kind),
     }
     if isinstance(record.body, Data) and plan is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from agent.errors import EvidenceError
 from agent.evidence.coverage import Coverage, GroupKey, Tally
 from agent.evidence.record import VERSION, Head, decode_record
-from agent.model import Data, Event, EventCode, Plan, Record
+from agent.model import Data, Event, EventCode, Plan, Record, Sealed
 from agent.verifier import holes
 from agent.verifier.accepted import Accepted
 from agent.verifier.book import Book, Stream
@@ -43,7 +43,7 @@ class Judge:
             found.append((Level.COMPLETENESS, Outcome.UNKNOWN, "the record cannot be read"))
         else:
             if isinstance(body, Plan):
-                found += self._plan(stream, head, body)
+                found += self._plan(stream, head, record.sealed, body)
             elif isinstance(body, Data):
                 found += self._data(stream, body)
             stream.span.add(record.sealed)
@@ -74,7 +74,7 @@ class Judge:
 
     # ---- plans ----------------------------------------------------------------------------------------------
 
-    def _plan(self, stream: Stream, head: Head, plan: Plan) -> Iterator[Found]:
+    def _plan(self, stream: Stream, head: Head, sealed: Sealed, plan: Plan) -> Iterator[Found]:
         """Take a plan into force; yields what is wrong with it."""
         self._book.report.planned = True
         self._book.permissions.of(stream.signer).add(plan.withdrawn)
@@ -92,7 +92,7 @@ class Judge:
         tally = (lambda key: Tally()) if plan.volatile else stream.account.tally
         stream.coverage = Coverage(plan, tally)
         if not stream.planned:
-            yield from self._runs.begin(stream, head, plan)
+            yield from self._runs.begin(stream, head, sealed, plan)
         stream.planned = True
 
     def _move(self, stream: Stream, plan: Plan, name: str | None) -> None:

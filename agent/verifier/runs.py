@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from agent.evidence.coverage import Coverage, GroupKey, cycles_between, group_key, opening_problems
 from agent.evidence.record import ZEROS, Head
-from agent.model import Plan
+from agent.model import ClockState, Plan, Sealed
 from agent.verifier.book import WINDOW, Book, Lineage, Stream
 from agent.verifier.report import Hole, Join, Part, Run
 from agent.verifier.verdict import Level, Outcome
@@ -25,12 +25,13 @@ class Runs:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def begin(self, stream: Stream, head: Head, plan: Plan) -> Iterator[Found]:
-        """The first plan at hand of a run: how the run joins the one before it."""
+    def begin(self, stream: Stream, head: Head, sealed: Sealed, plan: Plan) -> Iterator[Found]:
+        """The first plan at hand of a run, and when it was sealed: how the run joins the one before it."""
         book, name = self._book, stream.name
         lineage = book.lineages.setdefault((stream.signer, plan.channel), Lineage())
         before = book.find(stream.signer, lineage.latest)
-        stream.run = run = Run(name, Join.UNKNOWN, cause=plan.resumes[0] if plan.resumes else None)
+        cause = plan.resumes[0] if plan.resumes else None
+        stream.run = run = Run(name, Join.UNKNOWN, cause=cause, began=sealed)
         stream.span.boot_id = plan.boot_id
         book.found(stream.account, name)
         if plan.volatile:
@@ -172,7 +173,9 @@ class Runs:
             run.bridged[key] = bridged
             stream.account.tally(key).gaps[cause] += bridged
         lineage.volatile.clear()
-        run.length_known = old.plan.boot_id == plan.boot_id
+        ended = parent.run.ended if parent.run is not None else None
+        clocks = [at.clock for at in (ended, run.began) if at is not None]
+        run.length_known = old.plan.boot_id == plan.boot_id or clocks == [ClockState.SYNCHRONISED] * 2
 
     # ---- later ----------------------------------------------------------------------------------------------
 
