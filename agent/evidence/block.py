@@ -158,12 +158,15 @@ def _rows_of_differences(
     """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
     if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
         return None
-    if set(map(type, chain.from_iterable(columns))) != {int} or (
-        types is not None and types.count(ValueType.INTEGER) != len(types)
-    ):
+    if types is not None and types.count(ValueType.INTEGER) != len(types):
         return None
+    values = tuple(chain.from_iterable(columns))
+    if set(map(type, values)) != {int}:
+        return None
+    if count == 1:
+        return [values]
     rows = list(accumulate(zip(*columns, strict=True), lambda row, more: tuple(map(add, row, more))))
-    for row in rows[1:]:
+    for row in rows:
         if min(row) < -_LIMIT or max(row) >= _LIMIT:
             raise EvidenceError(_BEYOND)
     return rows

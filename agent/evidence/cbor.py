@@ -15,7 +15,6 @@ import io
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -29,7 +28,8 @@ MAX_DEPTH = 8  # arrays and maps; the outermost is 1
 BUILT_IN_TAGS = (*range(6), *range(21, 38), 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
 _INTEGERS = frozenset({int})
 _ARRAYS = frozenset({list})
-_ALLOWED = frozenset({list, dict, int, float, str, bytes, bool, type(None)})
+_NESTING = frozenset({list, dict})
+_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
 _LONGER_FROM = ((24, 1), (1 << 8, 1), (1 << 16, 2), (1 << 32, 4))  # an argument of a head takes so many bytes more
 
 
@@ -109,33 +109,9 @@ def _new_decoder() -> cbor2.CBORDecoder:
 def _size(item: Any) -> int:
     """Bytes of the one allowed encoding of what was decoded. Raises EvidenceError for what the format does not allow:
     simple values, NaN, infinities, -0.0, other keys or another order of keys, one level too many.
-
-    Level by level of nesting, so that columns of numbers pass at C speed.
     """
-    level, depth, size = [item], 0, 0
     heads: list[int] = []  # integers, and lengths: what a head's argument says
-    while level:
-        kinds = set(map(type, level))
-        size += len(level)  # the first byte of each
-        if kinds == _INTEGERS:
-            heads += level
-            break
-        if kinds == _ARRAYS:
-            inside = level
-        elif kinds <= _ALLOWED:
-            size += _size_of_scalars(level, kinds, heads)
-            inside = [each for each in level if type(each) is list]
-        else:
-            raise EvidenceError("undefined and simple values are not allowed")
-        heads += map(len, inside)
-        if dict in kinds:
-            inside = [*inside, *_in_maps(level, heads)]
-        elif not inside:
-            break
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise EvidenceError(f"nested deeper than {MAX_DEPTH}")
-        level = list(chain.from_iterable(inside))
+    size = _walk(item, 1, heads)
     heads.sort()
     for bound, more in _LONGER_FROM:
         if heads and heads[-1] >= bound:
@@ -145,39 +121,78 @@ def _size(item: Any) -> int:
     return size
 
 
-def _size_of_scalars(level: list[Any], kinds: set[type], heads: list[int]) -> int:
-    """Bytes behind the heads of what is neither array nor map; integers and lengths are added to ``heads``."""
+def _walk(item: Any, depth: int, heads: list[int]) -> int:
+    """Bytes of an item but for those of its heads' arguments, which are added to ``heads``.
+
+    Columns of numbers, and arrays of such, pass at C speed.
+    """
+    kind = type(item)
+    if kind is int:
+        heads.append(item)
+        return 1
+    if kind is bytes:
+        heads.append(len(item))
+        return 1 + len(item)
+    if kind is list:
+        return _walk_array(item, depth, heads)
+    if kind is dict:
+        return _walk_map(item, depth, heads)
+    return 1 + _behind_heads([item], {kind}, heads)
+
+
+def _walk_array(item: list[Any], depth: int, heads: list[int]) -> int:
+    if depth > MAX_DEPTH:
+        raise EvidenceError(f"nested deeper than {MAX_DEPTH}")
+    heads.append(len(item))
+    kinds = set(map(type, item))
+    if kinds == _INTEGERS:
+        heads += item
+        return 1 + len(item)
+    if kinds == _ARRAYS and depth < MAX_DEPTH:
+        inside = list(chain.from_iterable(item))
+        if set(map(type, inside)) == _INTEGERS:
+            heads += map(len, item)
+            heads += inside
+            return 1 + len(item) + len(inside)
+    if kinds.isdisjoint(_NESTING):
+        return 1 + len(item) + _behind_heads(item, kinds, heads)
+    return 1 + sum([_walk(each, depth + 1, heads) for each in item])
+
+
+def _walk_map(item: dict[Any, Any], depth: int, heads: list[int]) -> int:
+    if depth > MAX_DEPTH:
+        raise EvidenceError(f"nested deeper than {MAX_DEPTH}")
+    keys = list(item)
+    if keys and set(map(type, keys)) != _INTEGERS:  # True == 1 == 1.0
+        raise EvidenceError("a map key that is not an integer")
+    ascending = bool(keys) and keys[0] >= 0 and keys == sorted(keys)
+    if not ascending and keys != sorted(keys, key=_order):
+        raise EvidenceError("map keys are not in order")
+    heads.append(len(keys))
+    heads += keys
+    return 1 + len(keys) + sum([_walk(each, depth + 1, heads) for each in item.values()])
+
+
+def _behind_heads(items: list[Any], kinds: set[type], heads: list[int]) -> int:
+    """Bytes behind the heads of items that are neither arrays nor maps."""
+    if not kinds <= _SCALARS:
+        raise EvidenceError("undefined and simple values are not allowed")
     size = 0
     if int in kinds:
-        heads += [each for each in level if type(each) is int]
+        heads += [each for each in items if type(each) is int]
     if bytes in kinds:
-        lengths = [len(each) for each in level if type(each) is bytes]
+        lengths = [len(each) for each in items if type(each) is bytes]
         size += sum(lengths)
         heads += lengths
     if str in kinds:
-        lengths = [len(each.encode()) for each in level if type(each) is str]
+        lengths = [len(each.encode()) for each in items if type(each) is str]
         size += sum(lengths)
         heads += lengths
     if float in kinds:
-        floats = [each for each in level if type(each) is float]
+        floats = [each for each in items if type(each) is float]
         if not all(map(math.isfinite, floats)):
             raise EvidenceError("NaN and infinities are not allowed")
         if any(math.copysign(1, each) < 0 for each in floats if each == 0):
             raise EvidenceError("-0.0 is not allowed")
         size += len(b"".join(cbor2.dumps(each, canonical=True) for each in floats)) - len(floats)
     return size
-
-
-def _in_maps(level: list[Any], heads: list[int]) -> Iterator[Collection[Any]]:
-    """Keys and values of the maps; their lengths are added to ``heads``."""
-    for each in level:
-        if type(each) is dict:
-            keys = list(each)
-            if not set(map(type, keys)) <= _INTEGERS:  # True == 1 == 1.0
-                raise EvidenceError("a map key that is not an integer")
-            ascending = bool(keys) and keys[0] >= 0 and keys == sorted(keys)
-            if not ascending and keys != sorted(keys, key=_order):
-                raise EvidenceError("map keys are not in order")
-            heads.append(len(keys))
-            yield keys
-            yield each.values()
