@@ -20,7 +20,15 @@ try:
     from agent import __version__
     from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
     from agent.control.client import ControlError
-    from agent.errors import AgentError, ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError
+    from agent.errors import (
+        AgentError,
+        ConfigError,
+        OutboxError,
+        RecordTooLargeError,
+        SignerError,
+        TransportError,
+        Verdict,
+    )
 except KeyboardInterrupt:  # loading takes long enough for a Ctrl-C
     sys.exit(130)
 
@@ -71,6 +79,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         say(f"edge-agent: {error}" + (f"; {hint}" if hint else ""))
         if isinstance(error, ControlError):
             return error.code
+        if isinstance(error, SignerError) and error.verdict is Verdict.RETRY:
+            return FINDING  # to be started again
         return NO_PERMISSION if denied else next((_CODES[kind] for kind in _CODES if isinstance(error, kind)), FINDING)
     except PermissionError as error:
         say(f"edge-agent: {error.filename or 'output'}: {error.strerror}; {_AS_WHOM}")

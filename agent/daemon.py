@@ -9,7 +9,6 @@ normal start.
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -24,7 +23,7 @@ from agent.control.server import serve
 from agent.errors import ConfigError
 from agent.health import Health
 from agent.running import Running
-from agent.signer import open_key_file
+from agent.signer import open_signer
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,8 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
 
     Raises SignerError, OutboxError, ConfigError.
     """
-    with suppress(OSError, ValueError):  # a sandbox may forbid it, and has then done it itself
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the key must not land in a core file
-    health = Health()
-    signer = open_key_file(config.identity.key, did=config.identity.did)
+    health, identity = Health(), config.identity
+    signer = open_signer(identity.key, passphrase=identity.passphrase, did=identity.did)
     running = Running(config, signer=signer, clock=SystemClock())
     async with anyio.create_task_group() as telling:
         async with anyio.create_task_group() as channels, anyio.create_task_group() as sources:

@@ -63,6 +63,8 @@ def refused(old: Config, new: Config) -> list[Problem]:
     found = []
     if old.identity.key != new.identity.key:
         found.append(problem(new, ("identity", "key"), "the key of a running agent does not change", restart))
+    if old.identity.passphrase != new.identity.passphrase:
+        found.append(problem(new, ("identity", "passphrase"), "the key of a running agent does not change", restart))
     if old.identity.did != new.identity.did:
         found.append(problem(new, ("identity", "did"), "the identity of a running agent does not change", restart))
     if old.agent.state != new.agent.state:

@@ -4,6 +4,7 @@ daemon.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import json
@@ -19,12 +20,15 @@ import pytest
 
 from agent import __version__
 from agent.cli import main
+from agent.commands import tail
 from agent.commands import target as target_module
 from agent.config import load
+from agent.config.template import agent_toml
 from agent.evidence.record import link_of
 from agent.outbox import Outbox
 from agent.outbox.look import records
 from agent.outbox.reader import Stored
+from tests.keystores import passphrase_in
 from tests.runs import DID, simple_run
 
 
@@ -108,6 +112,58 @@ def test_init_takes_the_key_that_the_configuration_names(tmp_path: Path, capsys:
     moved.unlink()
     assert main(["init", str(tmp_path)]) == 78
     assert f"its key {moved} is not there; put the key back" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
+
+
+def with_identity(config: Path, identity: str) -> None:
+    head, _, rest = config.read_text().partition("[identity]\n")
+    config.write_text(f"{head}[identity]\n{identity}\n\n[connection{rest.partition('[connection')[2]}")
+
+
+def test_init_takes_the_key_where_the_configuration_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "agent.toml"
+    main(["init", str(tmp_path)])
+    (tmp_path / "key").rename(tmp_path / "other")
+    with_identity(config, 'key = "file:other"')
+    did = capsys.readouterr().out
+    assert main(["init", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == did
+    with_identity(config, 'key = "file:third"')
+    assert main(["init", str(tmp_path)]) == 0
+    assert capsys.readouterr().out != did
+    assert {path.name for path in tmp_path.iterdir()} == {"agent.toml", "other", "third"}
+
+
+def test_init_makes_and_keeps_a_keystore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(agent_toml(did=DID))
+    with_identity(config, 'key = "keystore:ks"\npassphrase = { file = "passphrase" }')
+    passphrase_in(tmp_path)
+    assert main(["init", str(tmp_path)]) == 0
+    did = capsys.readouterr().out
+    assert json.loads((tmp_path / "ks").read_text())["address"] in did
+    before = (tmp_path / "ks").read_bytes()
+    with_identity(config, f'key = "keystore:ks"\npassphrase = {{ file = "passphrase" }}\ndid = "{did.strip()}"')
+    assert main(["init", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == did
+    assert (tmp_path / "ks").read_bytes() == before
+    assert not (tmp_path / "key").exists()
+
+
+def test_init_leaves_a_credential_to_systemd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(agent_toml(did=DID))
+    with_identity(config, f'key = "credential:k"\ndid = "{DID}"')
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert main(["init", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{DID}\n"
+    assert "systemd gives it" in said.err
+    with_identity(config, 'key = "credential:k"')
+    assert main(["init", str(tmp_path)]) == 78
+    assert "LoadCredential=" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
 
 
@@ -418,7 +474,7 @@ def test_no_permission_is_77_everywhere(
     loaded = load(config)
     if command == ["tail"]:
         without_did(config)
-    paths = {"key": loaded.identity.key, "state": loaded.agent.state, "ring": ring_of(config)}
+    paths = {"key": loaded.identity.key.path, "state": loaded.agent.state, "ring": ring_of(config)}
     with monkeypatch.context() as patched:
         refuse(patched, paths[what])
         assert main([*command, "--config", str(config)]) == 77
@@ -432,9 +488,17 @@ def without_did(config: Path) -> None:
     assert load(config).identity.did is None
 
 
-def test_tail_asks_for_a_did_and_not_for_another_owner(
-    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tail_asks_for_a_did_and_not_for_another_mode(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without_did(config)
+    load(config).identity.key.path.chmod(0o644)
+    assert main(["tail", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "give --did" in said
+    assert "chmod" not in said
+
+
+def test_tail_takes_the_did_of_the_agents_key_also_as_root(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    did = load(config).identity.did
     without_did(config)
     real = os.fstat
 
@@ -443,17 +507,14 @@ def test_tail_asks_for_a_did_and_not_for_another_owner(
         values[stat.ST_UID] = 4_000_000
         return os.stat_result(values)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fstat", of_another)
-        assert main(["tail", "--config", str(config)]) == 2
-    said = capsys.readouterr().err
-    assert "give --did" in said
-    assert "chown" not in said
+    monkeypatch.setattr(os, "fstat", of_another)
+    options = argparse.Namespace(source=None, channel=None, config=config, did=[], allow=None)
+    assert tail._source(options)[1] == [did]
 
 
 def test_tail_without_the_key_asks_for_a_did(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without_did(config)
-    load(config).identity.key.unlink()
+    load(config).identity.key.path.unlink()
     assert main(["tail", "--config", str(config)]) == 2
     said = capsys.readouterr().err
     assert "give --did" in said

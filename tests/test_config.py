@@ -124,7 +124,7 @@ def test_what_the_daemon_gets(tmp_path: Path) -> None:
     config = good(tmp_path)
     assert config.path == tmp_path / "agent.toml"
     assert (config.site.id, config.site.labels) == ("park-7", {"dso": "westnet"})
-    assert (config.identity.key, config.identity.did) == (tmp_path / "key", None)
+    assert (str(config.identity.key), config.identity.did) == (f"file:{tmp_path}/key", None)
     assert (config.agent.state, config.agent.log_level) == (Path("/var/lib/edge-agent"), "info")
     assert (config.channels[0].id, config.channels[0].topic) == ("dso", "dx.park-7.dso")
     assert config.channels[0].transport == "agent.transports.nats:NatsTransport"
@@ -182,7 +182,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "conf").mkdir()
     Path("conf/agent.toml").write_text(changed('log_level = "info"', 'state = "../state"'))
     config = load(Path("conf/agent.toml"))
-    assert config.identity.key == tmp_path / "conf" / "key"
+    assert config.identity.key.path == tmp_path / "conf" / "key"
     assert config.agent.state == tmp_path / "conf" / ".." / "state"
 
 
@@ -235,6 +235,8 @@ WHOLE = "write digits without quotes or a fraction"
 TOO_LARGE = "a whole number has 64 bits at most; write fewer digits, or a fraction such as 1e30"
 SUBJECT = "is no subject to publish to; write words joined by dots, without blanks, * and >"
 LATER = "not supported yet by this version"
+PLACES = 'write "file:PATH", "keystore:FILE" or "credential:NAME"'
+PASSPHRASE = 'add passphrase = { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }'
 
 SECOND = '[[channel]]\ntransport = "nats"\nservers = ["nats://h"]\nsend = ["pv/ac/St"]\n'
 
@@ -399,9 +401,22 @@ WRONG = [
         ["24: channel[0].seal_within: 61s is out of range; choose 100ms to 60s"],
     ),
     # the identity
-    ('"file:key"', '"credential:k"', [f'6: identity.key: "credential:" is {LATER}; use "file:PATH"']),
-    ('"file:key"', '"0xdeadbeef"', ['6: identity.key: expected the place of the key; write "file:PATH"']),
-    ('"file:key"', '"file:"', ['6: identity.key: expected the place of the key; write "file:PATH"']),
+    ('"file:key"', '"pkcs11:token=a;object=b"', [f'6: identity.key: "pkcs11:" is {LATER}; {PLACES}']),
+    ('"file:key"', '"0xdeadbeef"', [f"6: identity.key: expected the place of the key; {PLACES}"]),
+    ('"file:key"', '"file:"', [f"6: identity.key: expected the place of the key; {PLACES}"]),
+    ('"file:key"', "5", [f"6: identity.key: expected the place of the key; {PLACES}"]),
+    (
+        '"file:key"',
+        '"credential:../k"',
+        ["6: identity.key: this is no name of a credential; write letters, digits, _, . and -"],
+    ),
+    ('"file:key"', '"keystore:~/k"', ["6: identity.key: ~ stands for no folder here; write the whole path"]),
+    ('"file:key"', '"keystore:k"', [f"6: identity.key: a keystore needs a passphrase; {PASSPHRASE}"]),
+    (
+        '"file:key"',
+        '"file:key"\npassphrase = { env = "P" }',
+        ['7: identity.passphrase: a key in "file:" has no passphrase; remove it'],
+    ),
     (
         'key = "file:key"',
         'key = "file:key"\ndid = "did:web:x"',
@@ -784,7 +799,7 @@ def test_every_key_of_the_manual_is_in_the_documentation() -> None:
 def test_what_init_writes_is_good(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(agent_toml(did=DID))
     config = load(tmp_path / "agent.toml")
-    assert (config.identity.key, config.identity.did) == (tmp_path / "key", DID)
+    assert (config.identity.key.path, config.identity.did) == (tmp_path / "key", DID)
     assert config.agent.state == tmp_path / "state"
     assert [device.groups for plan in config.adapters() for device in plan.devices] == [{"ac": ("W", "WH", "Hz", "St")}]
 
@@ -793,7 +808,7 @@ def test_init_quotes_what_it_is_given(tmp_path: Path) -> None:
     folder = tmp_path / 'a "b" \\ \x7f é'
     (tmp_path / "agent.toml").write_text(agent_toml(did=DID, site="s", key=f"{folder}/key", state=f"{folder}"))
     config = load(tmp_path / "agent.toml")
-    assert (config.identity.key, config.agent.state) == (folder / "key", folder)
+    assert (config.identity.key.path, config.agent.state) == (folder / "key", folder)
 
 
 def test_judging_imports_no_client_library() -> None:

@@ -26,6 +26,7 @@ from agent.ports import Clock, DeviceSelection
 from agent.secret import Secret
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, Site, edge_agent
+from tests.runs import DID, SECRET
 from tests.test_config import FakeConnection, FakeDevice
 from tests.test_config_refusals import GOOD
 
@@ -292,6 +293,9 @@ def online(folder: Path, *, wire: int, servers: Sequence[str], bms: str = "", su
     )
     channel = GOOD[GOOD.index("[[channel]]") :].replace('["nats://127.0.0.1:4222"]', str(list(servers)))
     channel = channel.replace("send =", f'subject = "{subject}"\nsend =')
+    key = folder / "key"
+    key.write_text(SECRET.hex())
+    key.chmod(0o600)
     return write(folder, text + SUNSPEC + battery.replace(', at = "/soc"', "") + channel)
 
 
@@ -301,7 +305,8 @@ def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pyt
     path = online(tmp_path, wire=site.port, servers=[server.url], bms='password = { file = "p" }')
     code, lines, said = checked(path, capsys, online=True)
     assert (code, said) == (0, [])
-    assert lines[-4:] == [
+    assert lines[-5:] == [
+        f"identity: good: file:{tmp_path}/key holds the key of {DID.replace('volta', 'ewc')}",
         f"connection bms: password: good: file {tmp_path}/p can be read",
         "channel dso: good: dx.park-7 is taken, nothing there yet",
         "device pv-1: good: 3 values read",
@@ -309,7 +314,7 @@ def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pyt
     ]
     assert "hunter2" not in "".join(lines)
     code, found = checked_json(path, capsys, online=True)
-    assert (code, found["online"][2]) == (0, {"what": "device pv-1", "good": True, "words": "3 values read"})
+    assert (code, found["online"][3]) == (0, {"what": "device pv-1", "good": True, "words": "3 values read"})
     assert ListeningAdapter.subscribed.count("bms") == 2
     assert ListeningAdapter.subscribed[-1] == "closed"
 
@@ -324,7 +329,7 @@ def test_nothing_is_reached(
     code, lines, said = checked(online(tmp_path, wire=nobody, servers=servers, bms=bms), capsys, online=True)
     assert time.monotonic() - began < 15
     assert code == 69
-    assert lines[-1].startswith("assumed: ")
+    assert lines[-2].startswith("assumed: ")
     assert [line.partition(": ")[0] for line in said] == [
         "connection bms",
         "channel dso",
@@ -336,7 +341,7 @@ def test_nothing_is_reached(
     assert said[2].startswith("device pv-1: ac: link_down: ")
     assert said[3] == "connection bms: the broker does not know us; look at the password"
     code, found = checked_json(tmp_path / "agent.toml", capsys, online=True)
-    assert (code, found["good"], [each["good"] for each in found["online"]]) == (69, True, 4 * [False])
+    assert (code, found["good"], [each["good"] for each in found["online"]]) == (69, True, [True, *4 * [False]])
 
 
 def test_secrets_of_devices_are_tried_however_deep(
@@ -360,7 +365,17 @@ def test_a_device_that_is_not_read_is_a_finding(
     code, lines, said = checked(online(tmp_path, wire=nobody, servers=[server.url]), capsys, online=True)
     assert code == 1
     assert [line.partition(": ")[0] for line in said] == ["device pv-1"]
-    assert len([line for line in lines if ": good: " in line]) == 2
+    assert len([line for line in lines if ": good: " in line]) == 3
+
+
+def test_a_key_that_cannot_be_used_is_a_finding(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "GOOD", ["dx.park-7"]))
+    path = online(tmp_path, wire=site.port, servers=[server.url])
+    (tmp_path / "key").chmod(0o644)
+    code, _, said = checked(path, capsys, online=True)
+    assert (code, said) == (1, [f"identity: the key file {tmp_path}/key is open to others; chmod 600 {tmp_path}/key"])
 
 
 def test_a_broker_of_messages_that_is_not_reached_is_69(
@@ -437,5 +452,5 @@ def test_who_never_answers_is_not_waited_for(tmp_path: Path, site: Site) -> None
         began = time.monotonic()
         found = asyncio.run(try_all(config, within=1.0))
         assert time.monotonic() - began < 5
-    assert found[0] == Tried("channel dso", "no answer within 1 s", good=False, unreachable=True)
-    assert all(each.good for each in found[1:])
+    assert found[1] == Tried("channel dso", "no answer within 1 s", good=False, unreachable=True)
+    assert all(each.good for each in [found[0], *found[2:]])

@@ -82,7 +82,7 @@ def test_relative_paths_start_at_the_folder_of_the_file_that_they_stand_in(
     monkeypatch.chdir(tmp_path)
     config = load(Path("agent.toml"))
     assert [plan.connection.ca for plan in config.plans if plan.name == "spare"] == [tmp_path / "conf.d" / "ca.pem"]
-    assert config.identity.key == tmp_path / "key"
+    assert config.identity.key.path == tmp_path / "key"
     assert [str(path) for path in config.files] == ["agent.toml", "conf.d/pv.toml"]
 
 

@@ -113,6 +113,21 @@ def test_defaults_are_filled_in_and_units_are_text(tmp_path: Path) -> None:
     assert channel["subject"] == "dx.{site}.{channel}"
 
 
+@pytest.mark.parametrize("where", ['file = "p"', 'credential = "p"', 'env = "P"'])
+def test_a_passphrase_is_shown_as_what_refers_to_it(tmp_path: Path, where: str) -> None:
+    keystore = f'key = "keystore:k"\npassphrase = {{ {where} }}'
+    config = loaded(tmp_path, GOOD.replace('key = "file:key"', keystore))
+    shown = as_file(config)["identity"]
+    name, _, value = where.replace('"', "").partition(" = ")
+    assert shown == {
+        "key": f"keystore:{tmp_path}/k",
+        "passphrase": {name: f"{tmp_path}/p" if name == "file" else value},
+    }
+    (tmp_path / "elsewhere").mkdir()
+    again = loaded(tmp_path / "elsewhere", toml_text(as_file(config)))
+    assert again.identity == config.identity
+
+
 def test_only_defaults_that_have_no_effect_are_left_out(tmp_path: Path) -> None:
     shown = as_file(loaded(tmp_path, [*configurations()][7]))
     assert shown["connection"]["bms"] == {

@@ -22,6 +22,7 @@ Place = tuple[int, str]  # floor, and the outside libraries it may import
 
 PLACES: Mapping[str, Place] = {
     "agent": (WORDS, ""),
+    "agent.custody": (PURE, ""),
     "agent.errors": (WORDS, ""),
     "agent.fields": (PURE, "pydantic pydantic_core"),
     "agent.model": (WORDS, ""),
@@ -93,7 +94,13 @@ PLACES: Mapping[str, Place] = {
     "agent.clock": (EDGE, ""),
     "agent.health": (EDGE, "sdnotify"),
     "agent.journal": (EDGE, ""),
-    "agent.signer": (EDGE, "coincurve"),
+    "agent.signer": (EDGE, ""),
+    "agent.signer.files": (EDGE, ""),
+    "agent.signer.key": (EDGE, "coincurve"),
+    "agent.signer.keystore": (PURE, ""),
+    "agent.signer.memory": (EDGE, ""),
+    "agent.signer.places": (EDGE, ""),
+    "agent.signer.unlock": (EDGE, "eth_account"),
     "agent.transports": (WORDS, ""),
     "agent.transports.nats": (EDGE, "nats"),
     "agent.transports.nats_config": (PURE, "pydantic"),
@@ -180,6 +187,8 @@ PLACES: Mapping[str, Place] = {
 PARTS = {
     "agent.transports.nats_consumer": "agent.transports.nats"
 }  # edges of several modules, beside those in a folder
+FOLDERS = {"agent.outbox", "agent.signer"}  # whose modules are one edge together
+HOLD_SECRETS = {"agent.config.tables", "agent.signer.places"}  # references to secrets, as the tables of adapters do
 FOR_ADAPTERS = {"agent.fields", "agent.secret", "agent.units"}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
 VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
@@ -224,7 +233,7 @@ def read(*folders: str) -> dict[str, set[str]]:
 def part(module: str) -> str:
     """The edge that a module belongs to."""
     folder = ".".join(module.split(".")[:2])
-    return folder if module.startswith("adapters.") or folder == "agent.outbox" else PARTS.get(module, module)
+    return folder if module.startswith("adapters.") or folder in FOLDERS else PARTS.get(module, module)
 
 
 def offence(module: str, target: str) -> str | None:
@@ -236,6 +245,8 @@ def offence(module: str, target: str) -> str | None:
     if target not in PLACES:
         return "has no place"
     below = PLACES[target][0]
+    if target == "agent.secret" and module in HOLD_SECRETS:
+        return None
     if module.startswith("agent"):
         if target.startswith("adapters"):
             return "is an adapter, loaded by name"

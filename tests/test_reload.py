@@ -299,6 +299,26 @@ def test_identity_and_outbox_cannot_change_under_a_running_agent(rig: Rig, tmp_p
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    ("identity", "refused_at"),
+    [
+        ('key = "keystore:other", passphrase = { env = "P" }', ["key"]),
+        ('key = "keystore:key", passphrase = { env = "Q" }', ["passphrase"]),
+        ('key = "credential:key"', ["key", "passphrase"]),
+        ('key = "keystore:key", passphrase = { env = "P" }', []),
+    ],
+)
+def test_the_custody_of_a_running_agents_key_does_not_change(
+    tmp_path: Path, identity: str, refused_at: list[str]
+) -> None:
+    before, after = tmp_path / "before.toml", tmp_path / "after.toml"
+    before.write_text(BASE.replace('key = "file:key"', 'key = "keystore:key", passphrase = { env = "P" }'))
+    after.write_text(BASE.replace('key = "file:key"', identity))
+    found = refused(load(before), load(after))
+    assert [problem.key for problem in found] == [f"identity.{key}" for key in refused_at]
+    assert all("does not change" in problem.what and problem.line for problem in found)
+
+
 def test_a_channel_that_cannot_be_opened_is_a_reason_to_refuse(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "state" / "market.ring").write_bytes(b"something else")
     edit(rig, more=SECOND.format(url=rig.broker.url))

@@ -10,8 +10,9 @@ from agent.commands import DEFAULT_CONFIG, DEFAULT_STATE, GOOD, say
 from agent.config import template
 from agent.config.file import read
 from agent.config.tables import Identity
+from agent.custody import Custody
 from agent.errors import ConfigError, SignerError
-from agent.signer import DEFAULT_NETWORK, create_key_file, open_key_file
+from agent.signer import DEFAULT_NETWORK, create_key, open_signer
 
 
 def main(options: argparse.Namespace) -> int:
@@ -21,36 +22,41 @@ def main(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     config = folder / "agent.toml"
-    identity = _identity_in(config) if config.exists() else None
-    key, did = (folder / "key", None) if identity is None else (identity.key, identity.did)
+    known = _identity_in(config) if config.exists() else None
+    custody = known.key if known else Custody("file", str(folder / "key"))
+    did = known.did if known else None
+    passphrase = known.passphrase if known else None
     # What a configuration says stays, and so does the network of its DID.
     network = options.network if not config.exists() else DEFAULT_NETWORK
-    if key.exists():
-        signer = open_key_file(key, did=did, network=network)
-        say(f"{key} is there already and stays")
+    if known is not None and custody.kind == "credential":
+        did = did or open_signer(custody).did
+        say(f"the key is {custody}, and systemd gives it: nothing to make")
+    elif os.path.lexists(custody.path):
+        did = open_signer(custody, passphrase=passphrase, did=did, network=network).did
+        say(f"{custody.path} is there already and stays")
     elif did is not None:
         raise SignerError(
-            f"{config} names {did}, and its key {key} is not there",
+            f"{config} names {did}, and its key {custody.path} is not there",
             hint="put the key back, or remove identity.did to begin anew with another key",
         )
     else:
-        signer = create_key_file(key, network=network)
-        say(f"{key} made: keep it, there is no copy")
+        did = create_key(custody, passphrase=passphrase, network=network).did
+        say(f"{custody.path} made: keep it, there is no copy")
     if config.exists():
         say(f"{config} is there already and stays")
-        print(signer.did)
+        print(did)
         return GOOD
     descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     # Beside the installed unit /etc is read-only to the agent; anywhere else all is kept in one folder.
     state = DEFAULT_STATE if folder == DEFAULT_CONFIG.parent else "state"
     try:
         with os.fdopen(descriptor, "w") as file:
-            file.write(template.agent_toml(did=signer.did, state=str(state)))
+            file.write(template.agent_toml(did=did, state=str(state)))
     except OSError as error:
         config.unlink()  # half a file would stay at the next try
         raise OSError(error.errno, error.strerror, str(config)) from error
     say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
-    print(signer.did)
+    print(did)
     return GOOD
 
 

@@ -9,7 +9,6 @@ import asyncio
 import signal
 import time
 from contextlib import aclosing
-from pathlib import Path
 
 import anyio
 
@@ -17,10 +16,10 @@ from agent.commands import FINDING, GOOD, USAGE, say
 from agent.commands.accepting import Checkpoint, accepted, begun
 from agent.commands.printing import Printer, printer
 from agent.commands.target import only
-from agent.config import load
+from agent.config import Config, load
 from agent.errors import SignerError, TransportError
 from agent.kinds import TRANSPORTS
-from agent.signer import open_key_file
+from agent.signer import open_signer
 from agent.transports.nats_consumer import Consumer, Source
 from agent.verifier import Signer, Verifier
 
@@ -58,14 +57,14 @@ def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
     if channel.transport != TRANSPORTS["nats"].transport:
         raise ValueError(f"the channel {channel.id} does not go to NATS, and nothing else can be read back yet")
     settings = channel.settings
-    accept = accept or [config.identity.did or _did_of_key(config.identity.key)]
+    accept = accept or [config.identity.did or _did_of_key(config)]
     return Source(settings.servers, settings.stream, channel.topic), accept
 
 
-def _did_of_key(path: Path) -> str:
+def _did_of_key(config: Config) -> str:
     """Raises ValueError: a reader needs no key, so the remedy is not to change the key's owner or mode."""
     try:
-        return open_key_file(path).did
+        return open_signer(config.identity.key, passphrase=config.identity.passphrase, any_owner=True).did
     except SignerError as error:
         if isinstance(error.__cause__, PermissionError):
             raise error.__cause__ from None

@@ -17,11 +17,15 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    PlainValidator,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
-from agent.fields import NOT_YET, Id, Table, Text
+from agent.custody import PATTERN, Custody, parse
+from agent.fields import NOT_YET, Id, Problems, Table, Text
+from agent.secret import Secret
 from agent.units import Duration, S, Size, duration_range, size_range
 
 VERSION = 1
@@ -58,14 +62,9 @@ def _socket(value: Any, info: ValidationInfo) -> Path | None:
     return path
 
 
-def _key_file(value: Any, info: ValidationInfo) -> Path:
-    # The value is not repeated: somebody may have put the key itself here.
-    scheme, _, path = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if scheme in ("credential", "keystore", "pkcs11"):
-        raise ValueError(f'"{scheme}:" is {NOT_YET}; use "file:PATH"')
-    if scheme != "file" or not path:
-        raise ValueError('expected the place of the key; write "file:PATH"')
-    return _path(path, info)
+def _custody(value: Any, info: ValidationInfo) -> Custody:
+    context: Mapping[str, Path] = info.context or {}
+    return parse(value, folder=context.get("folder", Path()))
 
 
 def _whole_mib(count: int) -> int:
@@ -78,10 +77,6 @@ def _when_full(value: Any) -> Any:
     if value == "block":
         raise ValueError(f'"block" is {NOT_YET}; use "drop-oldest"')
     return value
-
-
-def _key_text(path: Path) -> str:
-    return f"file:{path}"
 
 
 def _socket_text(path: Path | None) -> str:
@@ -99,15 +94,27 @@ class Site(Table):
 
 
 class Identity(Table):
-    """The agent's key, and the DID that it must have."""
+    """The agent's key, what opens it if it is a keystore, and the DID that it must have."""
 
     key: Annotated[
-        Path,
-        BeforeValidator(_key_file),
-        PlainSerializer(_key_text, return_type=str, when_used="json"),
-        WithJsonSchema({"type": "string", "pattern": "^file:."}),
+        Custody,
+        PlainValidator(_custody),
+        PlainSerializer(str, return_type=str, when_used="json"),
+        WithJsonSchema({"type": "string", "pattern": PATTERN}),
     ]
+    passphrase: Secret | None = None
     did: Annotated[str, AfterValidator(_judge_did)] | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Identity:
+        problems = Problems()
+        if self.key.kind == "keystore" and self.passphrase is None:
+            remedy = 'add passphrase = { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }'
+            problems.add(f"a keystore needs a passphrase; {remedy}", "key")
+        if self.key.kind != "keystore" and self.passphrase is not None:
+            problems.add(f'a key in "{self.key.kind}:" has no passphrase; remove it', "passphrase")
+        problems.raise_any("identity")
+        return self
 
 
 class ClockTable(Table):

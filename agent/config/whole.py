@@ -92,7 +92,10 @@ class _Judge:
         channels = judging.channels(self.sources)
         if not (site and identity and clock and agent and channels):
             return None
-        for key in (("identity", "key"), ("identity", "did"), ("agent", "state"), ("agent", "socket")):
+        for key in (
+            *(("identity", name) for name in ("key", "passphrase", "did")),
+            *(("agent", name) for name in ("state", "socket")),
+        ):
             self.places[key] = self.main.findings.place(key)
         return Config(
             self.main.path,

@@ -1,4 +1,4 @@
-"""``check --online``: tries each broker, device and secret of a configuration once, all at the same time.
+"""``check --online``: tries the key and each broker, device and secret of a configuration once, all at the same time.
 
 Publishes nothing and seals nothing. A device is read as the agent reads it, a source of messages is subscribed to and
 not listened to, as a visitor where its adapter knows that. What was found is a line each, in the order of the
@@ -19,10 +19,12 @@ from pydantic import BaseModel
 from agent import kinds
 from agent.clock import SystemClock
 from agent.config.effective import AdapterPlan, Channel, Config
+from agent.config.tables import Identity
 from agent.errors import AcquisitionError, AgentError, SecretError, TransportError
 from agent.model import Sample
 from agent.ports import PolledDevice
 from agent.secret import Secret
+from agent.signer import open_signer
 
 WITHIN = 15.0  # s, for each, and so for all
 
@@ -74,6 +76,7 @@ async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
 
 
 def _trials(config: Config) -> Iterator[_Trial]:
+    yield _Trial("identity", partial(_identity, config.identity))
     for plan in config.adapters():
         yield from _secrets(f"connection {plan.name}", plan.connection)
         for device in plan.devices:
@@ -91,7 +94,14 @@ def _trials(config: Config) -> Iterator[_Trial]:
                 yield _Trial(f"device {device.config.id}", partial(opened.read, index))
 
 
-# ---- secrets ----------------------------------------------------------------------------------------------------
+# ---- key and secrets --------------------------------------------------------------------------------------------
+
+
+async def _identity(identity: Identity, what: str) -> Tried:
+    """Open the key. Raises SignerError."""
+    opened = partial(open_signer, identity.key, passphrase=identity.passphrase, did=identity.did, any_owner=True)
+    signer = await to_thread.run_sync(opened, abandon_on_cancel=True)
+    return Tried(what, f"{identity.key} holds the key of {signer.did}")
 
 
 def _secrets(what: str, value: Any) -> Iterator[_Trial]:
