@@ -14,8 +14,10 @@ try:
     import importlib
     import io
     import os
+    import re
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import NoReturn
 
     from agent import __version__
     from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
@@ -104,7 +106,14 @@ def _let_go_of_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _adding(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Commands:
+class _Parser(argparse.ArgumentParser):
+    """Repeats a wrong argument, but not one that may be a key."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"[0-9A-Fa-f]{64,}", "(hex digits)", message))
+
+
+def _adding(commands: argparse._SubParsersAction[_Parser]) -> Commands:
     """Adds a command: its name, its help, and its module in agent/commands."""
 
     def command(name: str, text: str, module: str) -> argparse.ArgumentParser:
@@ -116,7 +125,7 @@ def _adding(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Co
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="edge-agent",
         description="Reads telemetry, signs it at capture, delivers it so that anybody can verify it.",
     )
@@ -201,9 +210,35 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--allow", type=Path, metavar="FILE", help="allow-list: accepted signers, names and channels")
     _formats(decode)
 
+    _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
     _add_outbox(noun("outbox", "Look at and copy the local store"))
     return parser
+
+
+def _add_identity(identity: Commands) -> None:
+    show = identity("show", "DID, public key, address, and where the key is kept", "identity_show")
+    show.add_argument("--json", action="store_true", help="one JSON object")
+
+    create = identity("create", "Make a new key, never over another; print its DID", "identity_create")
+
+    take = identity("import", "Take over a key made elsewhere, never over another; print its DID", "identity_import")
+    take.add_argument("source", metavar="SOURCE", help="file:PATH (64 hex digits), keystore:FILE, or - for stdin")
+    take.add_argument(
+        "--source-passphrase", metavar="REF", help="of a keystore: file:PATH, credential:NAME or env:NAME"
+    )
+
+    for each in (show, create, take):
+        each.add_argument(
+            "--key",
+            metavar="PLACE",
+            help="file:PATH, keystore:FILE or, to show, credential:NAME; default: as in --config",
+        )
+        each.add_argument(
+            "--passphrase", metavar="REF", help="of that keystore: file:PATH, credential:NAME or env:NAME"
+        )
+        each.add_argument("--network", choices=("ewc", "volta"), help="of the DID of --key (default: ewc)")
+        _config(each)
 
 
 def _add_config(config: Commands) -> None:
