@@ -23,6 +23,7 @@ Place = tuple[int, str]  # floor, and the outside libraries it may import
 PLACES: Mapping[str, Place] = {
     "agent": (WORDS, ""),
     "agent.custody": (PURE, ""),
+    "agent.eip191": (PURE, "coincurve"),
     "agent.errors": (WORDS, ""),
     "agent.fields": (PURE, "pydantic pydantic_core"),
     "agent.model": (WORDS, ""),

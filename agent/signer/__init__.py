@@ -1,7 +1,7 @@
 """The device's key: opened by where it is kept (agent/custody.py), made, taken over, and signed with.
 
 One thing is signed inside, a digest of 32 bytes (the ``Signer`` port). What is signed for which purpose is said
-outside: records in agent/evidence/envelope.py.
+outside: records in agent/evidence/envelope.py, logins in agent/eip191.py.
 """
 
 from __future__ import annotations
