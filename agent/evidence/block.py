@@ -19,6 +19,7 @@ from agent.evidence.shape import array, known_keys, uint, uints
 from agent.model import Frame, Plan, Quality, Value, ValueType
 
 _LIMIT = 1 << 64  # integers and their differences: -2^64 to 2^64 - 1
+_KEYS = frozenset(range(1, 9))
 _BEYOND = "block: an integer beyond 64 bits"
 _USUAL = 1 << 63  # within this neither a value nor a difference can reach the limit
 
@@ -119,17 +120,17 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     """The frames of a block; with the plan also held against its groups and types. Raises EvidenceError."""
     if type(block) is not dict:
         raise EvidenceError("a block is a map")
-    known_keys(block, {1, 2, 3, 4, 5, 6, 7, 8}, "block", unknown)
+    known_keys(block, _KEYS, "block", unknown)
     group = uint(block.get(1), "block: group")
     cycles = array(block.get(2), "block: cycles")
     count = len(cycles)
     if not count:
         raise EvidenceError("block: no frames")
     uints(cycles, count, "block: cycles")
-    distances = [0, *cycles[1:]]
-    if any(map(int.__ge__, distances, distances[1:])):
+    first, distances = cycles[0], [0, *cycles[1:]]
+    if any(map(int.__ge__, distances, cycles[1:])):
         raise EvidenceError("block: cycles do not increase")
-    if cycles[0] + distances[-1] >= _LIMIT:
+    if first + distances[-1] >= _LIMIT:
         raise EvidenceError(_BEYOND)
     late = uints(block.get(3), count, "block: late")
     took = uints(block[4], count, "block: took") if 4 in block else [None] * count
@@ -146,10 +147,8 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     if rows is None:
         quality = _quality(block[6], count, len(columns), unknown) if 6 in block else {}
         rows, qualities = _rows(columns, count, types, quality)
-    first = cycles[0]
-    return [
-        Frame(group, first + distances[i], late[i], took[i], row, qualities[i], times[i]) for i, row in enumerate(rows)
-    ]
+    frames = zip(distances, late, took, rows, qualities, times, strict=True)
+    return [Frame(group, first + distance, *rest) for distance, *rest in frames]
 
 
 def _rows_of_differences(

@@ -10,8 +10,8 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from mmap import mmap
+from typing import NamedTuple
 
 import cbor2
 import coincurve
@@ -33,12 +33,11 @@ _START = b"\xd2\x84"  # tag 18, array of 4
 _EMPTY_MAP = b"\xa0"
 _CUT_SHORT = "envelope cut short, or larger than allowed"
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG = 2, 3, 4, 5, 6  # CBOR major types
-_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+_HALF_ORDER = bytes.fromhex("7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0")  # of secp256k1
 _KID = re.compile(r"(did:ethr:(?:[a-z0-9]+:)?0x([0-9A-Fa-f]{40}))#(controller|owner)")
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """An envelope taken apart: nothing in it is checked but its shape."""
 
     protected: bytes
@@ -209,7 +208,7 @@ class Keys:
         """Raises EvidenceError if the signature is not kid's, or is high-S (RFC 8812 says nothing; we refuse:
         malleable).
         """
-        if int.from_bytes(envelope.signature[32:], "big") > _HALF_ORDER:
+        if envelope.signature[32:] > _HALF_ORDER:
             raise EvidenceError("signature with high s")
         digest = _sig_structure_digest(envelope.protected, envelope.payload)
         key = self._known.get(envelope.address)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.errors import EvidenceError
 from agent.evidence import cbor
@@ -45,6 +44,7 @@ MAX_WITHDRAWN = 16
 MIN_PERIOD = 1_000_000  # ns
 _MAX_CLOCK = max(ClockState)
 _MAX_CAUSE = max(Cause)
+_MAX_EVENT = max(EventCode)
 _RECORD_KEYS = frozenset(range(1, 9))
 ZEROS = bytes(32)  # ``prev`` of the first record of all
 
@@ -123,8 +123,7 @@ def encode_event(event: Event) -> bytes:
 # ---- decode -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A record whose body is still to be decoded: where it stands in its chain, and its fields."""
 
     link: Link
@@ -337,14 +336,9 @@ def _data(body: Any, plan: Plan | None, unknown: list[str]) -> Data:
     frames = []
     for block in array(blocks, "blocks"):
         frames += decode_block(block, plan, unknown)
-    _once(block[1] for block in blocks)
-    return Data(positive(term, "term"), tuple(frames), tuple(_gap(gap, plan, unknown) for gap in array(gaps, "gaps")))
-
-
-def _once(indices: Iterable[int]) -> None:
-    seen = list(indices)
-    if len(set(seen)) != len(seen):
+    if len({block[1] for block in blocks}) != len(blocks):
         raise EvidenceError("a group has two blocks in one record")
+    return Data(positive(term, "term"), tuple(frames), tuple(_gap(gap, plan, unknown) for gap in array(gaps, "gaps")))
 
 
 def _gap(item: Any, plan: Plan | None, unknown: list[str]) -> Gap:
@@ -369,6 +363,6 @@ def _gap(item: Any, plan: Plan | None, unknown: list[str]) -> Gap:
 
 def _event(body: Any, unknown: list[str]) -> Event:
     number, boot, details = array(body, "event", 3)
-    if positive(number, "event") > max(EventCode):
+    if positive(number, "event") > _MAX_EVENT:
         unknown.append(f"event {number}")
     return Event(number, uint(boot, "event: boot"), tuple(array(details, "event: details")))

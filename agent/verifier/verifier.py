@@ -77,7 +77,7 @@ class Verifier:
             head = decode_head(opened.payload)
         except EvidenceError as error:
             return [self._failed(Level.STRUCTURE, str(error))]
-        return list(self._place(head, signer, opened.did))
+        return self._place(head, signer, opened.did)
 
     def settle(self) -> list[Judged]:
         """Judge what waits at the beginning of a stream: the caller knows that nothing earlier is on its way."""
@@ -105,29 +105,30 @@ class Verifier:
 
     # ---- order ----------------------------------------------------------------------------------------------
 
-    def _place(self, head: Head, signer: DidKey, did: str) -> Iterator[Judged]:
+    def _place(self, head: Head, signer: DidKey, did: str) -> list[Judged]:
         link = head.link
         stream = self._book.find(signer, link.stream)
+        judged = []
         if stream is None:
             stream = self._book.stream(signer, did, link.stream)
-            yield from self._make_room()
+            judged = list(self._make_room())
         known = stream.recent.get(link.seq)
         if known == link.digest:
             self.report.repeats += 1
-            yield Judged({}, head=head, signer=did, repeat=True)
-        elif known is not None:
-            yield self._failed(Level.CONTINUITY, _EQUIVOCATION, head)
-        elif stream.expected is not None and link.seq < stream.expected:
-            yield self._too_late(stream, head)
+            return [*judged, Judged({}, head=head, signer=did, repeat=True)]
+        if known is not None:
+            return [*judged, self._failed(Level.CONTINUITY, _EQUIVOCATION, head)]
+        if stream.expected is not None and link.seq < stream.expected:
+            return [*judged, self._too_late(stream, head)]
+        self._remember(stream, head)
+        if link.seq == stream.expected and not stream.waiting:
+            judged.append(self._take(stream, head))
+            if not stream.children:
+                return judged  # as nearly always
         else:
-            self._remember(stream, head)
-            if link.seq == stream.expected and not stream.waiting:
-                yield self._take(stream, head)
-                if not stream.children:
-                    return
-            else:
-                stream.waiting[link.seq] = head
-            yield from self._release(stream.key)
+            stream.waiting[link.seq] = head
+        judged += self._release(stream.key)
+        return judged
 
     def _remember(self, stream: Stream, head: Head) -> None:
         recent = stream.recent
