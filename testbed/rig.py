@@ -295,3 +295,8 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def told(lines: Sequence[Json], what: str) -> list[Json]:
+    """Runs, holes or groups, of all channels, in the report that ends what ``tail --jsonl`` printed."""
+    return [each for channel in lines[-1]["report"]["channels"] for each in channel[what]]

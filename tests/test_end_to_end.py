@@ -24,7 +24,7 @@ import pytest
 
 from testbed.child import ROOT
 from testbed.processes import Process, Site, wait_for
-from testbed.rig import Rig, command
+from testbed.rig import Rig, command, told
 
 Json = dict[str, Any]
 OK = {"structure": "ok", "signature": "ok", "identity": "ok", "continuity": "ok", "completeness": "ok"}
@@ -148,9 +148,7 @@ def test_an_agent_that_is_killed_loses_nothing_unstated(rig: Rig, chance: random
     lines = conclude(rig)
     starts = events(lines, "start")
     assert [clean for _, clean in starts] == [False] * len(starts)
-    assert [run["joins"] for run in report_of(lines)["runs"]][1:] == ["continuous"] * (
-        len(report_of(lines)["runs"]) - 1
-    )
+    assert [run["joins"] for run in told(lines, "runs")][1:] == ["continuous"] * (len(told(lines, "runs")) - 1)
 
 
 def test_stops_in_order_while_the_broker_is_away_and_goes_on_where_it_was(rig: Rig) -> None:
@@ -173,8 +171,8 @@ def test_stops_in_order_while_the_broker_is_away_and_goes_on_where_it_was(rig: R
     rig.agent.start().wait_ready()
     lines = conclude(rig)
     assert [clean for _, clean in events(lines, "start")] == [False, True]  # the first start follows nothing
-    assert [run["joins"] for run in report_of(lines)["runs"]] == ["first", "continuous"]
-    before = [line for line in lines if line.get("stream") == report_of(lines)["runs"][0]["stream"]]
+    assert [run["joins"] for run in told(lines, "runs")] == ["first", "continuous"]
+    before = [line for line in lines if line.get("stream") == told(lines, "runs")[0]["stream"]]
     assert len(before) == report["records"]
     assert before[-1]["event"]["code"] == "stop"
 
@@ -220,7 +218,7 @@ def test_an_outbox_that_laps_states_what_it_dropped(tmp_path: Path) -> None:
     assert account.problems == []
     assert account.records_withdrawn > 0
     assert account.gaps["overflow"] > 0
-    assert {hole["state"] for hole in report_of(lines)["holes"]} == {"accounted"}
+    assert {hole["state"] for hole in told(lines, "holes")} == {"accounted"}
     assert report_of(lines)["failed"] == 0
 
 

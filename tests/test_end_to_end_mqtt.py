@@ -20,7 +20,7 @@ import pytest
 from testbed.battery_device import MqttBroker
 from testbed.mosquitto import Mosquitto
 from testbed.processes import NatsServer, wait_for
-from testbed.rig import Rig, command
+from testbed.rig import Rig, command, told
 
 Json = dict[str, Any]
 Make = Callable[..., Rig]
@@ -196,7 +196,7 @@ def test_the_broker_is_restarted_and_killed(make: Make, broker: str, chance: ran
         listening(rig)
     pause(0.5)
     lines, _ = conclude(rig)
-    silent = {g["device"]: g["silent_ns"] for g in lines[-1]["report"]["groups"] if g["group"] == "state"}
+    silent = {g["device"]: g["silent_ns"] for g in told(lines, "groups") if g["group"] == "state"}
     assert silent["battery"]["link_down"] > 0
 
 
@@ -318,5 +318,5 @@ def test_a_source_that_falls_silent_is_stated(make: Make) -> None:
     rig.battery.command("resume")
     rig.wait_for_state()
     lines, _ = conclude(rig)
-    (silent,) = [g["silent_ns"] for g in lines[-1]["report"]["groups"] if g["device"] == "battery"]
+    (silent,) = [g["silent_ns"] for g in told(lines, "groups") if g["device"] == "battery"]
     assert silent["source_silent"] > 4e9

@@ -22,7 +22,7 @@ from agent.reload import changes, refused
 from agent.running import Running
 from agent.signer import KeySigner
 from testbed.processes import Process, ProcessError, edge_agent, wait_for
-from testbed.rig import Rig, command
+from testbed.rig import Rig, command, told
 from tests.runs import SECRET
 
 Json = dict[str, Any]
@@ -143,7 +143,7 @@ def test_a_changed_channel_begins_a_new_run_behind_the_old_one(rig: Rig) -> None
     wait_for(lambda: "channel dso: changed, restarted" in rig.agent.log(), timeout=10, what="the reload")
     let_it_work(1.0)
     (lines,) = concluded(rig, "dso")
-    assert [run["joins"] for run in lines[-1]["report"]["runs"]] == ["first", "continuous"]
+    assert [run["joins"] for run in told(lines, "runs")] == ["first", "continuous"]
     assert [state for state in rig.agent.states if not state.startswith(("STATUS", "MONOTONIC"))] == [
         *("READY=1", "RELOADING=1", "READY=1", "STOPPING=1")
     ]
@@ -179,7 +179,7 @@ def test_a_subject_that_changes_and_changes_back_holds_whole_runs(rig: Rig) -> N
     home = consumed(f"dx.{rig.SITE}.dso", code=1)
     assert events(home, "stop") == [["configuration"], ["configuration"], ["SIGTERM"]]
     (run,) = {line["stream"] for line in away if "stream" in line}
-    assert [hole["stream"] for hole in home[-1]["report"]["holes"]] == [run], "which is elsewhere, and nothing else"
+    assert [hole["stream"] for hole in told(home, "holes")] == [run], "which is elsewhere, and nothing else"
 
 
 def test_a_channel_that_delivers_elsewhere_holds_up_nobody_else(rig: Rig) -> None:
@@ -208,7 +208,7 @@ def test_a_channel_that_is_put_back_while_it_still_delivers(rig: Rig) -> None:
     assert reload(rig) == ["channel market: new"]
     rig.broker.signal(signal.SIGCONT)
     _, market = concluded(rig, "dso", "market")
-    assert [run["joins"] for run in market[-1]["report"]["runs"]] == ["first", "continuous"]
+    assert [run["joins"] for run in told(market, "runs")] == ["first", "continuous"]
 
 
 def test_a_tap_shows_how_a_run_ends_and_the_next_begins(rig: Rig, tmp_path: Path) -> None:

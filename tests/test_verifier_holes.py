@@ -173,6 +173,7 @@ def test_behind_a_hole_that_hid_a_new_term_data_waits_for_its_plan() -> None:
     assert verifier.report.before_plan == 2
     assert verifier.report.groups[KEY].missing == 2, "of what lies before the plan nothing is known"
     assert verifier.report.failures == {Level.CONTINUITY: 1, Level.COMPLETENESS: 1}
+    assert not verifier.report.unknowns
 
 
 # ---- bounds -----------------------------------------------------------------------------------------------------

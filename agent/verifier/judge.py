@@ -190,11 +190,12 @@ class Judge:
             failed = [level for level, outcome in judged.outcomes.items() if outcome is Outcome.FAILED]
             report.failures.update(failed)
             report.failed += bool(failed)
-            # Data without a plan at hand is judged up to continuity only: that leaves nothing unknown.
+            # Data whose plan is not at hand is judged up to continuity only: that leaves nothing unknown.
+            planned = coverage is not None and all(text is not _NO_PLAN for _, _, text in found)
             report.unknowns.update(
                 level
                 for level, outcome in judged.outcomes.items()
-                if outcome is Outcome.UNKNOWN and (level is not Level.COMPLETENESS or coverage is not None)
+                if outcome is Outcome.UNKNOWN and (level is not Level.COMPLETENESS or planned)
             )
         if record is None:
             return judged
