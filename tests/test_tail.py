@@ -115,6 +115,35 @@ def test_only_what_is_new(server: NatsServer, subject: str) -> None:
     assert done.returncode == 1  # nothing came, so nothing was verified
 
 
+def test_it_goes_on_at_its_checkpoint_as_if_it_had_never_ended(
+    server: NatsServer, subject: str, tmp_path: Path
+) -> None:
+    sent = simple_run(20).sent
+    options = ["--did", DID, "--jsonl", "--until-idle", "--checkpoint", str(tmp_path / "state")]
+    printed: list[list[dict[str, Any]]] = []
+    for part in (sent[:4], sent[4:7], [sent[9], sent[8]], sent[7:8] + sent[10:], []):
+        publish(server, subject, part)
+        done = tail(source(server, subject), *options)
+        printed.append([json.loads(line) for line in done.stdout.splitlines()])
+    seen = [seq for lines in printed for seq in ids([line for line in lines if line.get("verdict") == "ok"])]
+    assert sorted(seen) == list(range(1, 12)), "each is printed once, also those that waited for an earlier one"
+    report = printed[-1][-1]["report"]
+    assert (report["records"], report["cycles_expected"], report["cycles_missing"]) == (11, 20, 0)
+    other = tail(f"{server.url}/X?subject=another", *options)
+    assert other.returncode == 1
+    assert f"is of {subject}, not of another; give each source its own file" in other.stderr
+
+
+def test_tables_and_senml(server: NatsServer, subject: str) -> None:
+    publish(server, subject, simple_run(2).sent)
+    done = tail(source(server, subject), "--did", DID, "--until-idle", "--csv")
+    assert done.stdout.splitlines()[1].startswith(
+        "value,1970-01-01T00:01:40.000Z,,site-1,dso,pv-1,ac,W,100,W,good,100,"
+    )
+    done = tail(source(server, subject), "--did", DID, "--until-idle", "--senml")
+    assert [json.loads(line)[0]["n"] for line in done.stdout.splitlines()] == ["pv-1/ac/W"]
+
+
 @pytest.mark.parametrize(
     "damage",
     [

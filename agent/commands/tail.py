@@ -91,7 +91,9 @@ class _Tail:
             await self._consume()
             complete = True
         self._save()
-        self._printer.records(self._verifier.finish(complete=complete, now=time.time_ns()))
+        waited = self._verifier.finish(complete=complete, now=time.time_ns())
+        if self._options.checkpoint is None:  # else the next call prints them, in their turn
+            self._printer.records(waited)
         self._printer.end(self._verifier.report)
         return GOOD if self._verifier.report.good else FINDING
 

@@ -252,8 +252,7 @@ class Runs:
 
     def _set_rivals(self, stream: Stream, plan: Plan, lineage: Lineage) -> None:
         """A run must not be at the same time as the one that it follows, nor as any that none follows yet."""
-        names = [*lineage.leaves, *([plan.follows[0]] if plan.follows else [])]
-        for name in names:
+        for name in {*lineage.leaves, *([plan.follows[0]] if plan.follows else [])}:
             other = self._book.find(stream.signer, name)
             if other is not None and other is not stream:
                 other.rivals.append(stream.name)
