@@ -16,6 +16,7 @@ import pytest
 from agent.errors import EvidenceError
 from agent.evidence import cbor
 from agent.model import Data, Frame, Plan
+from agent.rendering import account
 from agent.verifier import Level, Verifier
 from tests.evidence_example import NAMES
 from tests.independent import cbor as independent_cbor
@@ -45,6 +46,8 @@ def envelope_of(vector: dict[str, Any]) -> bytes:
 VALID, INVALID = stored("valid.json"), stored("invalid.json")
 VECTORS = {vector["name"]: vector for vector in [*VALID, *INVALID]}
 CHAINS = stored("chains.json")
+HISTORIES = stored("histories.json")
+_GIVEN = ("name", "what", "complete", "now", "envelopes")
 PLANS = {vector["plan"] for vector in VECTORS.values() if "plan" in vector}
 
 
@@ -299,3 +302,37 @@ def test_both_verifiers_judge_the_chain_alike(chain: dict[str, Any]) -> None:
 
 def test_zlib_of_this_machine_reads_the_stored_bodies() -> None:
     assert all(zlib.decompress(bytes.fromhex(hexed)) for hexed in stored("packed.json").values())
+
+
+# ---- histories ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history["name"])
+def test_a_history_is_accounted_for_as_its_file_says(history: dict[str, Any]) -> None:
+    verifier = Verifier([DID])
+    for envelope in history["envelopes"]:
+        verifier.feed(bytes.fromhex(envelope))
+    verifier.finish(complete=history["complete"], now=history["now"])
+    told = account.as_json(verifier.report)
+    [channel] = [each for each in told["channels"] if each["channel"] is not None]
+    kept = ("present", "missing", "gaps", "silent_ns", "quality")
+    assert {
+        "levels": {level: outcome for level, outcome in told["levels"].items() if outcome != "ok"},
+        "joins": [run["joins"] for run in channel["runs"]],
+        "holes": [[hole["first"], hole["last"], hole["missing"], hole["state"]] for hole in channel["holes"]],
+        "groups": {f"{g['device']}/{g['group']}": {name: g[name] for name in kept} for g in channel["groups"]},
+        "overdue_ns": channel["overdue_ns"],
+        **{name: told[name] for name in ("repeats", "late", "foreign")},
+    } == {
+        name: value for name, value in history.items() if name not in ("name", "what", "complete", "now", "envelopes")
+    }
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history["name"])
+def test_both_verifiers_judge_each_record_of_a_history_alike(history: dict[str, Any]) -> None:
+    """Up to its place in the chain."""
+    envelopes = [bytes.fromhex(envelope) for envelope in history["envelopes"]]
+    independent, agents = IndependentJudge(), AgentJudge()
+    for envelope in envelopes:
+        theirs, ours = independent.judge(envelope), agents.judge(envelope)
+        assert (theirs.text, theirs.reported, theirs.digest) == (ours.text, ours.reported, ours.digest)

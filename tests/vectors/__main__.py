@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import chains, invalid, items, stored, valid
+from tests.vectors import chains, histories, invalid, items, stored, valid
 from tests.vectors.writing import DIDS, SECRETS
 
 
@@ -19,6 +19,7 @@ def files() -> Iterator[tuple[Path, str]]:
     yield _file("invalid.json", [vector.as_json() for vector in invalid.vectors()])
     envelopes = {name: envelope.hex() for name, envelope in chains.envelopes().items()}
     yield _file("chains.json", {"envelopes": envelopes, "chains": [chain.as_json() for chain in chains.chains()]})
+    yield _file("histories.json", [history.as_json() for history in histories.histories()])
     yield _file("packed.json", stored.used)
 
 
