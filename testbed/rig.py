@@ -188,7 +188,7 @@ class Rig:
         owed = {
             m.n
             for m in read_messages(self.battery.journal)
-            if m.acked and m.boot >= begin and m.at("/n") and not any(a <= m.boot <= b for a, b in excused)
+            if m.acked and m.boot >= begin and m.at("/n") and not any(a <= m.acked <= b for a, b in excused)
         }
         self._consumers += 1
         with Tail(self.folder, *self.source, name=f"consumer-{self._consumers}") as tail:
