@@ -361,5 +361,5 @@ def test_a_hundred_kills(rig: Rig, chance: random.Random) -> None:
         pause(chance.choice((0.0, chance.uniform(0.0, 0.8))))
         victim.start()
     lines = conclude(rig, until_idle=True)
-    print(f"{kills} kills, {len(report_of(lines)['runs'])} runs")
+    print(f"{kills} kills, {len(told(lines, 'runs'))} runs")
     assert kills == 100

@@ -15,7 +15,7 @@ from agent.verifier import WINDOW, HoleState, Level, Outcome, Verifier
 from agent.verifier import book as book_module
 from agent.verifier import report as report_module
 from agent.verifier.holes import MOST
-from tests.runs import DID, FakeClock, Run, S, frame, group, simple_run
+from tests.runs import DID, FakeClock, Run, S, frame, group, renamed, simple_run
 
 KEY = ("pv-1", "ac")
 
@@ -174,6 +174,25 @@ def test_behind_a_hole_that_hid_a_new_term_data_waits_for_its_plan() -> None:
     assert verifier.report.groups[KEY].missing == 2, "of what lies before the plan nothing is known"
     assert verifier.report.failures == {Level.CONTINUITY: 1, Level.COMPLETENESS: 1}
     assert not verifier.report.unknowns
+
+
+@pytest.mark.parametrize("drift", [-60, -1, 0, 1, 60])
+def test_what_a_hole_took_up_to_a_new_term_is_what_was_due_before_it(drift: int) -> None:
+    """By the old anchor up to the new one, which slew moved by so many ms: not by the distance of the two grids."""
+    run = Run()
+    run.begin([group(100), renamed(group(100), "energy")])
+    run.data([frame(100), frame(100, group=1)])
+    run.data([frame(101), frame(101, group=1)])  # does not come
+    run.data([frame(102)])
+    anchor = 1103 * S + drift * 1_000_000
+    due = 203 if drift <= 0 else 204
+    run.data([frame(cycle) for cycle in range(103, due)], [Gap(1, 102, due - 1, Cause.LINK_DOWN)])  # nor does this
+    run.clock.now = anchor - 1
+    run.begin([group(203, anchor=anchor), renamed(group(203, anchor=anchor), "energy")])
+    verifier = fed(run.sent[:2], run.sent[3:4], run.sent[5:])
+    groups = verifier.report.groups
+    assert (groups[KEY].missing, groups["pv-1", "energy"].missing) == (due - 101 - 1, due - 101)
+    assert verifier.report.failures == {Level.CONTINUITY: 2, Level.COMPLETENESS: 2}
 
 
 # ---- bounds -----------------------------------------------------------------------------------------------------

@@ -111,26 +111,25 @@ class Coverage:
         if plan.term <= self.plan.term or (plan.term != self.plan.term + 1 and not self.torn):
             problems.append(f"term {plan.term} follows term {self.plan.term}")
         new = {group_key(plan, group): group for group in plan.groups}
-        unsure = {self.keys[i] for i in self.unsure}
-        lost = cycles_between(old=self.plan, old_next=self.standing(), new=plan) if unsure else {}
-        lost = {key: count for key, count in lost.items() if key in unsure and count}
-        for key, group, mine in zip(self.keys, self.plan.groups, self.next, strict=True):
+        hidden = plan.term != self.plan.term + 1  # terms in between: how they closed is not at hand
+        lost = cycles_between(old=self.plan, old_next=self.standing(), new=plan) if hidden else {}
+        for i, (key, group, mine) in enumerate(zip(self.keys, self.plan.groups, self.next, strict=True)):
             staying = new.get(key)
+            if staying is not None and (staying.schedule is None) != (group.schedule is None):
+                staying = None
             if group.schedule is None:
-                if staying is None or staying.schedule is not None or staying.next == mine:
-                    continue
-                if key in unsure and mine < staying.next:
-                    lost[key] = staying.next - mine
-                else:
-                    problems.append(
-                        f"{'/'.join(key)}: the new term begins at {staying.next}, the records end at {mine}"
-                    )
-            elif key not in unsure:
-                goes_on = staying is not None and staying.schedule is not None
-                ends = staying.schedule.anchor if goes_on else plan.opened[1]  # type: ignore[union-attr]
-                due = due_before(group.schedule, ends)
-                if mine != due:
-                    problems.append(f"{'/'.join(key)}: the old term was closed at cycle {mine}, {due} was due")
+                ends, words = staying.next if staying else mine, "the new term begins at {0}, the records end at {1}"
+            elif hidden:
+                continue
+            else:
+                due = due_before(group.schedule, staying.schedule.anchor if staying else plan.opened[1])  # type: ignore[union-attr]
+                ends, words = due, "the old term was closed at cycle {1}, {0} was due"
+            if i in self.unsure and mine <= ends:
+                lost[key] = ends - mine
+                if self.torn and staying is not None and staying.schedule is not None:  # not the first plan of its term
+                    lost[key] += staying.next - staying.schedule.first
+            elif mine != ends:
+                problems.append(f"{'/'.join(key)}: {words.format(ends, mine)}")
         problems += [] if self.torn else opening_problems(plan)
         self._begin(plan)
         return problems, lost
