@@ -12,13 +12,14 @@ from agent.evidence.did import DidKey
 from agent.evidence.record import Head
 from agent.model import Plan
 from agent.verifier import holes
-from agent.verifier.report import ChannelReport, Hole, Part, Report, Run
+from agent.verifier.report import ChannelReport, Hole, HoleState, Part, Report, Run
 from agent.verifier.span import Span
 
 StreamKey = tuple[DidKey, bytes]  # signer and name: nobody can speak of another's runs
 WINDOW = 64  # records that may wait for an earlier one, as many as a publisher has in flight
 REMEMBERED = 256  # digests kept per stream, to tell a repeat from an equivocation
 MOST_STREAMS = 1024
+MOST_PLANS = 64  # of earlier terms of a run
 
 
 @dataclass(slots=True)
@@ -39,10 +40,12 @@ class Stream:
     waiting: dict[int, Head] = field(default_factory=dict)
     recent: dict[int, bytes] = field(default_factory=dict)  # digests by seq, in order of arrival
     coverage: Coverage | None = None
+    plans: dict[int, Plan] = field(default_factory=dict)  # of earlier terms, by term, while records may still come
     holes: list[Hole] = field(default_factory=list)  # oldest first
     children: list[bytes] = field(default_factory=list)  # of the same signer: those that wait for this one's records
     followers: list[tuple[bytes, int]] = field(default_factory=list)  # runs that follow it, and behind which seq
     rivals: list[bytes] = field(default_factory=list)  # runs that must not have been at the same time
+    ends: int | None = None  # with this seq, as a later run says that was seen from its middle on
     unjoined: Plan | None = None  # its first plan, if the run that it follows is not at hand
     run: Run | None = None
     span: Span = field(default_factory=Span)
@@ -56,6 +59,21 @@ class Stream:
     def last(self) -> int:
         """Seq of the last record that was judged; 0: none was."""
         return (self.expected or 1) - 1
+
+    def plan_of(self, term: int) -> Plan | None:
+        """The plan of a term, if it is remembered."""
+        if self.coverage is not None and self.coverage.plan.term == term:
+            return self.coverage.plan
+        return self.plans.get(term)
+
+    def keep(self, plan: Plan) -> None:
+        """Remember a plan for records that come late; no longer than some may."""
+        if not any(hole.state is HoleState.OPEN for hole in self.holes):
+            self.plans.clear()
+            return
+        self.plans[plan.term] = plan
+        if len(self.plans) > MOST_PLANS:
+            del self.plans[min(self.plans)]
 
     def lose(self, cycles: Lost) -> None:
         """These cycles went with records that are not at hand."""

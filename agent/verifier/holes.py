@@ -146,7 +146,12 @@ def settle(report: Report, account: ChannelReport, permissions: Withdrawals, *, 
 
 
 def _balance(holes: list[Hole]) -> None:
-    """Cycles that seem to have gone with a hole whose records have all come went with another hole of its stream."""
+    """Cycles that seem to have gone with a hole whose records have all come went with another hole of its stream; and
+    what could not be read may be counted with any.
+    """
+    unread = any(hole.unread for hole in holes)
+    for hole in holes:
+        hole.unread = unread
     others = [hole for hole in holes if hole.state is HoleState.OPEN]
     for hole in holes:
         if hole.state is HoleState.FILLED and others:
@@ -172,7 +177,10 @@ def decide(report: Report, account: ChannelReport, permissions: Withdrawals, hol
             counts.update((Level.CONTINUITY, Level.COMPLETENESS))
             report.failed += complete
     elif hole.state is HoleState.FILLED and any(count > 0 for count in hole.cycles.values()):
-        report.fail(Level.COMPLETENESS)  # all its records are at hand, and some cycles are in none
+        if hole.unread:
+            report.unknowns[Level.COMPLETENESS] += 1
+        else:
+            report.fail(Level.COMPLETENESS)  # all its records are at hand, and some cycles are in none
     for key, count in hole.cycles.items():
         if count > 0 and hole.state is HoleState.ACCOUNTED and hole.cause is not None:
             account.tally(key).gaps[hole.cause] += count

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.errors import EvidenceError
-from agent.evidence.coverage import Coverage, GroupKey, Tally
+from agent.evidence.coverage import Coverage, GroupKey, Tally, group_key
 from agent.evidence.record import VERSION, Head, decode_record
 from agent.model import Data, Event, EventCode, Plan, Record, Sealed
 from agent.verifier import holes
@@ -53,24 +53,33 @@ class Judge:
             self._runs.went_on(stream, link.seq)
         if stream.rivals:
             found += self._runs.compare(stream)
-        return self._counted(stream, head, record, stream.coverage, found)
+        plan = stream.coverage.plan if stream.coverage is not None else None
+        return self._counted(stream, head, record, plan, found)
 
     def late(self, stream: Stream, head: Head, hole: Hole, part: Part) -> Judged:
         """A record that was given up and has come after all."""
         found: list[Found] = []
         problems = holes.fill(hole, part, head.link)
         found += ((Level.CONTINUITY, Outcome.FAILED, problem) for problem in problems)
-        coverage = stream.coverage
-        record = _decoded(head, coverage.plan if coverage else None, found)
+        record, plan = _decoded(head, None, found), None
+        if record is not None and isinstance(record.body, Data):
+            plan = stream.plan_of(record.body.term)
+            record = _decoded(head, plan, found) if plan is not None else record
         body = record.body if record is not None else None
         if isinstance(body, Plan):
+            plan = body
+            stream.keep(body)
             self._book.permissions.of(stream.signer).add(body.withdrawn)
-        elif isinstance(body, Data):
-            if coverage is None or body.term != coverage.plan.term:
-                found.append((Level.COMPLETENESS, Outcome.UNKNOWN, "it came late, and its plan is not at hand"))
-            else:
-                self._recover(stream, coverage, body, hole)
-        return self._counted(stream, head, record, coverage, found)
+            if head.link.seq == 1:
+                found += self._runs.begin_late(stream, head, body, hole)
+        elif isinstance(body, Data) and plan is not None:
+            self._recover(stream, plan, body, hole)
+        elif not isinstance(body, Event):
+            hole.unread = True
+            found.append(
+                (Level.COMPLETENESS, Outcome.UNKNOWN, "it came late, and cannot be read or has no plan at hand")
+            )
+        return self._counted(stream, head, record, plan, found, late=True)
 
     # ---- plans ----------------------------------------------------------------------------------------------
 
@@ -80,8 +89,11 @@ class Judge:
         self._book.permissions.of(stream.signer).add(plan.withdrawn)
         coverage = stream.coverage
         if coverage is not None:
-            same = plan.term == coverage.plan.term
-            problems, lost = coverage.repeat(plan) if same else coverage.change(plan)
+            if plan.term == coverage.plan.term:
+                problems, lost = coverage.repeat(plan)
+            else:
+                stream.keep(coverage.plan)
+                problems, lost = coverage.change(plan)
             if lost:
                 stream.lose(lost)
             yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
@@ -111,6 +123,8 @@ class Judge:
         coverage = stream.coverage
         if coverage is None or (coverage.torn and data.term != coverage.plan.term):
             self._book.report.before_plan += 1
+            if stream.holes:
+                stream.holes[-1].unread = True  # what this record covers will seem to have gone with the hole
             yield Level.COMPLETENESS, Outcome.UNKNOWN, _NO_PLAN
             return
         if data.term != coverage.plan.term:
@@ -137,17 +151,23 @@ class Judge:
             mine.gaps.clear()
         self._runs.kept_in_memory(stream, covered, coverage.plan.channel)
 
-    def _recover(self, stream: Stream, coverage: Coverage, data: Data, hole: Hole) -> None:
+    def _recover(self, stream: Stream, plan: Plan, data: Data, hole: Hole) -> None:
         """Count the cycles of a record that came late: they are missing no more."""
-        others = [each for each in stream.holes if each is not hole]
+        affected = [hole, *(each for each in stream.holes if each is not hole)]
         for frame in data.frames:
-            coverage.tallies[frame.group].present += 1
-            holes.recover([hole, *others], coverage.keys[frame.group], 1)
+            key = group_key(plan, plan.groups[frame.group])
+            tally = stream.account.tally(key)
+            tally.present += 1
+            tally.quality.update(code for _, code in frame.quality)
+            holes.recover(affected, key, 1)
         for gap in data.gaps:
+            key = group_key(plan, plan.groups[gap.group])
             if gap.first is not None and gap.last is not None:
                 count = gap.last - gap.first + 1
-                coverage.tallies[gap.group].gaps[gap.cause] += count
-                holes.recover([hole, *others], coverage.keys[gap.group], count)
+                stream.account.tally(key).gaps[gap.cause] += count
+                holes.recover(affected, key, count)
+            elif gap.from_boot is not None and gap.to_boot is not None:
+                stream.account.tally(key).silent[gap.cause] += gap.to_boot - gap.from_boot
 
     # ---- account --------------------------------------------------------------------------------------------
 
@@ -174,10 +194,18 @@ class Judge:
                 yield Level.IDENTITY, Outcome.UNKNOWN, "its channel is not known before a plan is at hand"
 
     def _counted(
-        self, stream: Stream, head: Head, record: Record | None, coverage: Coverage | None, found: list[Found]
+        self,
+        stream: Stream,
+        head: Head,
+        record: Record | None,
+        plan: Plan | None,
+        found: list[Found],
+        *,
+        late: bool = False,
     ) -> Judged:
+        """Add a record to the account; ``plan``: the one in force, if there is one."""
         report, account = self._book.report, stream.account
-        if stream.denied or coverage is None:
+        if stream.denied or plan is None:
             found += self._identity(stream)
         findings: tuple[Finding, ...] = ()
         if found:
@@ -191,7 +219,7 @@ class Judge:
             report.failures.update(failed)
             report.failed += bool(failed)
             # Data whose plan is not at hand is judged up to continuity only: that leaves nothing unknown.
-            planned = coverage is not None and all(text is not _NO_PLAN for _, _, text in found)
+            planned = plan is not None and all(text is not _NO_PLAN for _, _, text in found)
             report.unknowns.update(
                 level
                 for level, outcome in judged.outcomes.items()
@@ -201,7 +229,8 @@ class Judge:
             return judged
         sealed, body = record.sealed, record.body
         account.first = account.first or sealed
-        account.last = sealed
+        if not late:
+            account.last = sealed
         account.clock[sealed.clock] += 1
         if sealed.error_us is not None:
             account.error_us = max(sealed.error_us, account.error_us or 0)
@@ -212,8 +241,8 @@ class Judge:
             account.frames += len(body.frames)
         elif isinstance(body, Event):
             account.events[body.code] += 1
-        if coverage is not None and (not isinstance(body, Data) or body.term == coverage.plan.term):
-            judged.plan = coverage.plan  # else data names other groups
+        if plan is not None and (not isinstance(body, Data) or body.term == plan.term):
+            judged.plan = plan  # else data names other groups
         return judged
 
 

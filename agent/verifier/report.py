@@ -47,7 +47,8 @@ class Hole:
     """Records ``first`` to ``last`` of a stream that did not come in their turn, and, as far as it is known, the cycles
     that went with those that have not come yet.
 
-    ``cause`` is that of the plan that withdraws them. ``whole_run``: nothing of that run was at hand.
+    ``cause`` is that of the plan that withdraws them. ``whole_run``: nothing of that run was at hand. ``unread``:
+    what seems to have gone with it may have gone otherwise: of it or behind it a record could not be read.
     """
 
     stream: bytes
@@ -58,6 +59,7 @@ class Hole:
     parts: list[Part] = field(default_factory=list)
     cycles: dict[GroupKey, int] = field(default_factory=dict)
     whole_run: bool = False
+    unread: bool = False
 
     @property
     def missing(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from agent.evidence.coverage import Coverage, GroupKey, cycles_between, group_key, opening_problems
 from agent.evidence.record import ZEROS, Head
 from agent.model import ClockState, Plan, Sealed
+from agent.verifier import holes
 from agent.verifier.book import WINDOW, Book, Lineage, Stream
 from agent.verifier.report import Hole, Join, Part, Run
 from agent.verifier.verdict import Level, Outcome
@@ -66,7 +67,29 @@ class Runs:
         stream.holes.insert(0, hole)
         parent = self._book.find(stream.signer, plan.follows[0]) if plan.follows else None
         if plan.follows and parent is not None and parent.expected and parent.last < plan.follows[1]:
-            self._cut_short(parent, plan.follows[1])
+            parent.ends = plan.follows[1]
+            if not parent.waiting:  # else these come first
+                self._cut_short(parent, parent.ends)
+
+    def begin_late(self, stream: Stream, head: Head, plan: Plan, hole: Hole) -> Iterator[Found]:
+        """The first plan of a run that was seen from its middle on came late: now the run can be joined, and what fell
+        due before it did not go with the hole.
+        """
+        run, parent = stream.run, self._book.find(stream.signer, plan.follows[0]) if plan.follows else None
+        if run is None or run.join is not Join.MIDDLE or parent is None or plan.follows is None:
+            return
+        if parent.expected is None or parent.last != plan.follows[1]:
+            return
+        stream.account.rejoin(run, Join.CONTINUOUS)
+        if parent.recent.get(parent.last, head.link.prev) != head.link.prev:
+            yield Level.CONTINUITY, Outcome.FAILED, _BROKEN
+            stream.account.rejoin(run, Join.BROKEN)
+        parent.followers.append((stream.name, parent.last))
+        lineage = self._book.lineages[stream.signer, plan.channel]
+        yield from self._resume(stream, parent, plan, lineage, agreed=True)
+        for key, count in run.bridged.items():
+            holes.recover([hole], key, count)
+        hole.unread = False
 
     def _follow(
         self, stream: Stream, head: Head, plan: Plan, before: Stream | None, lineage: Lineage
@@ -133,6 +156,7 @@ class Runs:
         what fell due since the last run at hand.
         """
         hole = self._book.note_hole(stream, name, Part(1, last))
+        hole.unread = True  # when the run before it ended and this one began is not at hand
         if before.coverage is not None:
             hole.cycles = cycles_between(old=before.coverage.plan, old_next=before.coverage.standing(), new=plan)
         return hole
@@ -202,11 +226,13 @@ class Runs:
             lineage.volatile[key] = lineage.volatile.get(key, 0) + count - taken
 
     def finish(self) -> None:
-        """Join runs with those that came only after them, and judge what is missing before runs that were seen from
-        their middle on: it was withdrawn, or is missing if no plan ever told how they join. Only the first run at hand
-        may begin anywhere.
+        """End runs where they ended, join them with those that came only after them, and judge what is missing before
+        runs that were seen from their middle on: it was withdrawn, or is missing if no plan ever told how they join.
+        Only the first run at hand may begin anywhere.
         """
         for stream in self._book.streams.values():
+            if stream.ends is not None and stream.last < stream.ends:
+                self._cut_short(stream, stream.ends)
             if stream.unjoined is not None:
                 self._join_late(stream, stream.unjoined)
         begun = [stream for stream in self._book.streams.values() if stream.expected is not None]
