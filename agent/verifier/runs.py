@@ -183,6 +183,8 @@ class Runs:
         if agreed and old.unsure:  # a hole hides where the parent ended: what it took ends where resumes begins
             if stated.keys() != mine.keys():  # in a term that is not at hand: all until the new run goes with the hole
                 parent.lose(cycles_between(old=old.plan, old_next=mine, new=plan))
+                for hole in parent.holes[-1:]:
+                    hole.unread = True  # what of that fell due while nothing ran is not known
                 return
             unsure = {old.keys[i] for i in old.unsure}
             parent.lose({key: stated[key] - cycle for key, cycle in mine.items() if key in unsure})
