@@ -34,7 +34,7 @@ from agent.rendering import account, senml, table
 from agent.rendering.page import page
 from agent.rendering.words import exact, moment
 from agent.verifier import Judged, Verifier
-from tests.runs import DID, FakeClock, Run, S, frame, group, simple_run
+from tests.runs import DID, OTHER_SECRET, FakeClock, Run, S, frame, group, simple_run
 
 BATTERY = (
     Point("SoC", "%", ValueType.FLOAT),
@@ -364,3 +364,14 @@ def test_all_that_is_wrong_with_an_allow_list_is_told(
         "signer[3].did: listed twice",
     ):
         assert f"{allow}: {part}" in told, part
+
+
+def test_files_that_name_countless_signers_ask_for_a_choice(
+    evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.commands.verify.MOST_NAMED", 1)
+    stranger = Run(secret=OTHER_SECRET)
+    (tmp_path / "other").write_bytes(stranger.begin([group(1)]))
+    assert main(["decode", str(evidence), str(tmp_path / "other")]) == 2
+    assert "more than 1 signers; give --did" in capsys.readouterr().err
+    assert main(["decode", str(evidence), str(tmp_path / "other"), "--did", DID]) == 1, "one record is foreign"

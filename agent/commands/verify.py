@@ -22,6 +22,7 @@ from agent.verifier import Judged, Signer, Verifier
 
 _SOURCE = "files"
 _MOST_SIGNERS = 8  # named when it must be said which there are
+MOST_NAMED = 1024  # signers that files may name if none is chosen
 
 
 def main(options: argparse.Namespace) -> int:
@@ -98,10 +99,17 @@ def _only_signer(paths: Iterable[Path]) -> list[Signer | str]:
 
 
 def _signers(paths: Iterable[Path]) -> set[str]:
-    found = set()
+    """Whom the envelopes name; nothing of that is proven. Raises ValueError if they are too many to be true."""
+    found: set[str] = set()
     for path in paths:
         with _bytes_of(path) as data:
-            found |= {unpack(each).did for _, each in envelopes(data) if isinstance(each, bytes)}
+            for _, each in envelopes(data):
+                if isinstance(each, bytes):
+                    found.add(unpack(each).did)
+                if len(found) > MOST_NAMED:
+                    raise ValueError(
+                        f"the files name more than {MOST_NAMED} signers; give --did for each that you accept"
+                    )
     return found
 
 
