@@ -30,7 +30,7 @@ from bench.figure import Figure, interleaved
 
 S = 1_000_000_000
 RECORDS = 2000  # of a measured round
-FILE_RECORDS = 50_000
+FILE_RECORDS = 20_000
 _SECRET = bytes.fromhex("4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318")  # published, of web3's docs
 _FACTS = Facts(bytes(16), "0.1.0", "site-1", (("dso", "westnet"),), "dso", "dx.site-1.dso", bytes(32), 1000)
 
