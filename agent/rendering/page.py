@@ -10,7 +10,7 @@ from html import escape
 
 from agent.evidence.coverage import GroupKey, Tally
 from agent.printable import printable
-from agent.rendering.account import causes, clock_quality, duration, hole_words, run_words, summary
+from agent.rendering.account import causes, clock_quality, duration, hole_words, run_words, summary, time_range
 from agent.rendering.words import cause_name, event_name, moment, quality_name
 from agent.verifier import ChannelReport, Level, Outcome, Report, Run
 
@@ -73,7 +73,7 @@ def _channel(channel: ChannelReport) -> Iterator[str]:
     who = f"{_text(channel.name)}, " if channel.name else ""
     yield f"<p>Signed by {who}<code>{_text(channel.signer)}</code></p>"
     if channel.first is not None and channel.last is not None:
-        when = f"{moment(channel.first.wall)} to {moment(channel.last.wall)}"
+        when = time_range(channel.first, channel.last)
         yield f"<p>Sealed from {when}: {channel.records} records, {channel.frames} frames.</p>"
         yield f"<p>The agent's clock was {_text(clock_quality(channel))}.</p>"
     if channel.overdue_ns is not None:
@@ -102,7 +102,7 @@ def _channel(channel: ChannelReport) -> Iterator[str]:
 
 
 def _run_row(run: Run) -> list[str]:
-    when = f"{moment(run.began.wall)} to {moment(run.ended.wall)}: " if run.began and run.ended else ""
+    when = f"{time_range(run.began, run.ended)}: " if run.began and run.ended else ""
     return [_text(when + run_words(run))]
 
 

@@ -13,7 +13,7 @@ The file (docs/consuming.md) is TOML::
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,6 @@ class Accepted:
     def find(self, key: DidKey) -> Signer | None:
         """The signer, if it is accepted."""
         return self._signers.get(key)
-
-    @property
-    def signers(self) -> Sequence[Signer]:
-        """All of them."""
-        return list(self._signers.values())
 
 
 def read_allow_list(text: str) -> list[Signer]:

@@ -17,6 +17,7 @@ from agent.model import Link, Withdrawn
 from agent.verifier.report import LISTED, ChannelReport, Hole, HoleState, Part, Report
 from agent.verifier.verdict import Level
 
+BROKEN = "the chain is broken: prev is not the digest of the record before"
 MOST = 64
 _MOST_STREAMS = 1024  # of which withdrawn ranges are remembered,
 _MOST_RANGES = 1024  # and so many of each
@@ -117,7 +118,7 @@ def fill(hole: Hole, part: Part, link: Link) -> list[str]:
     """A record of the hole has come; returns how it does not join those beside it."""
     problems = []
     if link.seq == part.first and part.before is not None and link.prev != part.before:
-        problems.append("the chain is broken: prev is not the digest of the record before")
+        problems.append(BROKEN)
     if link.seq == part.last and part.after is not None and link.digest != part.after:
         problems.append("the chain is broken: the record behind it has another prev")
     rest = [

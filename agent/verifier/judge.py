@@ -37,8 +37,7 @@ class Judge:
         if link.seq == 1 and not isinstance(body, Plan) and head.version == VERSION:
             found.append((Level.CONTINUITY, Outcome.FAILED, "a stream must begin with a plan"))
         if stream.digest is not None and link.prev != stream.digest:
-            broken = "the chain is broken: prev is not the digest of the record before"
-            found.append((Level.CONTINUITY, Outcome.FAILED, broken))
+            found.append((Level.CONTINUITY, Outcome.FAILED, holes.BROKEN))
         if record is None:
             found.append((Level.COMPLETENESS, Outcome.UNKNOWN, "the record cannot be read"))
         else:

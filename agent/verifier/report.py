@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from agent.evidence.coverage import GroupKey, Tally
-from agent.model import ClockState, Sealed
+from agent.model import Sealed
 from agent.verifier.verdict import Level, Outcome
 
 LISTED = 256
@@ -237,10 +237,6 @@ class Report:
         totals = [channel.cycles() for channel in self.channels]
         expected, present, in_gaps = (sum(each) for each in zip(*totals, strict=True)) if totals else (0, 0, 0)
         return expected, present, in_gaps
-
-    def clock(self) -> Counter[int]:
-        """Records by the state of the clock (``agent.model.ClockState``)."""
-        return sum((channel.clock for channel in self.channels), Counter(dict.fromkeys(ClockState, 0)))
 
 
 def _cycles(groups: dict[GroupKey, Tally]) -> tuple[int, int, int]:

@@ -128,9 +128,10 @@ class Runs:
         parent.followers.append((stream.name, seq))
         if name in lineage.leaves:
             lineage.leaves.remove(name)
-        if run.join is Join.ROLLED_BACK and before is not None:
-            parent = before  # what it covered is at hand, whatever the store forgot: data wins over a gap
-        yield from self._resume(stream, parent, plan, lineage, agreed=run.join is not Join.ROLLED_BACK)
+        forgot = run.join is Join.ROLLED_BACK
+        # What runs covered is at hand, whatever the store forgot of it: data wins over a gap.
+        begins_behind = before if forgot and before is not None else parent
+        yield from self._resume(stream, begins_behind, plan, lineage, agreed=not forgot)
         if len(parent.recent) > WINDOW:  # it has ended: only what a publisher sends again can still come
             parent.recent = dict(list(parent.recent.items())[-WINDOW:])
 
