@@ -304,3 +304,24 @@ def test_across_boots_the_length_of_a_pause_is_as_good_as_both_clocks(
     first, second, _ = of_two_boots(apart=20, error_us=error_us, clock=clock)
     report = verified(first.sent, second.sent)
     assert [run.length_known for run in report.runs] == [True, known]
+
+
+# ---- the run before it comes later ------------------------------------------------------------------------------
+
+
+def test_a_run_that_comes_after_the_one_that_follows_it_is_joined() -> None:
+    first = run_at(1000)
+    second = run_at(1010, 80, after=first)  # more than may wait
+    report = verified(second.sent, first.sent)
+    assert [run.joins for run in report.runs] == ["continuous", "first"]
+    assert all(report.outcome(level) is Outcome.OK for level in Level)
+    assert report.groups[KEY].gaps == {Cause.AGENT_DOWN: 7}
+
+
+def test_a_run_that_comes_after_the_one_that_follows_it_is_held_against_its_prev() -> None:
+    first = run_at(1000)
+    store = Run()
+    store.sent, store.links = first.sent, [*first.links[:-1], replace(first.links[-1], digest=bytes(32))]
+    report = verified(run_at(1010, 80, after=store).sent, first.sent)
+    assert [run.joins for run in report.runs] == ["broken", "first"]
+    assert report.outcome(Level.CONTINUITY) is Outcome.FAILED

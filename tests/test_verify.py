@@ -21,13 +21,13 @@ from agent.evidence import cbor
 from agent.evidence import envelope as envelope_module
 from agent.evidence.envelope import envelopes, protected_header, seal
 from agent.evidence.history import History, replay
-from agent.model import Cause, EventCode, Gap
+from agent.model import Cause, EventCode, Gap, GroupPlan
 from agent.rendering.account import summary
 from agent.rendering.objects import as_json
 from agent.rendering.text import text_lines
 from agent.signer import KeySigner
 from agent.verifier import WINDOW, Judged, Level, Outcome, Report, Verifier
-from tests.runs import DEVICE, DID, OTHER_SECRET, SECRET, FakeClock, Run, S, frame, group, renamed, simple_run
+from tests.runs import DEVICE, DID, OTHER_SECRET, POINTS, SECRET, FakeClock, Run, S, frame, group, renamed, simple_run
 
 
 def verified(sent: list[bytes], *, complete: bool = True) -> tuple[Report, list[Judged]]:
@@ -265,8 +265,9 @@ def test_a_term_that_ends_too_early_fails_completeness() -> None:
     run.data([frame(100)])
     run.clock.now = 1005 * S
     run.begin([group(105, anchor=1005 * S)])  # cycles 101 to 104 were due
-    _, judged = verified(run.sent)
+    report, judged = verified(run.sent)
     assert "the old term was closed at cycle 101, 105 was due" in findings(judged)
+    assert report.groups["pv-1", "ac"].missing == 4
 
 
 def test_a_group_that_goes_is_closed_at_the_new_terms_opening() -> None:
@@ -287,8 +288,20 @@ def test_a_repeated_plan_that_counts_otherwise_fails() -> None:
     assert run.sealer.coverage is not None
     run.sealer.coverage.next[0] = 105
     run.plan()
-    _, judged = verified(run.sent)
+    run.sealer.coverage.next[0] = 103  # and back: nothing is missing then
+    run.plan()
+    report, judged = verified(run.sent)
     assert "the plan says next cycle 105, the records say 101" in findings(judged)
+    assert "the plan says next cycle 103, the records say 105" in findings(judged)
+    assert report.groups["pv-1", "ac"].missing == 4
+
+
+def test_messages_that_are_not_counted_from_0_fail() -> None:
+    run = Run()
+    run.begin([GroupPlan("state", 0, None, 5, POINTS)])
+    report, judged = verified(run.sent)
+    assert "messages are counted from 5, not 0" in findings(judged)
+    assert report.outcome(Level.COMPLETENESS) is Outcome.FAILED
 
 
 def test_data_of_a_term_not_in_force_fails() -> None:

@@ -97,6 +97,7 @@ class Coverage:
                 lost[key] = group.next - mine
             elif mine != group.next:
                 problems.append(f"{'/'.join(key)}: the plan says next cycle {group.next}, the records say {mine}")
+                self.tallies[i].missing += max(0, group.next - mine)
         self.plan = plan
         self.next = [group.next for group in plan.groups]
         self.unsure.clear()
@@ -130,6 +131,7 @@ class Coverage:
                     lost[key] += staying.next - staying.schedule.first
             elif mine != ends:
                 problems.append(f"{'/'.join(key)}: {words.format(ends, mine)}")
+                self.tallies[i].missing += max(0, ends - mine)
         problems += [] if self.torn else opening_problems(plan)
         self._begin(plan)
         return problems, lost

@@ -46,7 +46,8 @@ class Stream:
     followers: list[tuple[bytes, int]] = field(default_factory=list)  # runs that follow it, and behind which seq
     rivals: list[bytes] = field(default_factory=list)  # runs that must not have been at the same time
     ends: int | None = None  # with this seq, as a later run says that was seen from its middle on
-    unjoined: Plan | None = None  # its first plan, if the run that it follows is not at hand
+    unjoined: Plan | None = None  # its first plan, if the run that it follows is not at hand,
+    unjoined_prev: bytes | None = None  # and ``prev`` of its first record
     run: Run | None = None
     span: Span = field(default_factory=Span)
 

@@ -52,7 +52,9 @@ class Runs:
             run.detail, run.length_known, stream.joined = "its first plan could not be read", False, True
         else:
             stream.joined = True
-            yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in opening_problems(plan))
+            problems = opening_problems(plan)
+            problems += [f"messages are counted from {g.next}, not 0" for g in plan.groups if not g.schedule and g.next]
+            yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
             yield from self._follow(stream, head, plan, before, lineage)
         stream.account.add_run(run)
         self._set_rivals(stream, plan, lineage)
@@ -100,7 +102,7 @@ class Runs:
         if plan.follows is None:
             if head.link.prev != ZEROS:
                 yield Level.CONTINUITY, Outcome.FAILED, "the first run of an outbox has a prev that is not zeros"
-            if before is None:
+            if before is None or self._followed_already(stream):
                 run.join = Join.FIRST
             else:
                 run.detail = "a new outbox, it follows none"
@@ -113,7 +115,7 @@ class Runs:
             if before is not None:
                 self._missing_since(before, plan, stream, name, last=seq).whole_run = True
             run.detail, run.length_known = "the run before it is not at hand", False
-            stream.unjoined = plan
+            stream.unjoined, stream.unjoined_prev = plan, head.link.prev
             return
         run.join = Join.CONTINUOUS
         if parent.last < seq:
@@ -134,6 +136,13 @@ class Runs:
         yield from self._resume(stream, begins_behind, plan, lineage, agreed=not forgot)
         if len(parent.recent) > WINDOW:  # it has ended: only what a publisher sends again can still come
             parent.recent = dict(list(parent.recent.items())[-WINDOW:])
+
+    def _followed_already(self, stream: Stream) -> bool:
+        """Whether a run that follows this one came before it."""
+        return any(
+            other.signer == stream.signer and other.unjoined and other.unjoined.follows[0] == stream.name  # type: ignore[index]
+            for other in self._book.streams.values()
+        )
 
     def _records_behind(self, parent: Stream) -> int:
         """Records of the runs that follow a run, and of those that follow these."""
@@ -260,7 +269,10 @@ class Runs:
         if parent is None or parent.last != plan.follows[1] or stream.run.join is not Join.UNKNOWN:
             return
         stream.unjoined = None
-        stream.account.rejoin(stream.run, Join.CONTINUOUS)
+        joins = parent.recent.get(parent.last, stream.unjoined_prev) == stream.unjoined_prev
+        if not joins:
+            self._book.report.fail(Level.CONTINUITY)
+        stream.account.rejoin(stream.run, Join.CONTINUOUS if joins else Join.BROKEN)
         lineage = self._book.lineages[stream.signer, plan.channel]
         for level, outcome, text in self._resume(stream, parent, plan, lineage, agreed=True):
             assert outcome is Outcome.FAILED, text

@@ -151,6 +151,9 @@ def _one_run() -> list[History]:
             Gap(0, None, None, Cause.SOURCE_SILENT, None, 900 * S, 990 * S),
         ],
     )
+    counted = _run(0, 1000)
+    counted.begin([GroupPlan("state", 0, None, 5, BATTERY)])
+    counted.data([Frame(0, 5, 500, None, (80, "on"))])
     hidden = _run(0, 1000)
     hidden.begin([group(100)])
     hidden.data([frame(100), frame(102)])
@@ -196,6 +199,13 @@ def _one_run() -> list[History]:
                 )
             },
         ),
+        History(
+            "messages from 5 on",
+            "the first plan of a stream counts them from 0",
+            counted.sent,
+            {"pv-1/state": Group(1)},
+            levels=failed,
+        ),
         History("a hidden cycle", "neither frame nor gap", hidden.sent, {"pv-1/ac": Group(2, 1)}, levels=failed),
         History(
             "a cycle twice",
@@ -205,7 +215,11 @@ def _one_run() -> list[History]:
             levels=failed,
         ),
         History(
-            "a plan that counts otherwise", "next is not the count", plan.sent, {"pv-1/ac": Group(2)}, levels=failed
+            "a plan that counts otherwise",
+            "next is 105, the records end at 101: 102 to 104 are missing",
+            plan.sent,
+            {"pv-1/ac": Group(2, 3)},
+            levels=failed,
         ),
         History(
             "a repeated plan that differs",
@@ -265,7 +279,7 @@ def _terms() -> list[History]:
             "a term that ends too early",
             "cycles 101 to 104 were due before the new anchor",
             early.sent,
-            {"pv-1/ac": Group(1)},
+            {"pv-1/ac": Group(1, 4)},
             levels={"completeness": "failed"},
         ),
         History(
@@ -285,6 +299,9 @@ def _late_and_lost() -> list[History]:
     withdrawn = _polled(0, 1000, 6)
     withdrawn.withdraw(3, 5, Cause.OVERFLOW)
     withdrawn.plan()
+    eventful = _polled(0, 1000, 2)
+    eventful.event(EventCode.STOP, "SIGTERM")
+    eventful.plan()
     long = _polled(0, 1000, 300)
     both = {"continuity": "failed", "completeness": "failed"}
     return [
@@ -294,6 +311,14 @@ def _late_and_lost() -> list[History]:
             sent[:4] + sent[6:],
             {"pv-1/ac": Group(98, 2)},
             holes=[(5, 6, 2, "failed")],
+            levels=both,
+        ),
+        History(
+            "a hole without cycles",
+            "an event never came; that is known only from the plan behind it, so completeness has failed, too",
+            eventful.sent[:3] + eventful.sent[4:],
+            {"pv-1/ac": Group(2)},
+            holes=[(4, 4, 1, "failed")],
             levels=both,
         ),
         History(
@@ -358,6 +383,9 @@ def _several_runs() -> list[History]:
     other.links[-1] = replace(other.links[-1], digest=bytes(32))
     broken = _polled(6, 1010, after=other)
     down = {"agent_down": 6}
+    beheaded = _polled(1, 1010, after=first)
+    beheaded.plan()
+    both = {"continuity": "failed", "completeness": "failed"}
     return [
         History(
             "continuous",
@@ -388,6 +416,38 @@ def _several_runs() -> list[History]:
             joins=["first", "unknown: the run before it is not at hand"],
             holes=[(1, 5, 5, "failed")],
             levels={"continuity": "failed", "completeness": "failed"},
+        ),
+        History(
+            "the end of a run is missing",
+            "the run that follows it says how far it went, and resumes where it ended",
+            first.sent[:3] + second.sent,
+            {"pv-1/ac": Group(6, 2, gaps=down)},
+            joins=["first", "continuous"],
+            holes=[(4, 5, 2, "failed")],
+            levels=both,
+        ),
+        History(
+            "the beginning of a run is missing",
+            "all from the run before it to its first plan at hand went with the hole",
+            first.sent + beheaded.sent[2:],
+            {"pv-1/ac": Group(4, 10)},
+            joins=["first", "seen from its middle on"],
+            holes=[(1, 2, 2, "failed")],
+            levels=both,
+        ),
+        History(
+            "the first run at hand follows another",
+            "that is not at hand, nothing fails",
+            second.sent + third.sent,
+            {"pv-1/ac": Group(8, gaps=down)},
+            joins=["unknown: the run before it is not at hand", "continuous"],
+        ),
+        History(
+            "the second run first",
+            "it waits for the run that it follows",
+            second.sent + first.sent,
+            {"pv-1/ac": Group(8, gaps=down)},
+            joins=["first", "continuous"],
         ),
         History(
             "a run was dropped",
