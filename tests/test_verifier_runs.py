@@ -325,3 +325,12 @@ def test_a_run_that_comes_after_the_one_that_follows_it_is_held_against_its_prev
     report = verified(run_at(1010, 80, after=store).sent, first.sent)
     assert [run.joins for run in report.runs] == ["broken", "first"]
     assert report.outcome(Level.CONTINUITY) is Outcome.FAILED
+
+
+def test_what_a_store_forgot_is_in_no_gap_though_it_comes_later() -> None:
+    first = run_at(1000, 4)
+    forgot = run_at(1010, after=first, last=3)
+    report = verified(first.sent[:3], forgot.sent, first.sent[3:])
+    assert [run.joins for run in report.runs] == ["first", "rolled back 2"]
+    assert report.groups[KEY].present == 7
+    assert report.groups[KEY].gaps == {Cause.AGENT_DOWN: 6}

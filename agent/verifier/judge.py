@@ -4,6 +4,7 @@ cycles that it accounts for (docs/evidence.md section 6).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from agent.errors import EvidenceError
@@ -49,7 +50,7 @@ class Judge:
             if stream.run is not None:
                 self._date(stream, record)
         if stream.followers:
-            self._runs.went_on(stream, link.seq)
+            self._runs.went_on(stream, link.seq, self._covered(stream, body))
         if stream.rivals:
             found += self._runs.compare(stream)
         plan = stream.coverage.plan if stream.coverage is not None else None
@@ -135,6 +136,18 @@ class Judge:
         if coverage.plan.volatile:
             self._take_over(stream, coverage)
         yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
+
+    def _covered(self, stream: Stream, body: object) -> dict[GroupKey, int]:
+        """How many cycles of each group a record of the term in force covers."""
+        covered: dict[GroupKey, int] = Counter()
+        if isinstance(body, Data) and stream.coverage is not None and body.term == stream.coverage.plan.term:
+            keys = stream.coverage.keys
+            for frame in body.frames:
+                covered[keys[frame.group]] += 1
+            for gap in body.gaps:
+                if gap.first is not None and gap.last is not None:
+                    covered[keys[gap.group]] += gap.last - gap.first + 1
+        return covered
 
     def _take_over(self, stream: Stream, coverage: Coverage) -> None:
         """What a run kept in memory covered goes to the account, and is in no gap of the runs around it."""

@@ -215,27 +215,35 @@ class Runs:
 
     # ---- later ----------------------------------------------------------------------------------------------
 
-    def went_on(self, stream: Stream, seq: int) -> None:
-        """A run has a record behind one that another run follows: the store forgot it."""
+    def went_on(self, stream: Stream, seq: int, covered: dict[GroupKey, int]) -> None:
+        """A run has a record behind one that another run follows: the store forgot it. What it covers is in no gap."""
         for name, followed in stream.followers:
             child = self._book.find(stream.signer, name)
             if child is not None and child.run is not None and seq > followed:
                 child.run.lost += 1
                 if child.run.join is Join.CONTINUOUS:
                     child.account.rejoin(child.run, Join.ROLLED_BACK)
+                for key, count in covered.items():
+                    self._unbridge(child, key, count)
 
     def kept_in_memory(self, stream: Stream, covered: dict[GroupKey, int], channel: str) -> None:
         """A volatile run covered cycles: they are in no gap of the run that begins behind it."""
         lineage = self._book.lineages.setdefault((stream.signer, channel), Lineage())
         latest = self._book.find(stream.signer, lineage.latest)
-        run = latest.run if latest is not None and latest.span.boot_last > stream.span.boot_last else None
+        later = latest if latest is not None and latest.span.boot_last > stream.span.boot_last else None
         for key, count in covered.items():
-            taken = 0
-            if run is not None and run.cause is not None:
-                taken = min(count, run.bridged.get(key, 0))
-                run.bridged[key] = run.bridged.get(key, 0) - taken
-                stream.account.tally(key).gaps[run.cause] -= taken
+            taken = self._unbridge(later, key, count) if later is not None else 0
             lineage.volatile[key] = lineage.volatile.get(key, 0) + count - taken
+
+    def _unbridge(self, stream: Stream, key: GroupKey, count: int) -> int:
+        """So many cycles before a run are at hand after all: take them off the gap; returns how many it had."""
+        run = stream.run
+        if run is None or run.cause is None:
+            return 0
+        taken = min(count, run.bridged.get(key, 0))
+        run.bridged[key] = run.bridged.get(key, 0) - taken
+        stream.account.tally(key).gaps[run.cause] -= taken
+        return taken
 
     def finish(self) -> None:
         """End runs where they ended, join them with those that came only after them, and judge what is missing before
