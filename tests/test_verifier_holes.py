@@ -125,6 +125,39 @@ def test_plans_that_come_late_leave_something_unknown_and_never_fail(seed: int) 
     assert verifier.report.good
 
 
+def test_data_before_the_first_plan_at_hand_leaves_something_unknown_if_an_earlier_plan_comes_late() -> None:
+    first = long_run(3)
+    run = Run(after=first, clock=FakeClock(boot=2000 * S))
+    run.begin([group(1100, anchor=2000 * S)])
+    for cycle in range(1100, 1200):
+        run.data([frame(cycle)])
+        if cycle == 1105:
+            run.plan()
+    verifier = fed(first.sent + run.sent[1:], run.sent[:1])
+    assert not verifier.report.failures
+    assert verifier.report.outcome(Level.COMPLETENESS) is Outcome.UNKNOWN
+
+
+def test_runs_begin_in_their_order_though_the_end_of_one_and_the_beginning_of_another_are_missing() -> None:
+    """What is missing is counted once."""
+    first = long_run(10)
+    second = run_behind(first, 1020)
+    third = run_behind(second, 1040)
+    third.plan()
+    report = fed(first.sent[:-2] + second.sent + third.sent[2:]).report
+    assert [run.joins for run in report.runs] == ["first", "continuous", "seen from its middle on"]
+    assert report.cycles()[0] == 45, "100 to 144"
+
+
+def run_behind(before: Run, boot: int) -> Run:
+    """A run with a cycle a second for 5 s."""
+    run = Run(after=before, clock=FakeClock(boot=boot * S))
+    run.begin([group(boot - 900, anchor=boot * S)])
+    for cycle in range(5):
+        run.data([frame(boot - 900 + cycle)])
+    return run
+
+
 def test_a_run_is_not_cut_short_over_records_that_wait() -> None:
     """The run behind it is seen from its middle on, and says where this one ended."""
     first = long_run(80)

@@ -34,6 +34,7 @@ class Stream:
     start: int = 1  # seq of the first record judged
     digest: bytes | None = None  # of the record before it; None behind a hole
     planned: bool = False  # a plan of it was at hand
+    unplanned: bool = False  # data of it came in turn before any plan
     joined: bool = False  # what lies before its first record at hand was judged
     denied: bool = False  # the allow-list does not have its channel
     skipped: Lost | None = None  # cycles of its first term before its first record at hand

@@ -123,6 +123,7 @@ class Judge:
         coverage = stream.coverage
         if coverage is None or (coverage.torn and data.term != coverage.plan.term):
             self._book.report.before_plan += 1
+            stream.unplanned = stream.unplanned or coverage is None
             if stream.holes:
                 stream.holes[-1].unread = True  # what this record covers will seem to have gone with the hole
             yield Level.COMPLETENESS, Outcome.UNKNOWN, _NO_PLAN

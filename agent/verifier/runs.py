@@ -91,7 +91,7 @@ class Runs:
         yield from self._resume(stream, parent, plan, lineage, agreed=True)
         for key, count in run.bridged.items():
             holes.recover([hole], key, count)
-        hole.unread = False
+        hole.unread = stream.unplanned
 
     def _follow(
         self, stream: Stream, head: Head, plan: Plan, before: Stream | None, lineage: Lineage
