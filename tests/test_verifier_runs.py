@@ -334,3 +334,13 @@ def test_what_a_store_forgot_is_in_no_gap_though_it_comes_later() -> None:
     assert [run.joins for run in report.runs] == ["first", "rolled back 2"]
     assert report.groups[KEY].present == 7
     assert report.groups[KEY].gaps == {Cause.AGENT_DOWN: 6}
+
+
+def test_runs_that_wait_for_the_same_one_begin_in_order() -> None:
+    first = run_at(1000)
+    second, backup = run_at(1010, after=first), run_at(1020, after=first)
+    report = verified(first.sent[:-1], second.sent, backup.sent, first.sent[-1:])
+    assert [(run.stream, run.joins) for run in report.runs[1:]] == [
+        (second.sealer.stream, "continuous"),
+        (backup.sealer.stream, "rolled back 4"),
+    ]

@@ -196,7 +196,7 @@ class Verifier:
                 self._book.open_hole(stream, stream.expected, behind.seq - 1, after=behind.prev)
                 stream.expected, stream.digest = behind.seq, None
             yield self._take(stream, stream.waiting.pop(stream.expected))
-        todo += [((stream.signer, child), flush) for child in stream.children]
+        todo += [((stream.signer, child), flush) for child in reversed(stream.children)]
         stream.children = []
 
     def _take(self, stream: Stream, head: Head) -> Judged:
