@@ -1,5 +1,5 @@
 """Coverage: which cycles of a stream are accounted for, frame by frame and gap by gap (docs/evidence.md sections 4
-and 6).
+and 10, step 9).
 
 One number per group, ``next``: the first cycle that neither a frame nor a gap covers. The agent keeps it to state it
 in plans, start-up works out from it what was stored last, and the verifier holds what it reads against it. Pure; a

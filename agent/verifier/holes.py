@@ -1,5 +1,5 @@
 """Holes: records that did not come in their turn, what comes of them, and the cycles that went with them
-(docs/evidence.md section 6).
+(docs/evidence.md section 10, steps 7 and 9).
 
 A hole is open until its records have come late (filled) or plans withdraw what has not come (accounted); at the end it
 has failed or is unknown. Only then are its cycles counted, as gaps with the stated cause or as missing. A stream has at

@@ -1,5 +1,5 @@
 """Judges a record whose turn has come, or that came late: its body against the CDDL, its place in the chain, and the
-cycles that it accounts for (docs/evidence.md section 6).
+cycles that it accounts for (docs/evidence.md section 10, steps 7 and 9).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Hole:
 
 
 class Join(enum.StrEnum):
-    """How a run joins the one before it (docs/evidence.md section 6)."""
+    """How a run joins the one before it (docs/evidence.md section 10, step 10)."""
 
     FIRST = "first"
     CONTINUOUS = "continuous"

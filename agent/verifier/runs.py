@@ -1,4 +1,4 @@
-"""How runs join (docs/evidence.md section 6, run change): what lies between a run and the one that it follows, what the
+"""How runs join (docs/evidence.md section 10, step 10): what lies between a run and the one that it follows, what the
 store forgot, runs that are missing, and two agents that use one key.
 """
 
@@ -333,7 +333,7 @@ def _began_later(one: Stream, other: Stream) -> bool:
 
 
 def _patience(coverage: Coverage) -> int:
-    """Ns after which something must have been sealed (docs/evidence.md section 1)."""
+    """Ns after which something must have been sealed (docs/evidence.md section 10, step 11)."""
     periods = [group.schedule.period for group in coverage.plan.groups if group.schedule is not None]
     longest = max(300_000_000_000, min(periods)) if periods else 3600_000_000_000
     return longest + coverage.plan.window_ms * 1_000_000
