@@ -126,7 +126,7 @@ PLACES: Mapping[str, Place] = {
         (
             *("agent.commands.check", "agent.commands.config_schema", "agent.commands.config_show"),
             *("agent.commands.identity_create", "agent.commands.identity_import", "agent.commands.identity_show"),
-            "agent.commands.which_key",
+            *("agent.commands.which_key", "agent.commands.whole_file"),
             *("agent.commands.init", "agent.commands.outbox_export", "agent.commands.outbox_list"),
             *("agent.commands.outbox_status", "agent.commands.read", "agent.commands.reload", "agent.commands.run"),
             *("agent.commands.status", "agent.commands.tail", "agent.commands.tap", "agent.commands.target"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.commands.whole_file import replacing
 from agent.errors import CheckpointError, EvidenceError
 from agent.evidence import cbor
 from agent.verifier import Signer, Verifier, read_allow_list
@@ -60,20 +60,8 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Replace the file; a crash leaves the old one or the new one. Raises OSError."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                file.write(cbor.encode([self.source, self.place, self.state]))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        folder = os.open(path.absolute().parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(path) as file:
+            file.write(cbor.encode([self.source, self.place, self.state]))
 
 
 def begun(options: argparse.Namespace, accept: list[Signer | str], source: str) -> tuple[Verifier, list[int] | None]:

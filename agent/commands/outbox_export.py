@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from agent.commands import GOOD, USAGE, say
 from agent.commands.target import held
+from agent.commands.whole_file import replacing
 
 _RING = b"EVRING"  # what a ring file of any version begins with
 
@@ -34,7 +35,7 @@ def main(options: argparse.Namespace) -> int:
             say(f"edge-agent outbox export: {options.file} is an outbox itself; name another file")
             return USAGE
         else:
-            with _replacing(options.file) as out:
+            with replacing(options.file) as out:
                 count = _copy(records, out)
     say(f"{count} records exported")
     return GOOD
@@ -58,26 +59,3 @@ def _copy(records: Iterable[tuple[int, bytes]], out: BinaryIO) -> int:
         out.write(envelope)
         count += 1
     return count
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when all is on disk. Raises OSError."""
-    if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
-        with path.open("wb") as out:
-            yield out
-        return
-    path = Path(os.path.realpath(path))
-    draft = path.with_name(f"{path.name}.new")
-    try:
-        draft.unlink(missing_ok=True)  # of a command that was killed
-        with draft.open("xb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(path)
-    except BaseException as error:
-        draft.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
