@@ -24,6 +24,7 @@ from agent.evidence.history import replay
 from agent.evidence.record import link_of
 from agent.model import EventCode
 from agent.outbox import Outbox
+from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
 from agent.publisher import Publisher
 from agent.router import Route
@@ -101,6 +102,8 @@ class Channel:
         except OSError as error:
             what = f"cannot make the state folder {self.ring.parent}: {error.strerror}"
             raise OutboxError(what, hint="see agent.state") from error
+        if (warning := await to_thread.run_sync(against, self.ring.parent)) is not None:
+            log.warning("outbox on a file system that is not for it channel=%s reason=%s", self.id, warning)
         size = self.configured.outbox.size
         return await to_thread.run_sync(lambda: Outbox.open(self.ring, channel=self.id, size=size, inspect=link_of))
 

@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
-    _add_outbox(noun("outbox", "Look at and copy the local store"))
+    _add_outbox(noun("outbox", "Look at, copy, prove, mend, resize the local store"))
     return parser
 
 
@@ -267,10 +267,42 @@ def _add_outbox(outbox: Commands) -> None:
         _channel(each)
         _running(each)
 
+    verify = outbox(
+        "verify", "Prove what the local store holds: file, chain, signatures; beside a running agent", "outbox_verify"
+    )
+    _accepted(verify)
+    verify.add_argument("--json", action="store_true", help="one JSON object")
 
-def _accepting(parser: argparse.ArgumentParser) -> None:
+    repair = outbox("repair", "Save what can be read of a damaged store; the agent must be stopped", "outbox_repair")
+    repair.add_argument("--dry-run", action="store_true", help="only say what would be saved")
+
+    for each in (verify, repair):
+        each.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a ring file; default: the channel's")
+
+    resize = outbox("resize", "Make the local store larger or smaller; the agent must be stopped", "outbox_resize")
+    resize.add_argument("--to", type=_size, metavar="SIZE", help="such as 128MiB; default: as in --config")
+
+    for each in (verify, repair, resize):
+        _channel(each)
+        _config(each)
+
+
+def _size(text: str) -> int:
+    from agent.units import size_bytes
+
+    try:
+        return size_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _accepted(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--did", action="append", default=[], help="accepted signer (may be given more than once)")
     parser.add_argument("--allow", type=Path, metavar="FILE", help="allow-list: accepted signers, names and channels")
+
+
+def _accepting(parser: argparse.ArgumentParser) -> None:
+    _accepted(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="go on where an earlier call ended")
 
 

@@ -20,8 +20,10 @@ from pydantic import Field
 from agent.commands import check
 from agent.config import load
 from agent.errors import AcquisitionError, ConfigError
+from agent.evidence.record import link_of
 from agent.foresight.probe import Tried, try_all
 from agent.model import Cause, DeviceInfo, Point, ValueType
+from agent.outbox import Outbox, filesystem
 from agent.ports import Clock, DeviceSelection
 from agent.secret import Secret
 from testbed.broker import create_stream
@@ -172,7 +174,7 @@ def test_a_good_one_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (channel,) = found.pop("channels")
     assert (code, found) == (
         0,
-        {"file": str(path), "good": True, "problems": [], "not_sent": ["battery/*"]},
+        {"file": str(path), "good": True, "problems": [], "not_sent": ["battery/*"], "warnings": []},
     )
     assert channel["groups"] == [{"device": "meter", "group": "power", "every_s": 1.0, "points": ["W"]}]
     assert 86_400 <= channel["records_per_day"] < 86_500
@@ -188,6 +190,30 @@ def test_messages_alone_for_programs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [group["every_s"] for group in channel["groups"]] == [None]
     assert channel["outbox_days"] is None
     assert channel["bytes_per_message"].keys() == {"battery/state"}
+
+
+def test_an_outbox_that_a_start_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD.replace("[agent]", '[agent]\nstate = "."'))
+    ring = tmp_path / "dso.ring"
+    Outbox.open(ring, channel="dso", size=8 << 20, inspect=link_of).close()
+    assert checked(path, capsys)[0] == 0
+    path.write_text(path.read_text().replace("8MiB", "9MiB"))
+    code, found = checked_json(path, capsys)
+    (problem,) = found["problems"]
+    assert (code, problem["key"], problem["line"] > 1) == (78, "channel[0].outbox.size", True)
+    assert "outbox resize --channel dso" in problem["remedy"]
+    ring.write_bytes(b"EVRING99")
+    assert "version" in checked_json(path, capsys)[1]["problems"][0]["what"]
+
+
+def test_a_state_folder_on_the_wrong_file_system(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "filesystem_kind", lambda path: "tmpfs")
+    path = write(tmp_path, GOOD.replace("[agent]", '[agent]\nstate = "state"'))
+    assert checked_json(path, capsys)[1]["warnings"] == [], "it is made at the first start"
+    (tmp_path / "state").mkdir()
+    assert [line for line in checked(path, capsys)[1] if line.startswith("warning: ") and "lies on tmpfs" in line]
 
 
 def test_problems_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

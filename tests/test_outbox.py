@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from agent.model import Cause, Withdrawn
 from agent.outbox import Outbox, Pending, Stored, ring
 from agent.outbox.files import OS_FILES, Files
 from agent.outbox.look import records
+from agent.outbox.ring import SegmentHeader
 from tests.faulty_files import FaultyFiles, PowerCut
 
 SEGMENT, SEGMENTS = 4096, 5
@@ -666,7 +668,10 @@ def test_another_size_or_channel_is_refused_with_the_remedy(tmp_path: Path) -> N
     open_outbox(path).close()
     with pytest.raises(OutboxError) as error:
         open_outbox(path, size=SIZE + SEGMENT)
-    assert error.value.hint == f"put size back to {ring.START + SEGMENTS * SEGMENT} bytes"
+    assert error.value.hint == (
+        f"put size back to {ring.START + SEGMENTS * SEGMENT} bytes, or stop the agent and run "
+        "`edge-agent outbox resize --channel dso`"
+    )
     with pytest.raises(OutboxError, match="'dso', not of 'market'"):
         open_outbox(path, channel="market")
     with pytest.raises(OutboxError, match="too small"):
@@ -684,7 +689,7 @@ def test_the_remedy_is_in_the_words_of_the_configuration(tmp_path: Path) -> None
     opened(6).close()
     with pytest.raises(OutboxError) as error:
         opened(7)
-    assert error.value.hint == 'put size back to "6MiB"'
+    assert error.value.hint.startswith('put size back to "6MiB", or ')
     opened(6).close()
 
 
@@ -1062,3 +1067,46 @@ def test_two_writers_take_turns(tmp_path: Path) -> None:
     again = open_outbox(tmp_path / "dso.ring")
     assert len(everything(again)) == 4
     again.close()
+
+
+def pile(path: Path, records: int, length: int) -> int:
+    """A ring file of 1 MiB segments with so many records that wait, written straight; returns its size."""
+    size, each = 1 << 20, ring.size_of(HEAD.size + length)
+    fitting = (size - ring.SEGMENT_HEADER - ring.END_ROOM) // each
+    segments = -(-records // fitting) + 1
+    header = ring.FileHeader(size, segments, bytes(range(16)), bytes(16), "dso")
+    prev, pos, left = ring.NO_DIGEST, 1, records
+    with path.open("wb") as file:
+        file.write(header.pack() * 2)
+        for number in range(segments - 1):
+            parts = [SegmentHeader(header.ring_id[:8], 0, pos, 0, prev).pack()]
+            for seq in range(records - left + 1, records - left + 1 + min(left, fitting)):
+                envelope = HEAD.pack(b"ENV:", bytes(16), seq, prev) + bytes(length)
+                prev = hashlib.sha256(envelope).digest()
+                parts.append(ring.pack_record(ring.EVIDENCE, envelope, pos=pos, acked=0, synced=pos))
+                left, pos = left - 1, pos + 1
+            if left:
+                parts.append(ring.pack_record(ring.END, pos=pos, acked=0, synced=pos))
+                pos += 1
+            file.seek(ring.START + number * size)
+            file.write(b"".join(parts))
+        file.truncate(header.size)
+    return header.size
+
+
+@pytest.mark.slow
+def test_start_with_a_million_records_waiting_reads_little_and_holds_little(tmp_path: Path) -> None:
+    path, files = tmp_path / "ring", FaultyFiles()
+    size = pile(path, 1_000_000, 200)
+    assert size > 200 << 20
+    tracemalloc.start()
+    box = Outbox.open(path, channel="dso", size=size, inspect=inspect, files=files)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 1_000_000 <= box.pending.records <= 1_000_400, "of full segments it is an estimate"
+    assert sum(length for name, _, length in files.calls if name == "pread") < 4 << 20
+    assert most < 16 << 20
+    assert box.read(0, max_bytes=1)[0].link.seq == 1
+    assert box.last is not None
+    assert box.last.seq == 1_000_000
+    box.close()

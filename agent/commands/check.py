@@ -12,13 +12,16 @@ import anyio
 
 from agent.clock import SystemClock
 from agent.commands import CONFIGURATION, FINDING, GOOD, UNAVAILABLE, say
+from agent.commands.target import ring_of
 from agent.config import Channel, Config, load
 from agent.config.effective import AdapterPlan
 from agent.config.selection import Names
-from agent.errors import ConfigError, Problem
+from agent.errors import ConfigError, OutboxError, Problem
 from agent.foresight import forecast
 from agent.foresight.forecast import Forecast, Forecaster, PlannedGroup
 from agent.foresight.probe import Tried, try_all
+from agent.outbox.filesystem import against
+from agent.outbox.look import agrees
 from agent.units import duration_text, size_text
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -55,6 +58,9 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
     }
     if problems := [problem for each in forecasters.values() for problem in each.problems(config.places)]:
         raise ConfigError(list(dict.fromkeys(problems)))
+    if problems := list(_refused(config)):
+        raise ConfigError(problems)
+    warning = against(config.agent.state) if config.agent.state.is_dir() else None
     forecasts = {name: forecaster.forecast() for name, forecaster in forecasters.items()}
     left = Names(config.devices).without(channel.selection for channel in config.channels)
     if not options.json:
@@ -64,15 +70,28 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
         if left:
             print(f"not sent by any channel: {_some(left)}")
         print(f"assumed: {forecast.ASSUMED}")
+        if warning:
+            print(f"warning: {warning}")
     tried = _with_sizes(await try_all(config), forecasts) if options.online else []
     if options.json:
         channels = [_as_json(channel, planned[channel.id], forecasts[channel.id]) for channel in config.channels]
+        warnings = [warning] if warning else []
         online = {"online": [each.as_json() for each in tried]} if options.online else {}
-        _print_json(options, problems=[], channels=channels, not_sent=left, **online)
+        _print_json(options, problems=[], channels=channels, not_sent=left, warnings=warnings, **online)
     else:
         for each in tried:
             print(each) if each.good else say(each)
     return max([GOOD, *map(_code, tried)])
+
+
+def _refused(config: Config) -> Iterable[Problem]:
+    """Outboxes that are there and that a start would refuse for what the configuration says."""
+    for channel in config.channels:
+        try:
+            agrees(ring_of(config, channel), channel=channel.id, size=channel.outbox.size)
+        except OutboxError as error:
+            if not isinstance(error.__cause__, OSError):  # there is none yet, or it may not be read
+                yield config.places["channel", channel.id, "outbox"].problem(str(error), error.hint)
 
 
 async def _groups(plan: AdapterPlan, config: Config) -> list[PlannedGroup]:

@@ -1,8 +1,8 @@
 """The file layer under the outbox: four calls on a descriptor, so that a test can put a failing one in their place; a
 ring file on it.
 
-Opening, locking and creating go to the system directly. Creation is atomic: a crash leaves either no ring file or a
-whole one.
+Opening, locking and creating go to the system directly. Creating and replacing are atomic: a crash leaves either the
+ring file that was there, or none if there was none, or the whole new one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from agent.errors import OutboxError
 from agent.outbox.ring import SEGMENT_HEADER, START, FileHeader, SegmentHeader, unpack_segment_header
 
 
@@ -65,12 +68,38 @@ class OsFiles:
 OS_FILES = OsFiles()
 
 
+def open_regular(path: Path, flags: int) -> int:
+    """Open a file that must be a regular one: a pipe would wait for its other end. Raises OSError."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return fd
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[int]:
+    """A ring file open for reading. What goes wrong in the block becomes an OutboxError that names the file."""
+    try:
+        fd = open_regular(path, os.O_RDONLY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        hint = "the agent makes it at its first start; see agent.state" if missing else "look at the disk"
+        raise OutboxError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+    except OutboxError as error:
+        raise OutboxError(f"{path}: {error}", hint=error.hint) from error
+
+
 def open_locked(path: Path) -> int:
     """Open an existing file and lock it for as long as the descriptor lives; FileNotFoundError, BlockingIOError
     (locked), OSError.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_regular(path, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same(fd, path):
@@ -92,16 +121,35 @@ def create_locked(path: Path, fill: Callable[[int], None]) -> int:
     Steps: open and lock ``<name>.new``, fill it, rename it, sync the directory. A crash before the rename leaves
     ``<name>.new``, which the next creation takes over; a crash before the last sync leaves one or the other.
     """
+    return _create(path, fill, None, None)
+
+
+def replace_locked(fd: int, path: Path, fill: Callable[[int], None], *, aside: Path | None = None) -> None:
+    """Put a file that holds what ``fill`` wrote and synced in the place of the one that ``fd`` has open and locked;
+    FileExistsError (``aside``), OSError. Owner and rights stay.
+
+    Steps as in ``create_locked``; before the rename the old file gets the name ``aside`` as its second, if that is
+    given. A crash before the rename leaves it in its place, perhaps with both names.
+    """
+    os.close(_create(path, fill, os.fstat(fd), aside))
+
+
+def _create(path: Path, fill: Callable[[int], None], old: os.stat_result | None, aside: Path | None) -> int:
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() or not _same(fd, temporary):  # another process was faster, and may have renamed this very file
-            raise FileExistsError(path)
+        if (old is None and path.exists()) or not _same(fd, temporary):
+            raise FileExistsError(path)  # another process was faster, and may have renamed this very file
         try:
             os.ftruncate(fd, 0)
-            os.fchmod(fd, _MODE)
+            if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, old.st_uid, old.st_gid)
+            os.fchmod(fd, _MODE if old is None else stat.S_IMODE(old.st_mode))
             fill(fd)
+            if aside is not None:
+                os.link(path, aside)
+                _sync_directory(path)
             os.rename(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)

@@ -21,11 +21,12 @@ from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record, link_of
 from agent.outbox import ring
 from agent.outbox.backlog import Backlog, Pending
-from agent.outbox.files import OS_FILES, Files, RingFile
+from agent.outbox.files import OS_FILES, Files, RingFile, reading
+from agent.outbox.outbox import SEGMENT_SIZE
 from agent.outbox.reader import Stored
 from agent.outbox.ring import Entry, Inspect, SegmentHeader
 
-__all__ = ["Standing", "Stored", "look", "records"]
+__all__ = ["Standing", "Stored", "agrees", "look", "records"]
 
 _TRIES = 5  # to look at a file whose writer keeps overtaking us
 
@@ -75,6 +76,20 @@ def look(path: Path, *, channel: str, acked: int | None = None) -> Standing:
         raise OutboxError("it is written faster than it can be looked at", hint="try again")
 
 
+def agrees(path: Path, *, channel: str, size: int, segment_size: int = SEGMENT_SIZE) -> None:
+    """Raise OutboxError if a start would refuse this file for its header: it is not of this channel, or was not made
+    with ``size`` bytes. By the system's word (``__cause__``) if it cannot be read.
+    """
+    with reading(path) as fd:
+        header = ring.unpack_file_header(OS_FILES.pread(fd, ring.START, 0))
+        segments = (size - ring.START) // segment_size
+        ring.agree(
+            header,
+            replace(header, channel=channel, segment_size=segment_size, segments=segments),
+            os.fstat(fd).st_size,
+        )
+
+
 def records(
     path: Path,
     *,
@@ -94,21 +109,11 @@ def records(
 
 @contextmanager
 def _opened(path: Path, channel: str | None, files: Files = OS_FILES) -> Iterator[RingFile]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            header = ring.unpack_file_header(files.pread(fd, ring.START, 0))
-            wanted = header if channel is None else replace(header, channel=channel)
-            ring.agree(header, wanted, os.fstat(fd).st_size)
-            yield RingFile(fd, header, files)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = "the agent makes it at its first start; see agent.state" if missing else "look at the disk"
-        raise OutboxError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
-    except OutboxError as error:
-        raise OutboxError(f"{path}: {error}", hint=error.hint) from error
+    with reading(path) as fd:
+        header = ring.unpack_file_header(files.pread(fd, ring.START, 0))
+        wanted = header if channel is None else replace(header, channel=channel)
+        ring.agree(header, wanted, os.fstat(fd).st_size)
+        yield RingFile(fd, header, files)
 
 
 def _look(file: RingFile, path: Path, acked: int | None) -> Standing | None:

@@ -150,5 +150,5 @@ def _rotten(
 def _damaged(what: str) -> OutboxError:
     return OutboxError(
         f"the ring file is damaged: {what}",
-        hint="it is left as it is; keep a copy for `edge-agent outbox export` and move it away to begin a new outbox",
+        hint="it is left as it is; `edge-agent outbox repair` saves what can be read of it",
     )

@@ -47,7 +47,7 @@ NO_STREAM = bytes(16)
 
 _FILE_MAGIC = b"EVRING01"
 _SEGMENT_MAGIC = b"SEG1"
-_RECORD_MAGIC = b"REC1"
+RECORD_MAGIC = b"REC1"
 _CRC = struct.Struct("<I")
 _FILE = struct.Struct("<II16s16sH")  # behind magic and crc
 _SEGMENT = struct.Struct("<8sQQQ32s16sQ")
@@ -88,6 +88,17 @@ def unpack_file_header(blocks: bytes) -> FileHeader:
 
     Raises OutboxError for a version that is not known and for anything that is no ring file.
     """
+    header = whole_file_header(blocks)
+    if header is None:
+        hint = "it is left as it is; `edge-agent outbox repair` saves what is left of one"
+        raise OutboxError("this file is no ring file", hint=hint)
+    return header
+
+
+def whole_file_header(blocks: bytes) -> FileHeader | None:
+    """As ``unpack_file_header``; None if neither header is whole. Raises OutboxError for a version that is not
+    known.
+    """
     for block in (blocks[:BLOCK], blocks[BLOCK:START]):
         if block[:6] == _FILE_MAGIC[:6] and block[:8] != _FILE_MAGIC:
             raise OutboxError(
@@ -99,7 +110,7 @@ def unpack_file_header(blocks: bytes) -> FileHeader:
             size, segments, ring_id, salt, length = _FILE.unpack_from(block, 12)
             name = block[12 + _FILE.size :][:length].decode(errors="replace")
             return FileHeader(size, segments, ring_id, salt, name)
-    raise OutboxError("this file is no ring file", hint="it is left as it is; move it away to begin a new outbox")
+    return None
 
 
 def agree(header: FileHeader, wanted: FileHeader, size: int) -> None:
@@ -108,10 +119,11 @@ def agree(header: FileHeader, wanted: FileHeader, size: int) -> None:
         hint = f"each channel has its own file: name the channel {header.channel!r} again, or move the file away"
         raise OutboxError(f"it is the outbox of channel {header.channel!r}, not of {wanted.channel!r}", hint=hint)
     if (header.segment_size, header.segments) != (wanted.segment_size, wanted.segments):
-        hint = f"put size back to {size_in_words(header.segments, header.segment_size)}"
+        hint = f"put size back to {size_in_words(header.segments, header.segment_size)}, or stop the agent and run "
+        hint += f"`edge-agent outbox resize --channel {header.channel}`"
         raise OutboxError(f"it was made with {header.segments} segments of {header.segment_size} bytes", hint=hint)
     if size != header.size:
-        hint = "it was cut or extended from outside: restore it, or move it away to begin a new outbox"
+        hint = "it was cut or extended from outside: `edge-agent outbox repair` saves what is left of it"
         raise OutboxError(f"it has {size} bytes and not {header.size}", hint=hint)
 
 
@@ -144,11 +156,16 @@ class SegmentHeader:
 
 def unpack_segment_header(data: bytes, ring_id: bytes) -> SegmentHeader | None:
     """The header of a segment of this ring, None if there is none or it is damaged."""
+    header = any_segment_header(data)
+    return header if header and header.ring == ring_id[:8] else None
+
+
+def any_segment_header(data: bytes) -> SegmentHeader | None:
+    """The header of a segment of whatever ring."""
     body = data[8:SEGMENT_HEADER]
     if data[:4] != _SEGMENT_MAGIC or len(body) != _SEGMENT.size or data[4:8] != _CRC.pack(zlib.crc32(body)):
         return None
-    header = SegmentHeader(*_SEGMENT.unpack(body))
-    return header if header.ring == ring_id[:8] else None
+    return SegmentHeader(*_SEGMENT.unpack(body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +219,8 @@ def size_of(length: int) -> int:
 
 def pack_record(kind: int, payload: bytes = b"", *, pos: int, acked: int, synced: int) -> bytes:
     """A record with its padding."""
-    body = _RECORD.pack(_RECORD_MAGIC, 0, len(payload), kind, pos, acked, synced)[8:] + payload
-    return (_RECORD_MAGIC + _CRC.pack(zlib.crc32(body)) + body).ljust(size_of(len(payload)), b"\0")
+    body = _RECORD.pack(RECORD_MAGIC, 0, len(payload), kind, pos, acked, synced)[8:] + payload
+    return (RECORD_MAGIC + _CRC.pack(zlib.crc32(body)) + body).ljust(size_of(len(payload)), b"\0")
 
 
 def entry_at(data: bytes, at: int, *, low: int, high: int | None, inspect: Inspect | None) -> Entry | None:
@@ -216,7 +233,7 @@ def entry_at(data: bytes, at: int, *, low: int, high: int | None, inspect: Inspe
         return None
     magic, crc, length, kind, pos, acked, synced = _RECORD.unpack_from(data, at)
     last = at + RECORD_HEADER + length
-    if magic != _RECORD_MAGIC or pos < low or (high is not None and pos >= high) or last > len(data):
+    if magic != RECORD_MAGIC or pos < low or (high is not None and pos >= high) or last > len(data):
         return None
     if zlib.crc32(memoryview(data)[at + 8 : last]) != crc:
         return None
@@ -266,7 +283,7 @@ def walk(
 def after_rot(data: bytes, at: int, *, pos: int, stop: int | None, inspect: Inspect | None) -> Entry | None:
     """The first valid record behind ``at`` that proves that ``pos`` was on disk; None: there is no proof."""
     found = at
-    while (found := data.find(_RECORD_MAGIC, found + 8 - found % 8)) >= 0:
+    while (found := data.find(RECORD_MAGIC, found + 8 - found % 8)) >= 0:
         if found % 8:
             continue
         # each record that is missing in between took a header's room at least
