@@ -26,6 +26,7 @@ FIGURES = {
     "bytes_per_reading_50_points": "bench.evidence:bytes_per_reading_50_points",
     "bytes_per_reading_1000": "bench.evidence:bytes_per_reading_1000",
     "encode_per_reading": "bench.evidence:encode_per_reading",
+    "outbox_start": "bench.outbox_start:figure",
 }
 LONG = ("mqtt_memory",)  # only when named
 
