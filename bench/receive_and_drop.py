@@ -1,8 +1,8 @@
 """The reference: paho receives the messages of a topic and throws them away; it only counts them.
 
 Run as ``python -m bench.receive_and_drop PORT TOPIC QOS VERSION``; VERSION of MQTT: 3.1.1 or 5. On SIGTERM it
-unsubscribes, and when that is answered, which comes behind all messages, prints ``received N`` and ends. paho does all
-of it: ``loop_forever``, and the acknowledgements of QoS 1.
+publishes an empty message to the topic, and when that comes back, behind all that the broker had queued for it, prints
+``received N`` and ends. paho does all of it: ``loop_forever``, and the acknowledgements of QoS 1.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ def receive(port: int, topic: str, qos: int, version: str) -> None:
         assert [code.value for code in codes] == [qos]
         print("ready", flush=True)
 
-    def dropped(*_: Any) -> None:
+    def dropped(client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         nonlocal received
-        received += 1
-
-    def unsubscribed(*_: Any) -> None:
-        client.disconnect()
+        if message.payload:
+            received += 1
+        else:
+            client.disconnect()
 
     def end(*_: Any) -> None:
         # In a thread: the handler may have interrupted paho with its locks held, and must not break a message off.
-        threading.Thread(target=client.unsubscribe, args=[topic]).start()
+        threading.Thread(target=client.publish, args=[topic, b"", qos]).start()
 
-    client.on_connect, client.on_subscribe, client.on_unsubscribe = connected, subscribed, unsubscribed
-    client.on_message = dropped
+    client.on_connect, client.on_subscribe, client.on_message = connected, subscribed, dropped
     signal.signal(signal.SIGTERM, end)
     client.connect("127.0.0.1", port)
     client.loop_forever()

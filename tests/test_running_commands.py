@@ -491,7 +491,10 @@ def test_ctrl_c_ends_tap_with_0(shell: Shell, ring: Ring) -> None:
             assert tap.stdout is not None
             assert tap.stdout.readline().startswith("dso ")
             tap.send_signal(signal.SIGINT)
-            assert tap.communicate(timeout=10)[1] == ""
+            try:
+                assert tap.communicate(timeout=10)[1] == ""
+            finally:
+                tap.kill()  # where SIGINT is ignored, as in a shell's background job, it would be waited for for ever
             assert tap.returncode == 0
         wait_for(lambda: not agent.channels["dso"].watchers, timeout=10, what="the end of the tap")
 
