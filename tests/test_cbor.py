@@ -21,19 +21,35 @@ GOOD = {
     "fb3fb999999999999a": 0.1,
     "4101": b"\x01",
     "63e282ac": "€",
+    "5818" + "00" * 24: bytes(24),
+    "790100" + "61" * 256: "a" * 256,
+    "82f93e0003": [1.5, 3],
     "80": [],
     "8301f6f5": [1, None, True],
     "a20102030a": {1: 2, 3: 10},
     "8181818181818101": [[[[[[[1]]]]]]],
+    "8181818181818180": [[[[[[[[]]]]]]]],
+    "818181818181818101": [[[[[[[[1]]]]]]]],
     "a4000118180220032104": {0: 1, 24: 2, -1: 3, -2: 4},  # RFC 7049 would have 24 behind -2
 }
 BAD = {
     "longer integer": "1801",
+    "longer bytes": "580101",
+    "longer long bytes": "590018" + "00" * 24,
+    "longer text": "790001" + "61",
+    "bytes with a length of 64 bits": "5b0000000000000001" + "00",
+    "longer array": "980101",
+    "longer map": "b90001" + "0101",
+    "reserved head": "1c",
     "longer float": "fb3ff8000000000000",
+    "longer float of 32 bits": "fa3fc00000",
+    "longer float behind a short one": "82f93e00fa3fc00000",
     "-0.0": "f98000",
+    "-0.0 of 32 bits": "fa80000000",
     "NaN": "f97e00",
     "NaN with payload": "fb7ff8000000000001",
     "infinity": "f97c00",
+    "infinity of 64 bits": "fb7ff0000000000000",
     "bignum": "c249010000000000000000",
     "small bignum": "c24101",
     "date": "c11a514b67b0",
@@ -50,6 +66,8 @@ BAD = {
     "undefined": "f7",
     "simple value 0": "e0",
     "simple value 32": "f820",
+    "longer false": "f814",
+    "break": "ff",
     "duplicate key": "a201020103",
     "keys out of order": "a203020102",
     "keys in the order of RFC 7049": "a22001181801",
@@ -67,6 +85,7 @@ BAD = {
     "length bomb": "9b000000ffffffffff",
     "nested nine deep": "81" * 9 + "01",
     "nested nine deep, empty": "81" * 8 + "80",
+    "nested nine deep, empty map": "8201" + "81" * 7 + "a0",
     "maps nested nine deep": "a101" * 9 + "00",
     "thousands deep": "81" * 100_000,
 }
@@ -135,6 +154,17 @@ def test_what_is_allowed_comes_back_as_it_went(item: Any) -> None:
             cbor.decode(cbor.encode_any_keys(item))
     else:
         assert cbor.decode(cbor.encode_any_keys(item)) == item
+
+
+@given(scalars | st.lists(scalars) | st.dictionaries(st.integers(0, 30), scalars), st.data())
+def test_of_changed_bytes_only_the_one_encoding_is_taken(item: Any, draw: st.DataObject) -> None:
+    data = bytearray(cbor.encode_any_keys(item))
+    data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    try:
+        found = cbor.decode(bytes(data))
+    except EvidenceError:
+        return
+    assert cbor.encode_any_keys(found) == data
 
 
 def _depth(item: Any) -> int:
