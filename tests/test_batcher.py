@@ -99,7 +99,7 @@ class Bench:
         item = frame(self.cycle)
         self.cycle += 1
         await self.batcher.room()
-        return self.batcher.put(replace(item, values=values) if values else item)
+        return self.batcher.put(item._replace(values=values) if values else item)
 
     async def gap(self, cause: Cause = Cause.DEVICE_TIMEOUT, cycles: int = 1) -> Receipt:
         first, self.cycle = self.cycle, self.cycle + cycles

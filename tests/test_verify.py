@@ -486,7 +486,7 @@ def test_thousands_of_runs_may_wait_for_each_other() -> None:
         run = Run(clock=FakeClock(boot=(1000 + number) * S), last=last, history=history)
         run.begin([group(100 + number, anchor=(1000 + number) * S)])
         sent.append(run.sent[0])
-        last, history = replace(run.links[-1], seq=2), replay(run.sent)  # each follows a record that never comes
+        last, history = run.links[-1]._replace(seq=2), replay(run.sent)  # each follows a record that never comes
     report, _ = verified(sent, complete=False)
     assert report.records == 1500
 

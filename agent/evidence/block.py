@@ -9,9 +9,10 @@ object per reading.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate, chain, groupby, pairwise
-from operator import add, attrgetter, sub
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate, chain, groupby, pairwise, repeat
+from operator import attrgetter, ge, sub
 from typing import Any
 
 from agent.errors import EvidenceError
@@ -22,6 +23,7 @@ _LIMIT = 1 << 64  # integers and their differences: -2^64 to 2^64 - 1
 _KEYS = frozenset(range(1, 9))
 _BEYOND = "block: an integer beyond 64 bits"
 _USUAL = 1 << 63  # within this neither a value nor a difference can reach the limit
+_frame: Callable[[Iterable[Any]], Frame] = partial(tuple.__new__, Frame)  # Frame._make without a call of Python's
 
 
 # ---- encode -----------------------------------------------------------------------------------------------------
@@ -127,34 +129,34 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     if not count:
         raise EvidenceError("block: no frames")
     uints(cycles, count, "block: cycles")
-    first, distances = cycles[0], [0, *cycles[1:]]
-    if any(map(int.__ge__, distances, cycles[1:])):
+    first, *distances = cycles
+    cycles = [first, *map(first.__add__, distances)]
+    if any(map(ge, cycles, cycles[1:])):
         raise EvidenceError("block: cycles do not increase")
-    if first + distances[-1] >= _LIMIT:
+    if cycles[-1] >= _LIMIT:
         raise EvidenceError(_BEYOND)
     late = uints(block.get(3), count, "block: late")
-    took = uints(block[4], count, "block: took") if 4 in block else [None] * count
+    took: Iterable[int | None] = uints(block[4], count, "block: took") if 4 in block else repeat(None)
     for key, kind in ((7, int), (8, bytes)):
         if key in block and set(map(type, array(block[key], "block", count))) - {kind, type(None)}:
             raise EvidenceError("block: source times are integers or null, raw responses bytes or null")
-    times: Sequence[Any] = _column(block[7], ValueType.INTEGER) if 7 in block else [None] * count
+    times: Iterable[Any] = _column(block[7], ValueType.INTEGER) if 7 in block else repeat(None)
     columns = array(block.get(5), "block: values")
     if not columns:
         raise EvidenceError("block: no values")
     types = _types(group, len(columns), plan, periodic=4 in block)
     rows = _rows_of_differences(columns, count, types) if 6 not in block else None
-    qualities: Sequence[tuple[tuple[int, Quality], ...]] = [()] * count
+    qualities: Iterable[tuple[tuple[int, Quality], ...]] = repeat(())
     if rows is None:
         quality = _quality(block[6], count, len(columns), unknown) if 6 in block else {}
         rows, qualities = _rows(columns, count, types, quality)
-    frames = zip(distances, late, took, rows, qualities, times, strict=True)
-    return [Frame(group, first + distance, *rest) for distance, *rest in frames]
+    return list(map(_frame, zip(repeat(group), cycles, late, took, rows, qualities, times, repeat(None))))
 
 
 def _rows_of_differences(
     columns: list[Any], count: int, types: Sequence[ValueType] | None
 ) -> Sequence[tuple[Value, ...]] | None:
-    """The frames' values if all are integers that are there: a frame at a time, at C speed. Else None."""
+    """The frames' values if all are integers that are there: at C speed. Else None."""
     if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
         return None
     if types is not None and types.count(ValueType.INTEGER) != len(types):
@@ -164,10 +166,11 @@ def _rows_of_differences(
         return None
     if count == 1:
         return [values]
-    rows = list(accumulate(zip(*columns, strict=True), lambda row, more: tuple(map(add, row, more))))
-    for row in rows:
-        if min(row) < -_LIMIT or max(row) >= _LIMIT:
-            raise EvidenceError(_BEYOND)
+    rows = list(zip(*map(accumulate, columns), strict=True))
+    if min(values) * count < -_LIMIT or max(values) * count >= _LIMIT:  # else no sum of them can be beyond it
+        for row in rows:
+            if min(row) < -_LIMIT or max(row) >= _LIMIT:
+                raise EvidenceError(_BEYOND)
     return rows
 
 

@@ -23,8 +23,6 @@ from agent.errors import EvidenceError
 
 MAX_DEPTH = 8  # arrays and maps; the outermost is 1
 
-_INTEGERS = frozenset({int})
-
 # What items are made of: heads of integers, arrays and maps, each in its shortest form; false, true, null; strings of
 # less than 24 bytes. Possessive: nothing is remembered of what was stepped over.
 _HEADS = (
@@ -92,14 +90,27 @@ def decode(data: bytes) -> Any:
     return item
 
 
+def _with_good_keys(item: Mapping[Any, Any], _: bool) -> Mapping[Any, Any]:
+    """The map, if its keys are integers in order. Raises ValueError."""
+    keys = list(item)
+    if set(map(type, keys)) != {int} and keys:  # True == 1 == 1.0
+        raise ValueError("a map key that is not an integer")
+    ascending = keys == sorted(keys) and min(keys, default=0) >= 0
+    if not ascending and keys != sorted(keys, key=_order):
+        raise ValueError("map keys are not in order")
+    return item
+
+
+_load_to = partial(cbor2.load, object_hook=_with_good_keys, allow_indefinite=False, allow_duplicate_keys=False)
+
+
 def _load(file: io.BytesIO) -> Any:
     """cbor2 lets an empty array or map be one level too deep: only what is not that deep needs no look at its depth."""
-    load = partial(cbor2.load, object_hook=_with_good_keys, allow_indefinite=False, allow_duplicate_keys=False)
     try:
-        return load(file, max_depth=MAX_DEPTH - 1)
+        return _load_to(file, max_depth=MAX_DEPTH - 1)
     except cbor2.CBORDecodeError:
         file.seek(0)
-        item = load(file, max_depth=MAX_DEPTH)
+        item = _load_to(file, max_depth=MAX_DEPTH)
     level, depth = [item], 0
     while inner := [each.values() if type(each) is dict else each for each in level if type(each) in (dict, list)]:
         level, depth = list(chain.from_iterable(inner)), depth + 1
@@ -133,14 +144,3 @@ def _fault(lead: int) -> str:
     if lead >> 5 == 7:
         return "undefined and simple values are not allowed"
     return "a head that is not the shortest form, of indefinite length or cut short"
-
-
-def _with_good_keys(item: Mapping[Any, Any], _: bool) -> Mapping[Any, Any]:
-    """The map, if its keys are integers in order. Raises ValueError."""
-    keys = list(item)
-    if keys and set(map(type, keys)) != _INTEGERS:  # True == 1 == 1.0
-        raise ValueError("a map key that is not an integer")
-    ascending = bool(keys) and keys[0] >= 0 and keys == sorted(keys)
-    if not ascending and keys != sorted(keys, key=_order):
-        raise ValueError("map keys are not in order")
-    return item

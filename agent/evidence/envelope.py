@@ -238,13 +238,12 @@ def verify(key: coincurve.PublicKey, signature: bytes, digest: bytes) -> bool:
 
 def _der(signature: bytes) -> bytes:
     """r || s as DER, the form that coincurve verifies (X.690: minimal integers, a zero before a high bit)."""
-    parts = b""
-    for half in (signature[:32], signature[32:]):
-        number = half.lstrip(b"\0") or b"\0"
-        if number[0] & 0x80:
-            number = b"\0" + number
-        parts += bytes((2, len(number))) + number
-    return bytes((0x30, len(parts))) + parts
+    r, s = signature[:32].lstrip(b"\0"), signature[32:].lstrip(b"\0")
+    if not r or r[0] & 0x80:
+        r = b"\0" + r
+    if not s or s[0] & 0x80:
+        s = b"\0" + s
+    return b"\x30%c\x02%c%b\x02%c%b" % (4 + len(r) + len(s), len(r), r, len(s), s)
 
 
 def envelopes(data: bytes | mmap) -> Iterator[tuple[int, bytes | EvidenceError]]:

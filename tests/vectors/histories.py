@@ -380,7 +380,7 @@ def _several_runs() -> list[History]:
     dropped.sealer.withdraw([Withdrawn(STREAMS[1], 1, len(second.sent), Cause.OVERFLOW)])
     dropped.plan()
     other = _polled(0, 1000)
-    other.links[-1] = replace(other.links[-1], digest=bytes(32))
+    other.links[-1] = other.links[-1]._replace(digest=bytes(32))
     broken = _polled(6, 1010, after=other)
     down = {"agent_down": 6}
     beheaded = _polled(1, 1010, after=first)
