@@ -156,6 +156,22 @@ def test_what_is_allowed_comes_back_as_it_went(item: Any) -> None:
         assert cbor.decode(cbor.encode_any_keys(item)) == item
 
 
+@given(
+    st.integers(0, 30).flatmap(
+        lambda size: st.lists(st.lists(st.integers(-(2**64), 2**64 - 1) | numbers, min_size=size, max_size=size))
+    )
+)
+def test_integers_are_encoded_as_all_items_are(arrays: list[list[int]]) -> None:
+    assert cbor.encode_integers(arrays) == cbor.encode(arrays)
+
+
+@given(st.lists(scalars), st.dictionaries(st.integers(0, 300), scalars))
+def test_encoded_items_are_joined(items: list[Any], pairs: dict[int, Any]) -> None:
+    assert cbor.join([cbor.encode(item) for item in items]) == cbor.encode(items)
+    encoded = {key: cbor.encode(pairs[key]) for key in sorted(pairs)}
+    assert cbor.join_map(encoded) == cbor.encode(pairs)
+
+
 @given(scalars | st.lists(scalars) | st.dictionaries(st.integers(0, 30), scalars), st.data())
 def test_of_changed_bytes_only_the_one_encoding_is_taken(item: Any, draw: st.DataObject) -> None:
     data = bytearray(cbor.encode_any_keys(item))

@@ -16,6 +16,7 @@ from operator import attrgetter, ge, sub
 from typing import Any
 
 from agent.errors import EvidenceError
+from agent.evidence import cbor
 from agent.evidence.shape import array, known_keys, uint, uints
 from agent.model import Frame, Plan, Quality, Value, ValueType
 
@@ -29,29 +30,30 @@ _frame: Callable[[Iterable[Any]], Frame] = partial(tuple.__new__, Frame)  # Fram
 # ---- encode -----------------------------------------------------------------------------------------------------
 
 
-def encode_blocks(
-    frames: Sequence[Frame], types: Sequence[Sequence[ValueType]], *, sealed: int
-) -> list[dict[int, Any]]:
-    """A block per group that has frames. ``frames`` are by group, then by cycle; ``types`` holds each group's point
-    types; ``sealed`` is the boot time of sealing, to which the reception of messages is told.
+def encode_blocks(frames: Sequence[Frame], types: Sequence[Sequence[ValueType]], *, sealed: int) -> bytes:
+    """The array of blocks, one for each group that has frames. ``frames`` are by group, then by cycle; ``types`` holds
+    each group's point types; ``sealed`` is the boot time of sealing, to which the reception of messages is told.
     """
-    return [
-        _encode(group, list(rows), types[group], sealed) for group, rows in groupby(frames, key=attrgetter("group"))
-    ]
+    groups = groupby(frames, key=attrgetter("group"))
+    return cbor.join([_encode(group, list(rows), types[group], sealed) for group, rows in groups])
 
 
-def _encode(group: int, frames: list[Frame], types: Sequence[ValueType], sealed: int) -> dict[int, Any]:
+def _encode(group: int, frames: list[Frame], types: Sequence[ValueType], sealed: int) -> bytes:
     first = frames[0].cycle
     quality = {(i, point): int(code) for i, frame in enumerate(frames) for point, code in frame.quality}
     rows = [frame.values for frame in frames]
-    columns = None
-    if not any(kind != ValueType.INTEGER for kind in types):
-        columns = _columns_of_differences(rows)
-    if columns is None:
-        columns = [
-            _differences(column, point, quality) if kind == ValueType.INTEGER else _plain(column, point, quality)
-            for point, (column, kind) in enumerate(zip(zip(*rows, strict=True), types, strict=True))
-        ]
+    differences = None
+    if types.count(ValueType.INTEGER) == len(types):
+        differences = _columns_of_differences(rows)
+    if differences is not None:
+        columns = cbor.encode_integers(differences)
+    else:
+        columns = cbor.encode(
+            [
+                _differences(column, point, quality) if kind == ValueType.INTEGER else _plain(column, point, quality)
+                for point, (column, kind) in enumerate(zip(zip(*rows, strict=True), types, strict=True))
+            ]
+        )
     block: dict[int, Any] = {1: group, 2: [first, *(frame.cycle - first for frame in frames[1:])]}
     if frames[0].took_us is not None:
         block[3] = [frame.late_us for frame in frames]
@@ -60,20 +62,23 @@ def _encode(group: int, frames: list[Frame], types: Sequence[ValueType], sealed:
         block[3] = [
             frame.late_us if frame.received is None else max(0, sealed - frame.received) // 1000 for frame in frames
         ]
-    block[5] = columns
+    encoded = {key: cbor.encode(item) for key, item in block.items()}
+    encoded[5] = columns
     if quality:
-        block[6] = [[i, point, quality[i, point]] for i, point in sorted(quality)]
+        encoded[6] = cbor.encode([[i, point, quality[i, point]] for i, point in sorted(quality)])
     times = [frame.source_time for frame in frames]
     if times.count(None) < len(times):
-        block[7] = _differences(times, -1, {})
-    return block
+        encoded[7] = cbor.encode(_differences(times, -1, {}))
+    return cbor.join_map(encoded)
 
 
 def _columns_of_differences(rows: Sequence[tuple[Any, ...]]) -> list[Any] | None:
     """The columns of integers that are all there and far from the limit: a frame at a time, at C speed. Else None."""
-    for row in rows:
-        if None in row or min(row) < -_USUAL or max(row) >= _USUAL:
+    try:
+        if min(map(min, rows)) < -_USUAL or max(map(max, rows)) >= _USUAL:
             return None
+    except TypeError:  # a null
+        return None
     return list(zip(rows[0], *(map(sub, row, before) for before, row in pairwise(rows)), strict=True))
 
 

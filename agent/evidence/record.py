@@ -112,7 +112,7 @@ def encode_data(data: Data, plan: Plan, *, sealed: int = 0) -> bytes:
     """The body of a data record; the plan gives each point's type. ``sealed``: boot time at which it will be sealed."""
     types = [[point.type for point in group.points] for group in plan.groups]
     gaps = [[g.group, g.first, g.last, int(g.cause), g.detail, g.from_boot, g.to_boot] for g in data.gaps]
-    return cbor.encode([data.term, encode_blocks(data.frames, types, sealed=sealed), gaps])
+    return cbor.join([cbor.encode(data.term), encode_blocks(data.frames, types, sealed=sealed), cbor.encode(gaps)])
 
 
 def encode_event(event: Event) -> bytes:
