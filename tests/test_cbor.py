@@ -158,11 +158,19 @@ def test_what_is_allowed_comes_back_as_it_went(item: Any) -> None:
 
 @given(
     st.integers(0, 30).flatmap(
-        lambda size: st.lists(st.lists(st.integers(-(2**64), 2**64 - 1) | numbers, min_size=size, max_size=size))
+        lambda size: st.lists(st.lists(st.integers(-(2**40), 2**40 - 1) | numbers, min_size=size, max_size=size))
     )
 )
 def test_integers_are_encoded_as_all_items_are(arrays: list[list[int]]) -> None:
     assert cbor.encode_integers(arrays) == cbor.encode(arrays)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(2**40, OverflowError), (-(2**40) - 1, OverflowError), (None, TypeError)]
+)
+def test_what_is_no_integer_of_40_bits_is_not_encoded_as_one(number: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        cbor.encode_integers([[1], [number]])
 
 
 @given(st.lists(scalars), st.dictionaries(st.integers(0, 300), scalars))

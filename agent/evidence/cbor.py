@@ -57,8 +57,8 @@ def encode_any_keys(item: Any) -> bytes:
 
 
 def encode_integers(arrays: Sequence[Sequence[int]]) -> bytes:
-    """An array of arrays of integers, all of one length. As ``encode``, which takes three times as long: cbor2 is slow
-    with negative integers.
+    """An array of arrays of integers of up to 40 bits, all of one length. As ``encode``, which takes three times as
+    long: cbor2 is slow with negative integers. Raises OverflowError for larger ones, TypeError for what is no number.
     """
     head = _head(4, len(arrays[0])) if arrays else b""
     return join([head + b"".join(map(_INTEGERS.__getitem__, each)) for each in arrays])
@@ -83,7 +83,9 @@ class _Encodings(dict[int, bytes]):
     """Encodings of integers, those of small ones at hand."""
 
     def __missing__(self, number: int) -> bytes:
-        return encode(number)
+        if not -1 << 40 <= number < 1 << 40:
+            raise OverflowError(f"{number} has more than 40 bits")
+        return cbor2.dumps(number)
 
 
 _INTEGERS = _Encodings({number: encode(number) for number in range(-256, 256)})
