@@ -108,11 +108,14 @@ def _unpack_at(data: bytes | mmap, start: int) -> tuple[Envelope, int]:
 
 def _byte_string(data: bytes | mmap, at: int, end: int) -> tuple[bytes, int]:
     """The byte string that begins at ``at`` and ends at ``end`` at the latest, and where it does."""
-    start = at
-    major, length, at = _head(data, at, end)
-    if major != _BYTES:
-        raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
-    _refuse_longer(length, at - start)
+    if at + 2 <= end and data[at] == 0x58 and data[at + 1] >= 24:  # as nearly always
+        length, at = data[at + 1], at + 2
+    else:
+        start = at
+        major, length, at = _head(data, at, end)
+        if major != _BYTES:
+            raise EvidenceError("envelope: expected [bytes, map, bytes, bytes]")
+        _refuse_longer(length, at - start)
     if at + length > end:
         raise EvidenceError(_CUT_SHORT)
     return data[at : at + length], at + length

@@ -1,7 +1,7 @@
 """Records: plan, data and event, to bytes and back (docs/evidence.md section 4, docs/evidence.cddl).
 
 Encoding takes the words of ``agent.model`` and yields the one deterministic encoding, the body packed with zlib where
-that is shorter. Decoding takes any bytes and either yields a Record that obeys the CDDL or raises EvidenceError; what
+that pays. Decoding takes any bytes and either yields a Record that obeys the CDDL or raises EvidenceError; what
 a newer version may add (kinds, causes, codes, map keys from 16) is named in ``Record.unknown`` and never an error.
 """
 
@@ -24,6 +24,7 @@ from agent.model import (
     DeviceInfo,
     Event,
     EventCode,
+    Frame,
     Gap,
     GroupPlan,
     Kind,
@@ -54,7 +55,7 @@ ZEROS = bytes(32)  # ``prev`` of the first record of all
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """An encoded body, packed (RFC 1950) if that is shorter; ``content`` stands under ``key`` 7 or 8 of the record."""
+    """An encoded body, packed (RFC 1950) if that pays; ``content`` stands under ``key`` 7 or 8 of the record."""
 
     kind: Kind
     key: int
@@ -62,9 +63,9 @@ class Body:
 
 
 def pack(kind: Kind, encoded: bytes) -> Body:
-    """Pack the encoding of a plan, data or event if that makes it shorter."""
+    """Pack the encoding of a plan, data or event if that saves a sixteenth: less is not worth a reader's unpacking."""
     packed = zlib.compress(encoded) if len(encoded) > 64 else encoded
-    return Body(kind, 8, packed) if len(packed) + 4 < len(encoded) else Body(kind, 7, encoded)
+    return Body(kind, 8, packed) if len(packed) < len(encoded) * 15 // 16 else Body(kind, 7, encoded)
 
 
 def encode_record(body: Body, *, stream: bytes, seq: int, prev: bytes, sealed: Sealed) -> bytes:
@@ -333,12 +334,12 @@ def _data(body: Any, plan: Plan | None, unknown: list[str]) -> Data:
     term, blocks, gaps = array(body, "data", 3)
     if plan is not None and plan.term != positive(term, "term"):
         plan = None  # continuity and completeness say what this means
-    frames = []
+    frames: list[Frame] = []
     for block in array(blocks, "blocks"):
         frames += decode_block(block, plan, unknown)
-    if len({block[1] for block in blocks}) != len(blocks):
+    if len(blocks) > 1 and len({block[1] for block in blocks}) != len(blocks):
         raise EvidenceError("a group has two blocks in one record")
-    return Data(positive(term, "term"), tuple(frames), tuple(_gap(gap, plan, unknown) for gap in array(gaps, "gaps")))
+    return Data(positive(term, "term"), tuple(frames), tuple([_gap(gap, plan, unknown) for gap in array(gaps, "gaps")]))
 
 
 def _gap(item: Any, plan: Plan | None, unknown: list[str]) -> Gap:

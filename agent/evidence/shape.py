@@ -63,7 +63,7 @@ def maybe(shape: Callable[[Any, str], T], item: Any, place: str) -> T | None:
 
 def uints(item: Any, size: int, place: str) -> list[int]:
     """An array of unsigned integers, of this length; checked at C speed."""
-    if type(item) is not list or len(item) != size or set(map(type, item)) - {int} or (item and min(item) < 0):
+    if type(item) is not list or len(item) != size or (item and (set(map(type, item)) != {int} or min(item) < 0)):
         raise EvidenceError(f"{place}: expected {size} unsigned integers")
     return item
 
