@@ -10,7 +10,6 @@ A regular expression steps over the heads: most of a verifier's time would else 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -113,12 +112,12 @@ def decode(data: bytes) -> Any:
     Raises EvidenceError for anything else, trailing bytes included. The caller bounds the length.
     """
     floats = _scan(data)
-    file = io.BytesIO(data)
     try:
-        item = _load(file)
+        # In an array with something that it cannot hold itself: what follows the item would take that one's place.
+        item, end = _load(b"\x82%b\xf7" % data)
     except (cbor2.CBORError, ValueError, RecursionError, OverflowError) as error:
         raise EvidenceError(f"not deterministic CBOR: {error.__cause__ or error}") from None
-    if file.tell() != len(data):
+    if end is not cbor2.undefined:
         raise EvidenceError("not deterministic CBOR: followed by other bytes")
     if floats and encode_any_keys(item) != data:
         raise EvidenceError("not deterministic CBOR: a float that is not in its shortest form")
@@ -136,17 +135,18 @@ def _with_good_keys(item: Mapping[Any, Any], _: bool) -> Mapping[Any, Any]:
     return item
 
 
-_load_to = partial(cbor2.load, object_hook=_with_good_keys, allow_indefinite=False, allow_duplicate_keys=False)
+_loads = partial(cbor2.loads, object_hook=_with_good_keys, allow_indefinite=False, allow_duplicate_keys=False)
 
 
-def _load(file: io.BytesIO) -> Any:
-    """cbor2 lets an empty array or map be one level too deep: only what is not that deep needs no look at its depth."""
+def _load(data: bytes) -> Any:
+    """cbor2 lets an empty array or map be one level too deep: only what is not that deep needs no look at its depth.
+    Of ``data`` the outermost level does not count.
+    """
     try:
-        return _load_to(file, max_depth=MAX_DEPTH - 1)
+        return _loads(data, max_depth=MAX_DEPTH)
     except cbor2.CBORDecodeError:
-        file.seek(0)
-        item = _load_to(file, max_depth=MAX_DEPTH)
-    level, depth = [item], 0
+        item = _loads(data, max_depth=MAX_DEPTH + 1)
+    level, depth = item, 0
     while inner := [each.values() if type(each) is dict else each for each in level if type(each) in (dict, list)]:
         level, depth = list(chain.from_iterable(inner)), depth + 1
     if depth > MAX_DEPTH:

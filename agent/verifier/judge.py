@@ -136,7 +136,8 @@ class Judge:
             stream.lose(lost)
         if coverage.plan.volatile:
             self._take_over(stream, coverage)
-        yield from ((Level.COMPLETENESS, Outcome.FAILED, text) for text in problems)
+        for text in problems:
+            yield Level.COMPLETENESS, Outcome.FAILED, text
 
     def _covered(self, stream: Stream, body: object) -> dict[GroupKey, int]:
         """How many cycles of each group a record of the term in force covers."""
