@@ -102,7 +102,7 @@ class _Way:
             quality = tuple((self.places[point], code) for point, code in quality if point in self.places)
         elif (frame.group, frame.cycle) == (self.group, cycle):
             return frame
-        # Not ``replace``, which takes three times as long.
+        # Not ``_replace``, which takes three times as long.
         return Frame(
             self.group, cycle, frame.late_us, frame.took_us, values, quality, frame.source_time, frame.received
         )
