@@ -321,7 +321,7 @@ def test_a_run_that_comes_after_the_one_that_follows_it_is_joined() -> None:
 def test_a_run_that_comes_after_the_one_that_follows_it_is_held_against_its_prev() -> None:
     first = run_at(1000)
     store = Run()
-    store.sent, store.links = first.sent, [*first.links[:-1], replace(first.links[-1], digest=bytes(32))]
+    store.sent, store.links = first.sent, [*first.links[:-1], first.links[-1]._replace(digest=bytes(32))]
     report = verified(run_at(1010, 80, after=store).sent, first.sent)
     assert [run.joins for run in report.runs] == ["broken", "first"]
     assert report.outcome(Level.CONTINUITY) is Outcome.FAILED
