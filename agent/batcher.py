@@ -34,12 +34,14 @@ from agent.model import (
     Withdrawn,
 )
 from agent.ports import Clock, Store
+from agent.refusals import Refusals
 from agent.sealer import Sealer
 
 S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
 PLAN_EVERY = 3600 * S
 PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
+STATE_EVERY = S  # what the broker refused; the publisher waits for it
 LOOK_EVERY = S  # at the wall clock's quality, while a batch is open
 _NEVER = 1 << 62
 FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
@@ -112,9 +114,11 @@ class Batcher:
         window: int,
         started: tuple[Value, ...] | None = None,
         on_durable: Callable[[Sequence[bytes]], None] = lambda envelopes: None,
+        refusals: Refusals | None = None,
     ) -> None:
         """``window`` in ns: a value is on disk this soon after it was read. ``started``: details of the start event,
         which comes behind a run's first plan; None: none. ``on_durable`` gets what has just come onto the disk.
+        ``refusals``: what plans must state; takes over ``on_new``.
         """
         self._outbox = outbox
         self._sealer = sealer
@@ -122,6 +126,8 @@ class Batcher:
         self._window = window * 9 // 10  # the rest is for sealing and the disk
         self._started = started
         self._on_durable = on_durable
+        self._refusals = refusals if refusals is not None else Refusals()
+        self._refusals.on_new = lambda: self._sleep.cancel()
         self._batch = Batch()
         self._frame_bounds: list[int] = []
         self._texts: list[tuple[int, ...]] = []  # by group: points whose values have no greatest length
@@ -258,10 +264,13 @@ class Batcher:
             return self._plan_due()
         if batch.receipt.hurried or batch.bound >= FULL:
             return batch.opened
-        return batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
+        due = batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
+        return min(due, self._plan_due()) if self._refusals else due
 
     def _plan_due(self) -> int:
-        return _NEVER if self._planned is None else self._planned + PLAN_EVERY
+        if self._planned is None:
+            return _NEVER
+        return self._planned + (STATE_EVERY if self._refusals else PLAN_EVERY)
 
     async def _commit(
         self, bodies: list[Body], data: Data | None, *, plan: bool, clock: ClockQuality | None = None
@@ -279,7 +288,9 @@ class Batcher:
         if losses := self._new_losses():
             plan = True
             bodies.append(self._sealer.event_body(Event(EventCode.OUTBOX_DAMAGED, now, (losses,))))
+        refused = self._refusals.unstated() if plan else {}
         if plan:
+            self._sealer.withdraw(tuple(refused.values()))
             bodies.insert(0, self._sealer.plan_body())
         new_segment = not self._outbox.fits(self._sealer.bound(bodies), len(bodies))
         if new_segment:
@@ -313,6 +324,7 @@ class Batcher:
             self._planned, self._plan_pos, self._plan_wanted = now, positions[0], False
             if self._stated is None or self._stated[1] != self._sealer.withdrawn:
                 self._stated = (positions[0], self._sealer.withdrawn)
+        self._refusals.stated(refused)
         self._on_durable([envelope for envelope, _ in records])
 
     def _new_losses(self) -> str:

@@ -19,6 +19,7 @@ from anyio.abc import TaskStatus
 from agent import kinds
 from agent.batcher import Batcher
 from agent.config.effective import Channel as Configured
+from agent.drain import Drain
 from agent.errors import OutboxError
 from agent.evidence.history import replay
 from agent.evidence.record import link_of
@@ -26,7 +27,8 @@ from agent.model import EventCode
 from agent.outbox import Outbox
 from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
-from agent.publisher import Publisher
+from agent.publisher import AWAY, Publisher
+from agent.refusals import Refusals
 from agent.router import Route
 from agent.sealer import Facts, Sealer
 
@@ -114,8 +116,16 @@ class Channel:
             self._facts(configured, outbox.salt), signer=self._signer, clock=clock, last=outbox.last, history=history
         )
         transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
+        refusals, drain = Refusals(), configured.drain
         self._publisher = publisher = Publisher(
-            channel=self.id, store=outbox, transport=transport, did=self._signer.did, clock=clock
+            channel=self.id,
+            store=outbox,
+            transport=transport,
+            did=self._signer.did,
+            topic=configured.topic,
+            clock=clock,
+            drain=Drain(rate=drain.rate, spread=drain.spread, clock=clock),
+            refusals=refusals,
         )
         self._batcher = batcher = Batcher(
             outbox=outbox,
@@ -124,6 +134,7 @@ class Channel:
             window=configured.seal_within,
             started=(sealer.facts.version, history.clean),
             on_durable=self._durable,
+            refusals=refusals,
         )
         publisher.on_connected = batcher.restate
         self.route = Route(batcher, configured.selection)
@@ -177,24 +188,33 @@ class Channel:
 
     def summary(self) -> str:
         """For people, in a few words."""
-        broker = "connected" if self._publisher.connected else "away"
-        dropped = f", {self._batcher.dropped} records dropped" if self._batcher.dropped else ""
+        publisher, dropped = self._publisher, self._batcher.dropped
+        broker = "connected" if publisher.connected else "away" if publisher.reason in AWAY else "refusing"
+        why = f" ({publisher.reason})" if broker == "refusing" else ""
         return (
-            f"outbox {self.id}: {self._outbox.pending.records} waiting, broker {broker}, "
-            f"{self._publisher.acknowledged} delivered{dropped}"
+            f"outbox {self.id}: {self._outbox.pending.records} waiting, broker {broker}{why}, "
+            f"{publisher.acknowledged} delivered"
+            + (f", {publisher.refused} records refused" if publisher.refused else "")
+            + (f", {dropped} records dropped" if dropped else "")
         )
 
     def status(self) -> dict[str, Any]:
         """For programs (docs/operating.md, status)."""
-        pending = self._outbox.pending
+        pending, publisher = self._outbox.pending, self._publisher
         return {
             "id": self.id,
             "topic": self.configured.topic,
-            "connected": self._publisher.connected,
-            "state": self._publisher.trouble,
+            "connected": publisher.connected,
+            "state": publisher.trouble,
+            "reason": publisher.reason,
             "pending_records": pending.records,
             "pending_bytes": pending.bytes,
-            "acknowledged": self._publisher.acknowledged,
+            "acknowledged": publisher.acknowledged,
+            "sent": publisher.sent,
+            "repeated": publisher.repeated,
+            "resent": publisher.resent,
+            "refused": publisher.refused,
+            "failures": dict(publisher.failures),
             "dropped": self._batcher.dropped,
             "stream": self._sealer.stream.hex(),
             "seq": self._sealer.seq,

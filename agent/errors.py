@@ -103,9 +103,16 @@ class RecordTooLargeError(OutboxError):
 
 
 class TransportError(AgentError):
-    """The broker could not be reached or did not take a record; the verdict says whether to try again."""
+    """The broker could not be reached or did not take a record; the verdict says whether to try again.
+
+    ``reason``: a short stable code of the kind of failure, to be counted by; "" if there is no better one.
+    """
 
     verdict = Verdict.RETRY
+
+    def __init__(self, message: str, *, reason: str = "", hint: str = "", verdict: Verdict | None = None) -> None:
+        super().__init__(message, hint=hint, verdict=verdict)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

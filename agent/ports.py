@@ -90,6 +90,10 @@ class Store(Protocol):
         """The highest contiguous acknowledged position."""
 
     @property
+    def next_pos(self) -> int:
+        """The position of the next record."""
+
+    @property
     def pending(self) -> Pending:
         """What waits."""
 
@@ -258,26 +262,39 @@ class EventAdapter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A sealed record on its way: ``token`` comes back in its acknowledgement."""
+    """A sealed record on its way: ``token`` comes back in its acknowledgement.
+
+    ``resent``: it was asked for (``outbox resend``) and does not come in its turn.
+    """
 
     token: int
     id: str  # <stream hex>-<seq>-<first 8 hex digits of the record's SHA-256>
     envelope: bytes
+    resent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The last message that the broker stored for us, and whether it was sent as ``resent``."""
+
+    envelope: bytes
+    resent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The broker's answer for one message; ``error`` None: it has it (a duplicate too)."""
+    """The broker's answer for one message; ``error`` None: it has it. ``duplicate``: it had it before."""
 
     token: int
     error: Exception | None = None
+    duplicate: bool = False
 
 
 class TransportSession(Protocol):
     """One connection to the broker, from connect to loss."""
 
-    async def last(self) -> bytes | None:
-        """The last envelope that the broker stored for us, None if there is none.
+    async def last(self) -> Last | None:
+        """The last message that the broker stored for us, None if there is none.
 
         Raises TransportError; REJECT: we may not read it.
         """

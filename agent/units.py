@@ -19,6 +19,7 @@ _DURATIONS = {"ms": MS, "s": S, "m": 60 * S, "h": 3_600 * S, "d": 86_400 * S}
 _SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DURATION_REMEDY = 'write a whole number and one of ms, s, m, h, d, such as "500ms", "5s" or "1m"'
 _SIZE_REMEDY = 'write a whole number and one of B, KiB, MiB, GiB, TiB (steps of 1024), such as "64KiB" or "2GiB"'
+_RATE_REMEDY = 'write a whole number, one of B, KiB, MiB, GiB, and /s, such as "64KiB/s"'
 _MOST = (1 << 63) - 1
 _NUMBER_UNIT = re.compile(r"([0-9]{1,19})([A-Za-z]+)")
 
@@ -120,6 +121,19 @@ def _phase_text(value: int | str) -> str:
     return value if isinstance(value, str) else duration_text(value)
 
 
+def _rate(value: Any) -> int:
+    if isinstance(value, str) and value.endswith("/s"):
+        count = size_bytes(value.removesuffix("/s"))
+        if count:
+            return count
+        raise ValueError("at no bytes a second nothing is ever sent; leave it out for no limit")
+    raise ValueError(f"expected a size a second in quotes; {_RATE_REMEDY}")
+
+
+def _rate_text(count: int) -> str:
+    return f"{size_text(count)}/s"
+
+
 DURATION_SCHEMA = {"type": "string", "pattern": f"^[0-9]{{1,19}}({'|'.join(_DURATIONS)})$"}
 SIZE_SCHEMA = {"type": "string", "pattern": f"^[0-9]{{1,19}}({'|'.join(_SIZES)})$"}
 
@@ -138,6 +152,14 @@ Size = Annotated[
     WithJsonSchema(SIZE_SCHEMA),
 ]
 """A pydantic field that is text in the file and bytes in the model; a default is given in bytes."""
+
+Rate = Annotated[
+    int,
+    BeforeValidator(_rate),
+    PlainSerializer(_rate_text, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": SIZE_SCHEMA["pattern"].removesuffix("$") + "/s$"}),
+]
+"""A pydantic field that is text in the file, such as ``"64KiB/s"``, and bytes a second in the model; more than 0."""
 
 Phase = Annotated[
     int | Literal["auto"],

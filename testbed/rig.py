@@ -50,6 +50,7 @@ servers = ["{url}"]
 send = {send}
 seal_within = "{seal_within}"
 outbox = {{ size = "{outbox}" }}
+drain = {{ spread = "0s" }}
 """
 
 PV_AND_METER = """\

@@ -22,7 +22,7 @@ from agent.evidence.envelope import Link, unpack
 from agent.evidence.record import decode_head
 from agent.model import Cause, DeviceInfo, Kind, Point, Quality, Sample, Value, Withdrawn
 from agent.outbox.backlog import Pending
-from agent.ports import Ack, Message
+from agent.ports import Ack, Last, Message
 from tests.runs import POINTS, FakeClock
 
 MS = 1_000_000
@@ -82,13 +82,13 @@ async def turns(count: int = 20) -> None:
         await checkpoint()
 
 
-async def until(condition: Callable[[], object], *, within: int = 600 * S) -> None:
+async def until(condition: Callable[[], object], *, within: int = 600 * S, every: int = MS) -> None:
     """Let virtual time pass until the condition holds."""
     clock = virtual_clock()
     deadline = clock.now + within
     while not condition():
         assert clock.now < deadline, "it never came to that"
-        await anyio.sleep(0.001)
+        await anyio.sleep(every / S)
 
 
 # ---- device -----------------------------------------------------------------------------------------------------
@@ -210,6 +210,11 @@ class FakeStore:
     def acked(self) -> int:
         """Highest contiguous acknowledged position."""
         return self._acked
+
+    @property
+    def next_pos(self) -> int:
+        """Position of the next record."""
+        return self._next
 
     @property
     def pending(self) -> Pending:
@@ -365,6 +370,7 @@ class FakeBroker:
         self.fate = fate
         self.messages: list[bytes] = []
         self.remembered: set[str] = set()
+        self.last_resent = False  # the last of them was sent by order
         self.sent: list[list[Message]] = []  # by connection
         self.last_error: TransportError | None = None  # what asking for the last message answers with
         self._down = False
@@ -403,6 +409,7 @@ class FakeBroker:
         if message.id not in self.remembered:
             self.remembered.add(message.id)
             self.messages.append(message.envelope)
+            self.last_resent = message.resent
 
 
 class FakeSession:
@@ -416,12 +423,13 @@ class FakeSession:
         self._count = 0
         self._more = anyio.Event()
 
-    async def last(self) -> bytes | None:
+    async def last(self) -> Last | None:
         """The last message."""
         await checkpoint()
-        if self._broker.last_error is not None:
-            raise self._broker.last_error
-        return self._broker.messages[-1] if self._broker.messages else None
+        broker = self._broker
+        if broker.last_error is not None:
+            raise broker.last_error
+        return Last(broker.messages[-1], resent=broker.last_resent) if broker.messages else None
 
     async def send(self, message: Message) -> None:
         """Hand over a message; its fate is decided now."""
@@ -432,16 +440,19 @@ class FakeSession:
         if self._lost:
             raise TransportError("connection lost while sending")
         self.sent.append(message)
+        duplicate = message.id in self._broker.remembered
         if fate.stored:
             self._broker.take(message)
         for after, error in fate.answers:
-            self.answer(message.token, after=after, error=error)
+            self.answer(message.token, after=after, error=error, duplicate=duplicate)
         await turns(3)  # an answer may overtake the end of sending
 
-    def answer(self, token: int, *, after: int = 0, error: TransportError | None = None) -> None:
+    def answer(
+        self, token: int, *, after: int = 0, error: TransportError | None = None, duplicate: bool = False
+    ) -> None:
         """Have an answer come."""
         self._count += 1
-        self._answers.append((self._broker.clock.now + after, self._count, Ack(token, error)))
+        self._answers.append((self._broker.clock.now + after, self._count, Ack(token, error, duplicate)))
         self._wake()
 
     def lose(self) -> None:

@@ -30,12 +30,14 @@ from agent.model import (
     EventCode,
     Frame,
     Gap,
+    Link,
     Plan,
     Point,
     Record,
     ValueType,
     Withdrawn,
 )
+from agent.refusals import Refusals
 from agent.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
@@ -79,12 +81,14 @@ class Bench:
             history=history or History(),
         )
         self.announced: list[int] = []
+        self.refusals = Refusals()
         self.batcher = Batcher(
             outbox=self.store,
             sealer=self.sealer,
             clock=self.clock,
             window=S,
             on_durable=lambda _: self.announced.append(len(self.store.written)),
+            refusals=self.refusals,
         )
         self.cycle = 100
 
@@ -323,6 +327,65 @@ async def _repeat(bench: Bench) -> None:
     bench.clock.now += 3600 * S
     await bench.put()
     await bench.batcher.flush()
+
+
+# ---- what the broker refused ------------------------------------------------------------------------------------
+
+
+def refused(bench: Bench, seq: int) -> Withdrawn:
+    return Withdrawn(bench.sealer.stream, seq, seq, Cause.REFUSED)
+
+
+async def test_what_was_refused_is_stated_by_a_plan_of_its_own_and_then_told() -> None:
+    bench = Bench()
+    told: list[tuple[list[int], int]] = []
+    bench.refusals.on_stated = lambda positions: told.append((sorted(positions), len(bench.store.written)))
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 5 * S)
+        bench.refusals.add(2, bench.store.written[0].link)
+        await turns(200)
+        assert kinds(bench.store) == "pp"
+        assert _withdrawn(bench.store) == (refused(bench, 1),)
+        assert told == [([2], 2)], "once it is on disk"
+        assert not bench.refusals
+        await bench.clock.sleep_until(bench.clock.now + 60 * S)
+    assert kinds(bench.store) == "pp"
+
+
+async def test_many_refusals_make_a_plan_a_second_at_most() -> None:
+    bench = Bench()
+    async with running(bench):
+        begun = bench.clock.now
+        for number in range(50):
+            await bench.put()
+            bench.refusals.add(number, bench.store.written[0].link._replace(seq=number + 1))
+            await anyio.sleep(0.1)
+        plans = [record.sealed.boot for record in bodies(bench.store) if isinstance(record.body, Plan)]
+        assert all(after - before >= S for before, after in pairwise(plans))
+        assert 4 <= len(plans) <= (bench.clock.now - begun) // S + 1
+    assert _withdrawn(bench.store)[0].first == 1
+    bench.verified()
+
+
+async def test_what_a_failed_disk_did_not_take_is_not_stated() -> None:
+    bench = Bench()
+    bench.refusals.on_stated = lambda positions: pytest.fail("stated")
+    await bench.begin()
+    bench.store.failures.append("failed")
+    bench.refusals.add(1, bench.store.written[0].link)
+    bench.clock.now += S
+    with pytest.raises(OutboxError):
+        await bench.batcher.flush()
+    assert bench.refusals
+
+
+async def test_before_the_first_plan_a_refusal_waits_for_it() -> None:
+    """Of a record of the run before."""
+    bench = Bench()
+    bench.refusals.add(1, Link(bytes(16), 7, bytes(32), bytes(32)))
+    await bench.begin()
+    assert _withdrawn(bench.store) == (Withdrawn(bytes(16), 7, 7, Cause.REFUSED),)
+    assert not bench.refusals
 
 
 def _withdrawn(store: FakeStore, pos: int | None = None) -> tuple[Withdrawn, ...]:

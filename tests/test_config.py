@@ -130,6 +130,7 @@ def test_what_the_daemon_gets(tmp_path: Path) -> None:
     assert config.channels[0].transport == "agent.transports.nats:NatsTransport"
     assert config.channels[0].settings.servers == ("nats://127.0.0.1:4222",)
     assert config.channels[0].seal_within == 1_000_000_000
+    assert (config.channels[0].drain.rate, config.channels[0].drain.spread) == (None, 60 * 1_000_000_000)
     assert (config.channels[0].outbox.size, config.channels[0].outbox.when_full) == (8_388_608, "drop-oldest")
     (plan,) = config.adapters()
     assert (plan.name, plan.class_path, plan.connection) == ("wire", KIND, FakeConnection())
@@ -228,6 +229,7 @@ def test_digest_text_tells_configurations_apart(tmp_path: Path, old: str, new: s
 
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
+RATE = 'write a whole number, one of B, KiB, MiB, GiB, and /s, such as "64KiB/s"'
 DURATION = 'write a whole number and one of ms, s, m, h, d, such as "500ms", "5s" or "1m"'
 SIZE = 'write a whole number and one of B, KiB, MiB, GiB, TiB (steps of 1024), such as "64KiB" or "2GiB"'
 ID = "write a letter or digit, then letters, digits, dot, _ and -, 64 at most"
@@ -399,6 +401,21 @@ WRONG = [
         'id = "dso"',
         'id = "dso"\nseal_within = "61s"',
         ["24: channel[0].seal_within: 61s is out of range; choose 100ms to 60s"],
+    ),
+    (
+        'id = "dso"',
+        'id = "dso"\ndrain = { rate = "64KiB" }',
+        [f"24: channel[0].drain.rate: expected a size a second in quotes; {RATE}"],
+    ),
+    (
+        'id = "dso"',
+        'id = "dso"\ndrain = { rate = "0B/s" }',
+        ["24: channel[0].drain.rate: at no bytes a second nothing is ever sent; leave it out for no limit"],
+    ),
+    (
+        'id = "dso"',
+        'id = "dso"\ndrain = { spread = "61m" }',
+        ["24: channel[0].drain.spread: 61m is out of range; choose 0s to 1h"],
     ),
     # the identity
     ('"file:key"', '"pkcs11:token=a;object=b"', [f'6: identity.key: "pkcs11:" is {LATER}; {PLACES}']),

@@ -353,3 +353,9 @@ def test_the_schema_speaks_toml(capsys: pytest.CaptureFixture[str]) -> None:
     assert channel["seal_within"]["default"] == "1s"
     assert whole["$defs"]["Outbox"]["properties"]["size"]["default"] == "64MiB"
     assert {ref.partition("$defs/")[2] for ref in re.findall(r'"\$ref": "([^"]*)"', text)} <= whole["$defs"].keys()
+
+
+def test_a_rate_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    config = loaded(tmp_path, GOOD.replace('id = "dso"', 'id = "dso"\ndrain = { rate = "256KiB/s" }'))
+    assert config.channels[0].drain.rate == 256 * 1024
+    assert as_file(config)["channel"][0]["drain"] == {"rate": "256KiB/s", "spread": "1m"}

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -25,7 +26,7 @@ from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
 from agent.errors import TransportError, Verdict
 from agent.evidence.envelope import CONTENT_TYPE
-from agent.ports import Ack, Message
+from agent.ports import Ack, Last, Message
 from agent.transports.nats import NatsSession, NatsTransport, Timeouts
 from agent.transports.nats_config import NatsConfig
 from agent.transports.nats_consumer import _BATCH, Consumer, Source
@@ -222,7 +223,7 @@ async def test_a_duplicate_is_acknowledged_and_stored_once(server: NatsServer) -
         async with transport(server.url, subject=subject).session() as session:
             await session.send(message(1))
             await session.send(message(1))
-            assert await answers(session, 2) == [Ack(1), Ack(1)]
+            assert await answers(session, 2) == [Ack(1), Ack(1, duplicate=True)]
         assert (await client.jetstream().stream_info(subject.partition(".")[0])).state.messages == 1
 
 
@@ -306,6 +307,20 @@ async def test_junk_on_the_reply_subject_is_ignored(server: NatsServer, caplog: 
     ]
 
 
+async def test_what_is_sent_by_order_says_so_and_is_told_when_it_is_read_back(server: NatsServer) -> None:
+    async with stream(server.url) as (client, subject):
+        async with transport(server.url, subject=subject).session() as session:
+            await session.send(message(1))
+            await session.send(replace(message(2), resent=True))
+            assert await answers(session, 2) == [Ack(1), Ack(2)]
+            assert await session.last() == Last(b"content", resent=True)
+            await session.send(message(3))
+            await answers(session, 1)
+            assert await session.last() == Last(b"content")
+        stored = await client.jetstream().get_msg(subject.partition(".")[0], 2)
+        assert stored.headers == {"Nats-Msg-Id": "id-2", "Content-Type": CONTENT_TYPE, "Edge-Agent-Resent": "1"}
+
+
 # ---- reading back -----------------------------------------------------------------------------------------------
 
 
@@ -317,9 +332,9 @@ async def test_the_last_message(server: NatsServer, named: bool) -> None:
             assert await session.last() is None
             await client.jetstream().publish(subject, b"first")
             await client.jetstream().publish(subject + ".b", b"another subject")
-            assert await session.last() == b"first"
+            assert await session.last() == Last(b"first")
             await client.jetstream().publish(subject, b"")
-            assert await session.last() == b""
+            assert await session.last() == Last(b"")
 
 
 async def test_a_stream_named_wrongly(server: NatsServer) -> None:
@@ -406,7 +421,7 @@ async def test_a_killed_server_and_the_one_after_it(own_server: NatsServer) -> N
             await session.last()
     own_server.start()
     async with nothing_left(), sender.session() as session:
-        assert await session.last() == b"content"
+        assert await session.last() == Last(b"content")
         await session.send(message(2))
         assert await answers(session, 1) == [Ack(2)]
 

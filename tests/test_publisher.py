@@ -5,21 +5,41 @@ does (docs/evidence.md section 7, docs/outbox.md rule 5).
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 from anyio import from_thread
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from agent.drain import Drain
 from agent.errors import OutboxError, TransportError, Verdict
-from agent.model import Withdrawn
+from agent.model import Cause, Withdrawn
 from agent.ports import Message
 from agent.publisher import ACK_WITHIN, WINDOW, Publisher
-from tests.fakes import BACKEND, MS, FakeBroker, FakeStore, Fate, Held, S, turns, until, virtual_clock
-from tests.runs import DID, OTHER_SECRET, Run, frame, group
+from agent.refusals import Refusals
+from agent.verifier import Verifier
+from tests.fakes import (
+    BACKEND,
+    MS,
+    FakeBroker,
+    FakeSession,
+    FakeStore,
+    Fate,
+    Held,
+    S,
+    VirtualLoop,
+    turns,
+    until,
+    virtual_clock,
+)
+from tests.runs import DID, FACTS, OTHER_SECRET, Run, frame, group
 
 pytestmark = pytest.mark.anyio
 
@@ -32,16 +52,39 @@ def anyio_backend() -> Any:
 class Bench:
     """A publisher between a fake outbox and a fake broker."""
 
-    def __init__(self, records: int = 0, *, fate: Callable[[Message], Fate] = lambda message: Fate()) -> None:
+    def __init__(
+        self,
+        records: int = 0,
+        *,
+        fate: Callable[[Message], Fate] = lambda message: Fate(),
+        rate: int | None = None,
+        spread: int = 0,
+        topic: str = FACTS.topic,
+    ) -> None:
         self.clock = virtual_clock()
         self.store = FakeStore(segment_size=4096, segments=64)
         self.broker = FakeBroker(self.clock, fate)
         self.run = Run()
         self.run.begin([group(100)])
-        self.publisher = Publisher(channel="dso", store=self.store, transport=self.broker, did=DID, clock=self.clock)
+        self.refusals = Refusals()
+        self.topic = topic
+        self.publisher = self.made(rate=rate, spread=spread)
         self._appended = 0
         self._cycle = 100
         self.add(records)
+
+    def made(self, *, rate: int | None = None, spread: int = 0) -> Publisher:
+        """A publisher, as a new process makes it."""
+        return Publisher(
+            channel="dso",
+            store=self.store,
+            transport=self.broker,
+            did=DID,
+            topic=self.topic,
+            clock=self.clock,
+            drain=Drain(rate=rate, spread=spread, clock=self.clock),
+            refusals=self.refusals,
+        )
 
     def add(self, records: int) -> None:
         """Put more records into the outbox."""
@@ -58,6 +101,11 @@ class Bench:
             self.store.append([(envelope, link)], new_segment=number == 0 or (is_plan and full))
         self._appended += records
         self.publisher.notify()
+
+    def move(self, topic: str) -> None:
+        """Plans from now on say that the channel writes there."""
+        self.run.sealer.facts = replace(FACTS, topic=topic)
+        self.run.begin([group(self._cycle)])
 
     def numbers(self, messages: list[bytes]) -> list[int]:
         """Sequence numbers of envelopes."""
@@ -330,6 +378,263 @@ async def test_a_record_that_was_dropped_is_not_passed_over_when_the_connection_
     assert bench.sent(1) == [3, 4, 5, 6]
 
 
+# ---- records that are refused for good --------------------------------------------------------------------------
+
+TOO_LARGE = TransportError("too large", reason="too_large", hint="raise the limit", verdict=Verdict.REJECT)
+REFUSED = Fate(stored=False, answers=[(MS, TOO_LARGE)])
+
+
+def refusing(*numbers: int) -> Callable[[Message], Fate]:
+    """A broker that never takes these."""
+    return lambda message: REFUSED if int(message.id.split("-")[1]) in numbers else Fate()
+
+
+async def test_a_refused_record_holds_its_place_until_it_is_stated(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(200, fate=refusing(3, 5))
+    async with running(bench):
+        await until(lambda: len(bench.broker.messages) == WINDOW)
+        await bench.clock.sleep_until(bench.clock.now + 4 * ACK_WITHIN)
+        assert bench.store.acked == 2
+        assert bench.sent() == list(range(1, 3 + WINDOW)), "not sent again, and nothing beyond the window"
+        stream = bench.run.sealer.stream
+        refused = bench.refusals.unstated()
+        assert list(refused.values()) == [Withdrawn(stream, n, n, Cause.REFUSED) for n in (3, 5)]
+        bench.refusals.stated(refused)
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [n for n in range(1, 201) if n not in (3, 5)]
+    publisher = bench.publisher
+    assert (publisher.refused, publisher.acknowledged, publisher.sent, publisher.repeated) == (2, 198, 200, 0)
+    told = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1
+    assert "raise the limit; then `edge-agent outbox resend --refused`" in told[0].getMessage()
+
+
+async def test_a_record_that_the_transport_itself_refuses_is_set_aside_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(5)
+    send = FakeSession.send
+
+    async def refuse(session: FakeSession, message: Message) -> None:
+        if message.token == 2:
+            raise TOO_LARGE
+        await send(session, message)
+
+    monkeypatch.setattr(FakeSession, "send", refuse)
+    async with running(bench):
+        await until(lambda: bench.refusals)
+        bench.refusals.stated(bench.refusals.unstated())
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [1, 3, 4, 5]
+    assert len(bench.broker.sent) == 1
+
+
+async def test_a_refused_record_is_refused_again_after_a_crash_before_it_was_stated() -> None:
+    bench = Bench(5, fate=refusing(2))
+    async with running(bench):
+        await until(lambda: bench.refusals)
+    bench.store = bench.store.reopened()
+    bench.refusals = Refusals()
+    bench.publisher = bench.made()
+    async with running(bench):
+        await until(lambda: bench.refusals)
+        assert bench.store.acked <= 1
+        bench.refusals.stated(bench.refusals.unstated())
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == [1, 3, 4, 5]
+
+
+async def test_what_is_stated_while_the_broker_is_away_is_not_sent_again() -> None:
+    bench = Bench(5, fate=refusing(2))
+    async with running(bench):
+        await until(lambda: bench.refusals)
+        bench.broker.down()
+        await until(lambda: not bench.broker.sessions)
+        bench.refusals.stated(bench.refusals.unstated())
+        bench.broker.up()
+        await drained(bench)
+    assert 2 not in bench.sent()
+    assert bench.publisher.refused == 1
+
+
+async def test_going_back_does_not_send_what_was_refused() -> None:
+    bench = Bench(4, fate=by_number({2: [REFUSED] * 9, 3: [SILENT]}))
+    async with running(bench):
+        await until(lambda: 3 in bench.numbers(bench.broker.messages))
+        assert bench.sent() == [1, 2, 3, 4, 3]
+        bench.refusals.stated(bench.refusals.unstated())
+        await drained(bench)
+
+
+@pytest.mark.parametrize("reason", ["authorization", "permission", "no_stream", "stream_full", "store", "tls"])
+async def test_what_concerns_the_whole_channel_sets_nothing_aside_and_stops_nobody_else(
+    reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = TransportError("it cannot be", reason=reason, hint="mend it")
+    bench, other = Bench(3, fate=lambda message: Fate(stored=False, answers=[(MS, error)])), Bench(3)
+    async with running(bench), running(other):
+        await drained(other)
+        await until(lambda: bench.publisher.failures[reason] == 5)
+        assert (bench.publisher.reason, bench.publisher.trouble) == (reason, "it cannot be")
+        assert not bench.publisher.connected
+        assert not bench.refusals
+        told = [r for r in caplog.records if r.message.startswith("broker refuses the channel, its records wait")]
+        assert [record.levelname for record in told] == ["ERROR"]
+        assert "hint=mend it" in told[0].getMessage()
+        bench.broker.fate = lambda message: Fate()
+        await drained(bench)
+        assert (bench.publisher.reason, bench.publisher.trouble) == ("", "")
+    assert bench.broker.messages == bench.run.sent
+    assert bench.publisher.refused == 0
+
+
+# ---- what waited through an outage ------------------------------------------------------------------------------
+
+
+async def first_sent(bench: Bench) -> float:
+    """When the first record of the newest connection goes out, in s from now."""
+    begun, known = bench.clock.now, len(bench.broker.sent)
+    await until(lambda: len(bench.broker.sent) > known and bench.broker.sent[-1], every=50 * MS)
+    return (bench.clock.now - begun) / S
+
+
+async def test_a_backlog_of_unknown_age_starts_at_a_random_time_within_the_spread() -> None:
+    starts = []
+    for _ in range(12):
+        bench = Bench(WINDOW + 1, spread=60 * S)
+        async with running(bench):
+            starts.append(await first_sent(bench))
+            await drained(bench)
+    assert all(start <= 60.1 for start in starts)
+    assert max(starts) - min(starts) > 5
+
+
+async def test_what_goes_out_at_once_anyway_does_not_wait() -> None:
+    bench = Bench(WINDOW, spread=60 * S)
+    async with running(bench):
+        assert await first_sent(bench) < 0.1
+
+
+@pytest.mark.parametrize("outage", [2, 3600])
+async def test_a_start_is_put_off_by_no_more_than_the_outage_lasted(
+    outage: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench(1, spread=60 * S)
+    async with running(bench):
+        await drained(bench)
+        bench.broker.down()
+        bench.add(500)
+        await bench.clock.sleep_until(bench.clock.now + outage * S)
+        bench.broker.up()
+        start = await first_sent(bench)
+        assert start <= 10.1 + min(outage, 60)
+        await drained(bench)
+        if start > 10.1:
+            assert "broker reached, what waits is sent later" in caplog.text
+        bench.add(1)
+        before = bench.clock.now
+        await drained(bench)
+        assert bench.clock.now - before < S, "live again"
+
+
+async def test_a_refused_channel_does_not_draw_again_with_each_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    error = TransportError("no room", reason="stream_full")
+    bench = Bench(200, fate=lambda message: Fate(stored=False, answers=[(MS, error)]), spread=60 * S)
+    async with running(bench):
+        begun = bench.clock.now
+        await until(lambda: bench.publisher.failures["stream_full"] == 3, every=50 * MS)
+        assert 60 <= (bench.clock.now - begun) / S < 62
+        bench.broker.down()
+        await until(lambda: bench.publisher.failures["other"] == 3, every=50 * MS)
+        bench.broker.up()
+        bench.broker.fate = lambda message: Fate()
+        assert 60 <= await first_sent(bench) < 72, "the whole fleet waited for it"
+        await drained(bench)
+
+
+async def test_a_connection_lost_before_the_start_is_noticed() -> None:
+    bench = Bench(200, spread=3600 * S)
+    async with running(bench):
+        await until(lambda: bench.broker.sent)
+        bench.broker.drop()
+        await until(lambda: len(bench.broker.sent) == 2, within=3 * S)
+        assert "what waits is sent from" in bench.publisher.trouble
+
+
+async def test_the_rate_holds_for_what_waited_and_not_for_what_comes_behind_it() -> None:
+    bench = Bench(300, rate=20_000)
+    waited = sum(map(len, bench.run.sent))
+    async with running(bench):
+        begun = bench.clock.now
+        await until(lambda: bench.store.acked >= 100)
+        bench.add(200)
+        await until(lambda: bench.store.acked >= 300)
+        took = (bench.clock.now - begun) / S
+        assert 0.95 * waited / 20_000 <= took <= 1.05 * waited / 20_000
+        before = bench.clock.now
+        await drained(bench)
+        assert bench.clock.now - before < S
+    assert bench.broker.messages == bench.run.sent
+
+
+# ---- a storm of retries -----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.02, 0.1, 0.4]))
+@settings(max_examples=25, deadline=None, database=None)
+def test_no_storm_of_retries_makes_a_hole_for_a_consumer(seed: int, trouble: float) -> None:
+    """Whatever is lost, answered late, stored late or twice: who reads never needs to wait with more than the window.
+    Messages overtake each other only where they are not acknowledged yet, as when an old connection's reach the
+    server behind those of a new one.
+    """
+    chance, sends = random.Random(seed), 0
+
+    async def main() -> tuple[Bench, list[bytes]]:
+        bench, stuck = Bench(200), list[Message]()
+
+        def fate(message: Message) -> Fate:
+            for held in [held for held in stuck if chance.random() < 0.05]:
+                stuck.remove(held)
+                bench.broker.take(held)
+            nonlocal sends
+            sends += 1
+            if chance.random() < 0.005:
+                bench.broker.remembered.clear()
+            if chance.random() > trouble * (1 - sends / 1500):
+                return Fate(answers=[(chance.choice([0, MS, 200 * MS]), None)])
+            kind = chance.randrange(6)
+            if kind == 0:
+                stuck.append(message)
+            return [
+                SILENT,
+                Fate(answers=[(chance.randrange(8 * S), None)] * 2),
+                UNANSWERED,
+                Fate(stored=False, answers=[(MS, TransportError("no room"))]),
+                Fate(lost=True),
+                SILENT,
+            ][kind]
+
+        bench.broker.fate = fate
+        while bench.store.pending.records:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bench.publisher.run)
+                with anyio.move_on_after(chance.uniform(1, 200)):
+                    await bench.publisher.drained()
+                tasks.cancel_scope.cancel()
+            bench.store = bench.store.reopened() if bench.store.pending.records else bench.store
+            bench.publisher = bench.made()
+        return bench, bench.broker.messages
+
+    bench, messages = anyio.run(main, backend_options={"loop_factory": VirtualLoop})
+    verifier = Verifier([DID])
+    for envelope in messages:
+        verifier.feed(envelope)
+    assert verifier.report.holes == []
+    verifier.finish(complete=True)
+    assert verifier.report.good
+    assert set(messages) == set(bench.run.sent)
+
+
 # ---- the connection ---------------------------------------------------------------------------------------------
 
 
@@ -351,7 +656,7 @@ async def test_a_connection_that_breaks_anywhere_loses_nothing(at: int, answered
     assert bench.broker.messages == bench.run.sent
 
 
-async def test_back_off_grows_to_half_a_minute_and_starts_anew_when_records_went_through(
+async def test_back_off_grows_to_ten_seconds_and_starts_anew_when_records_went_through(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -368,7 +673,8 @@ async def test_back_off_grows_to_half_a_minute_and_starts_anew_when_records_went
         await bench.clock.sleep_until(bench.clock.now + 300 * S)
         pauses = [(after - before) / S for before, after in pairwise(tries)]
         assert 0.1 <= pauses[0] <= 0.21
-        assert all(15 <= pause <= 30.01 for pause in pauses[9:])
+        assert all(5 <= pause <= 10.01 for pause in pauses[9:])
+        assert min(pauses[9:]) < 7 < max(pauses[9:]), "a fleet does not come all at once"
         assert len([r for r in caplog.records if r.message.startswith("broker away")]) == 1
         bench.broker.up()
         await drained(bench)
@@ -462,7 +768,7 @@ async def test_settling_may_leave_nothing_to_wait_for() -> None:
     bench.broker.last_error = TransportError("time-out")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bench.publisher.drained)
-        bench.publisher._acknowledged_up_to(3)
+        bench.publisher._settled_up_to(3)
 
 
 @pytest.mark.parametrize("kept", [3, 40, 150 - WINDOW])
@@ -520,6 +826,64 @@ async def test_no_last_record_changes_nothing() -> None:
     async with running(bench):
         await drained(bench)
     assert bench.sent() == [3, 4, 5]
+
+
+async def test_an_empty_stream_is_no_reason_to_send_what_it_acknowledged_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What expired or was removed on purpose looks just like what was lost."""
+    bench = Bench(200)
+    bench.store.settle(150)
+    bench.broker.fate = lambda message: SILENT
+    async with running(bench):
+        await until(lambda: len(bench.broker.sent) == 3)
+        bench.broker.fate = lambda message: Fate()
+        await drained(bench)
+    assert bench.numbers(bench.broker.messages) == list(range(151, 201))
+    told = [r for r in caplog.records if r.message.startswith("broker holds nothing of what it acknowledged")]
+    assert [r.levelname for r in told] == ["WARNING"], "once"
+
+
+async def test_an_empty_stream_is_not_spoken_of_when_nothing_was_acknowledged_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    fresh, moved = Bench(3), Bench(3, topic="dx.site-1.elsewhere")
+    moved.store.settle(2)  # where the plan says
+    for bench in (fresh, moved):
+        async with running(bench):
+            await drained(bench)
+    assert "broker holds nothing" not in caplog.text
+
+
+async def test_what_was_acknowledged_under_another_topic_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """The subject moved and moved back: the last record there is older than what was acknowledged since."""
+    caplog.set_level(logging.INFO)
+    bench = Bench(100)
+    bench.move("dx.site-1.elsewhere")
+    bench.add(100)
+    bench.move(FACTS.topic)
+    bench.broker.messages = bench.run.sent[:100]
+    bench.store.settle(200)
+    bench.add(5)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == list(range(201, 206))
+    assert "channel wrote elsewhere meanwhile" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_record_sent_by_order_does_not_tell_how_far_delivery_had_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(200)
+    bench.broker.messages = [*bench.run.sent[:150], bench.run.sent[4]]
+    bench.broker.last_resent = True
+    bench.store.settle(150)
+    async with running(bench):
+        await drained(bench)
+    assert bench.sent() == list(range(151, 201))
+    assert "broker lost" not in caplog.text
 
 
 def planted(bench: Bench) -> dict[str, bytes]:

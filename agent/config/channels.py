@@ -90,6 +90,7 @@ class ChannelJudge:
             channel.seal_within,
             channel.outbox,
             self._names.selection(channel.send),
+            channel.drain,
         )
 
     def _topic(

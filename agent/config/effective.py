@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from agent import kinds
 from agent.config.problems import Place
 from agent.config.selection import Selection
-from agent.config.tables import Agent, ClockTable, Identity, Outbox, Site
+from agent.config.tables import Agent, ClockTable, Drain, Identity, Outbox, Site
 from agent.errors import ConfigError
 from agent.evidence.timetable import spread
 from agent.ports import Clock, DeviceSelection
@@ -48,6 +48,7 @@ class Channel:
     seal_within: int  # ns
     outbox: Outbox
     selection: Selection
+    drain: Drain = field(default_factory=Drain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Config:
                         "send": sorted({*channel.send}),
                         "seal_within": channel.seal_within,
                         "outbox": plain(channel.outbox),
+                        "drain": plain(channel.drain),
                     }
                     for channel in self.channels
                 },

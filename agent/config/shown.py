@@ -48,6 +48,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
         "send": list(channel.send),
         "seal_within": duration_text(channel.seal_within),
         "outbox": _written(channel.outbox),
+        "drain": _written(channel.drain),
     }
 
 

@@ -26,7 +26,7 @@ from pydantic import (
 from agent.custody import PATTERN, Custody, parse
 from agent.fields import NOT_YET, Id, Problems, Table, Text
 from agent.secret import Secret
-from agent.units import Duration, S, Size, duration_range, size_range
+from agent.units import Duration, Rate, S, Size, duration_range, size_range
 
 VERSION = 1
 MIB = 1 << 20
@@ -145,6 +145,15 @@ class Outbox(Table):
     when_full: Annotated[Literal["drop-oldest"], BeforeValidator(_when_full)] = "drop-oldest"
 
 
+class Drain(Table):
+    """How a channel sends what waited through an outage. ``rate``: bytes of envelopes a second, None: as fast as the
+    broker takes them. ``spread`` in ns: the start is put off by a random time up to this.
+    """
+
+    rate: Rate | None = None
+    spread: Annotated[Duration, duration_range("0s", "1h")] = 60 * S
+
+
 class ChannelTable(Table):
     """What every channel says; the rest of its keys belong to its transport.
 
@@ -156,3 +165,4 @@ class ChannelTable(Table):
     send: tuple[str, ...] = Field(min_length=1, strict=False)
     seal_within: Annotated[Duration, duration_range("100ms", "60s")] = S
     outbox: Outbox = Outbox()
+    drain: Drain = Field(default_factory=Drain)

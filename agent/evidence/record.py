@@ -149,6 +149,16 @@ def link_of(envelope: bytes) -> Link:
     return decode_head(unpack(envelope).payload).link
 
 
+def plan_of(envelope: bytes) -> Plan | None:
+    """The plan in an envelope, unverified; None if it holds another record, or none that can be read."""
+    try:
+        head = decode_head(unpack(envelope).payload)
+        body = decode_record(head, None).body if head.fields.get(6) == Kind.PLAN else None
+    except EvidenceError:
+        return None
+    return body if isinstance(body, Plan) else None
+
+
 def decode_record(head: Head, plan: Plan | None) -> Record:
     """The whole record.
 

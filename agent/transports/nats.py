@@ -27,10 +27,11 @@ from nats.aio.transport import TcpTransport
 
 from agent.errors import TransportError, Verdict
 from agent.evidence.envelope import CONTENT_TYPE
-from agent.ports import Ack, Message
+from agent.ports import Ack, Last, Message
 from agent.transports.nats_config import NatsConfig
 
 _HEADERS = 512  # bytes that our headers take at most; the server's max_payload counts them
+_RESENT = "Edge-Agent-Resent"  # header of a message that does not come in its turn
 _ANSWERS = 1024  # kept for ``acks``, many times what a publisher has in flight
 
 # JetStream's own error codes (nats-server's errors.json)
@@ -114,7 +115,7 @@ class NatsSession:
         except (nats.errors.Error, OSError) as error:
             raise self._lost(error) from error
 
-    async def last(self) -> bytes | None:
+    async def last(self) -> Last | None:
         """The last message stored on our subject; None if there is none. Raises TransportError (REJECT: not permitted
         to read).
         """
@@ -122,7 +123,7 @@ class NatsSession:
             return await self._last()
         raise self._unreadable or self._lost()
 
-    async def _last(self) -> bytes | None:
+    async def _last(self) -> Last | None:
         jetstream, stream = self._connection.client.jetstream(timeout=self._connection.timeouts.answer), self._stream
         try:
             stream = stream or await jetstream.find_stream_name_by_subject(self._subject)
@@ -141,7 +142,7 @@ class NatsSession:
             raise TransportError("the server does not answer") from error
         except (nats.errors.Error, OSError) as error:
             raise self._lost(error) from error
-        return message.data or b""
+        return Last(message.data or b"", resent=_RESENT in (message.headers or {}))
 
     async def send(self, message: Message) -> None:
         """Hand a message to the connection; never waits. Raises TransportError (REJECT: larger than the server
@@ -154,12 +155,12 @@ class NatsSession:
                 hint="raise max_payload on the server, or shorten seal_within",
                 verdict=Verdict.REJECT,
             )
+        headers = {"Nats-Msg-Id": message.id, **self._headers}
+        if message.resent:
+            headers[_RESENT] = "1"
         try:
             await self._connection.client.publish(
-                self._subject,
-                message.envelope,
-                reply=f"{self._inbox}.{message.token}",
-                headers={"Nats-Msg-Id": message.id, **self._headers},
+                self._subject, message.envelope, reply=f"{self._inbox}.{message.token}", headers=headers
             )
         except (nats.errors.Error, OSError) as error:
             raise self._lost(error) from error
@@ -226,7 +227,7 @@ def read_answer(message: Msg) -> Ack | None:
             int(token), TransportError(f"the server refused a record: {words or code}", hint=hint, verdict=verdict)
         )
     is_ack = error is None and isinstance(answer.get("seq"), int) and isinstance(answer.get("stream"), str)
-    return Ack(int(token)) if is_ack else None
+    return Ack(int(token), duplicate=answer.get("duplicate") is True) if is_ack else None
 
 
 def _no_stream(subject: str = "the subject") -> TransportError:
