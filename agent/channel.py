@@ -8,7 +8,8 @@ leaves the outbox as its last commit left it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agent import kinds
 from agent.batcher import Batcher
 from agent.config.effective import Channel as Configured
 from agent.drain import Drain
-from agent.errors import OutboxError
+from agent.errors import AgentError, OutboxError
 from agent.evidence.history import replay
 from agent.evidence.record import link_of
 from agent.model import EventCode
@@ -29,6 +30,7 @@ from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
 from agent.publisher import AWAY, Publisher
 from agent.refusals import Refusals
+from agent.resending import Resending, Selection
 from agent.router import Route
 from agent.sealer import Facts, Sealer
 
@@ -60,6 +62,7 @@ class Channel:
         self._signer = signer
         self._clock = clock
         self._seen = seen
+        self._resending = False
         self._ending: tuple[str, float] | None = None  # reason, and s for what can still be delivered
         self._end = anyio.Event()
         self._sealed = anyio.Event()
@@ -170,6 +173,18 @@ class Channel:
         """Record an event. Raises OutboxError."""
         if self._sealer.term:
             await self._batcher.event(code, *details)
+
+    async def resend(self, selection: Selection) -> AsyncGenerator[dict[str, Any]]:
+        """Send retained records once more (``Resending.run``); one order at a time. Raises AgentError."""
+        if self._resending:
+            raise AgentError("another resend of this channel is under way", hint="wait for its end, or end it")
+        self._resending = True
+        try:
+            async with aclosing(Resending(self._outbox, self._publisher, selection).run()) as lines:
+                async for line in lines:
+                    yield line
+        finally:
+            self._resending = False
 
     @property
     def plan(self) -> bytes | None:

@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
-    _add_outbox(noun("outbox", "Look at, copy, prove, mend, resize the local store"))
+    _add_outbox(noun("outbox", "Look at, copy, prove, send again, mend, resize the local store"))
     return parser
 
 
@@ -263,7 +263,21 @@ def _add_outbox(outbox: Commands) -> None:
     )
     export.add_argument("file", type=Path, metavar="FILE", help="- for stdout")
 
-    for each in (status, records, export):
+    resend = outbox(
+        "resend",
+        "Have the running agent send retained records again, under the same ids",
+        "outbox_resend",
+    )
+    which = resend.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", metavar="ID", help="records of this run: its id, or the first 8 digits of it or more")
+    which.add_argument("--since", metavar="TIME", help="records sealed since 2026-01-31T09:00:00Z, or 2h ago: 2h")
+    which.add_argument("--refused", action="store_true", help="records that the broker refused for good")
+    resend.add_argument("--from", type=int, metavar="SEQ", dest="first", help="with --run: the first (default: 1)")
+    resend.add_argument("--to", type=int, metavar="SEQ", dest="last", help="with --run: the last (default: all)")
+    resend.add_argument("--until", metavar="TIME", help="with --since: the last (default: now)")
+    resend.add_argument("--json", action="store_true", help="the outcome as one JSON object")
+
+    for each in (status, records, export, resend):
         _channel(each)
         _running(each)
 

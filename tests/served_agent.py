@@ -17,10 +17,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from agent.control import server as control
 from agent.control.answers import LiveChannel, answers
 from agent.control.server import Answer
-from agent.errors import ConfigError, Problem
+from agent.errors import AgentError, ConfigError, Problem
 from agent.evidence.record import link_of
 from agent.model import Gap
 from agent.outbox import Outbox
+from agent.resending import Selection
 from testbed.child import wait_for
 from tests.runs import Run, frame, group
 
@@ -62,7 +63,17 @@ class FakeChannel:
         self.id = name
         self.ring = ring
         self.plan = plan
+        self.resends: list[Selection] = []
+        self.resent: Sequence[dict[str, Any]] = ()  # what it tells of a resend
+        self.refuses = ""
         self.watchers: list[Callable[[LiveChannel, bytes], None]] = []  # of the agent that it belongs to
+
+    async def resend(self, selection: Selection) -> AsyncGenerator[dict[str, Any]]:
+        self.resends.append(selection)
+        if self.refuses:
+            raise AgentError(self.refuses, hint="a hint")
+        for line in self.resent:
+            yield line
 
     def seal(self, *envelopes: bytes) -> None:
         for envelope in envelopes:

@@ -5,6 +5,7 @@ Random moments come from a seed that is printed; EDGE_AGENT_SEED=N runs them aga
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -15,13 +16,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 
+from agent.verifier import WINDOW
 from testbed.child import ROOT
 from testbed.processes import Process, Site, wait_for
 from testbed.rig import Rig, command, told
@@ -173,6 +176,103 @@ def test_stops_in_order_while_the_broker_is_away_and_goes_on_where_it_was(rig: R
     before = [line for line in lines if line.get("stream") == told(lines, "runs")[0]["stream"]]
     assert len(before) == report["records"]
     assert before[-1]["event"]["code"] == "stop"
+
+
+# ---- sent again by order ------------------------------------------------------------------------------------------
+
+
+def at_broker(rig: Rig, change: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Do something to the stream, as its operator."""
+
+    async def main() -> Any:
+        client = await nats.connect(rig.broker.url)
+        try:
+            return await change(client.jetstream())
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+def changed(rig: Rig, **settings: Any) -> None:
+    """Change the stream's settings."""
+
+    async def change(jetstream: Any) -> None:
+        found = (await jetstream.stream_info(rig.STREAM)).config
+        await jetstream.update_stream(found.evolve(**settings))
+
+    at_broker(rig, change)
+
+
+def read_to_the_end(rig: Rig, *, code: int) -> list[Json]:
+    found = command("tail", *rig.source, "--until-idle", "--jsonl", code=code)
+    return [json.loads(line) for line in found.splitlines()]
+
+
+def test_what_a_stream_lost_is_sent_again_by_order(tmp_path: Path) -> None:
+    with Rig(tmp_path, seal_within="100ms") as rig:
+        _lose_and_resend(rig)
+
+
+def _lose_and_resend(rig: Rig) -> None:
+    changed(rig, duplicate_window=0.1)  # else it drops what it remembers, gone or not
+    rig.agent.start().wait_ready()
+    rig.wait_for_state()
+    wait_for(lambda: _delivered(rig) > 12 + WINDOW, timeout=30, what="more records than a consumer waits with")
+
+    async def delete(jetstream: Any) -> None:
+        for number in (4, 5, 6, 9):
+            await jetstream.delete_msg(rig.STREAM, number)
+
+    at_broker(rig, delete)
+    lines = read_to_the_end(rig, code=1)
+    assert {hole["state"] for hole in told(lines, "holes")} == {"failed"}
+    assert sum(hole["missing"] for hole in told(lines, "holes")) == 4
+    run = told(lines, "runs")[0]["stream"]
+
+    numbers = ["--run", run[:8], "--from", "4", "--to", "9"]
+    arguments = ["outbox", "resend", "--channel", "dso", *numbers, "--json", "--config", str(rig.config)]
+    stored = 0
+    deadline = time.monotonic() + 20
+    while stored < 4:  # until the stream has forgotten the ids
+        assert time.monotonic() < deadline
+        outcome = json.loads(command(*arguments))
+        assert outcome["stored"] + outcome["duplicates"] == 6
+        stored += outcome["stored"]
+    lines = read_to_the_end(rig, code=0)
+    assert {hole["state"] for hole in told(lines, "holes")} == {"filled"}
+
+    missing = command(*arguments[:4], "--run", run, "--from", "1000000", "--to", "1000002", *arguments[-2:], code=1)
+    assert missing == "0 records resent\n"
+    conclude(rig)
+    assert "broker lost" not in rig.agent.log()
+    command(*arguments, code=69)  # the agent is down
+
+
+def _delivered(rig: Rig) -> int:
+    found = re.search(r"(\d+) delivered", rig.agent.status)
+    return int(found[1]) if found else 0
+
+
+def test_what_was_refused_for_good_is_stated_and_sent_again_once_the_limit_is_raised(rig: Rig) -> None:
+    """Even while the server takes nothing at all, plans included."""
+    rig.agent.start().wait_ready()
+    rig.wait_for_state()
+    changed(rig, max_msg_size=20)
+    wait_for(lambda: re.search(r"([5-9]|\d\d) records refused", rig.agent.status), timeout=30, what="refusals")
+    changed(rig, max_msg_size=-1)
+    before = _delivered(rig)
+    wait_for(lambda: _delivered(rig) > before + 3, timeout=30, what="delivery to go on")
+    lines = read_to_the_end(rig, code=0)
+    assert {(hole["state"], hole["cause"]) for hole in told(lines, "holes")} == {("accounted", "refused")}
+    missing = sum(hole["missing"] for hole in told(lines, "holes"))
+    assert missing >= 5
+
+    words = command("outbox", "resend", "--refused", "--config", rig.config)
+    assert int(words.split()[0]) >= missing
+    lines = conclude(rig)
+    assert {hole["state"] for hole in told(lines, "holes")} <= {"filled"}, "or they came within the window"
+    assert rig.agent.log().count("broker refuses a record for good") <= 2
 
 
 # ---- a full outbox ------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record
 from agent.model import Cause, EventCode, Gap
 from agent.printable import printable
+from agent.resending import Selection
 from testbed.child import wait_for
 from tests.runs import Run, frame, group
 from tests.served_agent import FakeChannel, FakeRunning, Ring, Served, serving
@@ -668,6 +669,88 @@ def test_the_files_of_an_agent_that_is_down_stay_as_they_are(shell: Shell, ring:
     assert ring.path.stat().st_mtime_ns == 1
     assert ring.path.read_bytes() == before
     assert [each.name for each in ring.path.parent.iterdir()] == ["dso.ring"]
+
+
+OUTCOME = {"stored": 3, "duplicates": 1, "refused": 0, "in_turn": 0, "position": 9, "up_to": 21, "done": True,
+           "missing": 0, "ranges": [], "held_since": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["--run", "ab" * 16, "--from", "3", "--to", "9"], Selection(run="ab" * 16, first=3, last=9)),
+        (["--run", "abababab"], Selection(run="abababab")),
+        (["--refused"], Selection(refused=True)),
+        (
+            ["--since", "2026-01-31T09:00:00Z", "--until", "2026-01-31T10:00:00.5+01:00"],
+            Selection(since=1_769_850_000 * 10**9, until=1_769_850_000 * 10**9 + 500_000_000),
+        ),
+    ],
+)
+def test_outbox_resend_asks_the_agent(shell: Shell, ring: Ring, arguments: list[str], asked: Selection) -> None:
+    agent = running(ring)
+    channel = agent.channels["dso"]
+    channel.resent = [{"stored": 0, "duplicates": 0, "refused": 0, "in_turn": 0, "position": 1, "up_to": 21,
+                       "waits": "no route"}, OUTCOME]  # fmt: skip
+    with serving(agent, shell.config.parent / "agent.sock"):
+        out, err = shell("outbox", "resend", *arguments)
+        assert out == "4 records resent, 1 of them the broker says it has already\n"
+        assert err == "position 1 of 21: 0 records resent; waits: no route\n"
+        assert shell.json("outbox", "resend", *arguments) == [
+            {"stored": 3, "duplicates": 1, "refused": 0, "in_turn": 0, "missing": 0, "ranges": [], "held_since": None}
+        ]
+    assert channel.resends == [asked, asked]
+
+
+def test_outbox_resend_of_so_long_ago(shell: Shell, ring: Ring) -> None:
+    agent = running(ring)
+    agent.channels["dso"].resent = [OUTCOME]
+    with serving(agent, shell.config.parent / "agent.sock"):
+        before = time.time_ns()
+        shell("outbox", "resend", "--since", "2h")
+    [asked] = agent.channels["dso"].resends
+    assert 0 <= asked.since - (before - 7200 * 10**9) <= 60 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ({"missing": 4, "ranges": [["ab" * 16, 3, 6]]}, "4 records are not held here: 3 to 6 of run abababab"),
+        ({"held_since": 0}, "what was sealed before 1970-01-01T00:00:00.000Z is not held here any more"),
+        ({"refused": 2}, "the broker refuses 2 records still"),
+        ({"stored": 0, "duplicates": 0}, "no such record of run abababab is held here"),
+    ],
+)
+def test_outbox_resend_says_what_could_not_be(shell: Shell, ring: Ring, outcome: dict[str, Any], words: str) -> None:
+    agent = running(ring)
+    agent.channels["dso"].resent = [{**OUTCOME, **outcome}]
+    with serving(agent, shell.config.parent / "agent.sock"):
+        assert words in shell("outbox", "resend", "--run", "ab" * 16, code=1)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--refused", "--from", "3"], "--from and --to belong to --run"),
+        (["--refused", "--until", "3s"], "--until belongs to --since"),
+        (["--since", "yesterday"], '"yesterday" is no time'),
+        (["--since", "2026-01-31T09:00:00"], "is no time"),
+        (["--run", "ab"], "first 8 hex digits"),
+        (["--run", "ab" * 16, "--from", "5", "--to", "4"], "begins behind its end"),
+    ],
+)
+def test_outbox_resend_refuses_what_makes_no_sense(shell: Shell, ring: Ring, arguments: list[str], words: str) -> None:
+    with serving(running(ring), shell.config.parent / "agent.sock"):
+        assert words in shell("outbox", "resend", *arguments, code=2)[1]
+
+
+def test_outbox_resend_needs_the_agent_and_one_channel(shell: Shell, ring: Ring, second: Ring) -> None:
+    assert "no agent answers" in shell("outbox", "resend", "--refused", code=69)[1]
+    agent = running(ring, second)
+    with serving(agent, shell.config.parent / "agent.sock"):
+        assert "there are several channels" in shell("outbox", "resend", "--refused", code=2)[1]
+        agent.channels["nmi"].refuses = "another resend of this channel is under way"
+        assert "under way; a hint" in shell("outbox", "resend", "--refused", "--channel", "nmi", code=1)[1]
 
 
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)

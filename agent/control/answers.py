@@ -13,6 +13,8 @@ Requests, one JSON object each, and the lines of their answers; the last line of
   ``{"channel", "error", "hint"}``.
 - ``outbox records`` (``channel``; ``newest``: so many, optional): ``{"channel", "ring", "acked"}``, then
   ``{"records": [[position, envelope], ...]}``, oldest first.
+- ``outbox resend`` (``channel``; ``run``, ``first``, ``last``, or ``since``, ``until``, or ``refused``): how far it has
+  come, at least every few seconds (agent/resending.py, ``Resending.run``).
 
 Plans and envelopes are base64.
 """
@@ -34,6 +36,7 @@ from agent.commands import CONFIGURATION, USAGE
 from agent.control.server import Answer
 from agent.errors import ConfigError, OutboxError
 from agent.outbox.look import Stored, look, records
+from agent.resending import Selection
 
 TAP_RECORDS, TAP_BYTES = 256, 1 << 20  # held for a tap that does not read
 _BATCH = 128 * 1024  # bytes of envelopes in one line
@@ -57,6 +60,9 @@ class LiveChannel(Protocol):
     def plan(self) -> bytes | None:
         """Envelope of the last plan that was sealed; None before the first."""
 
+    def resend(self, selection: Selection) -> AsyncGenerator[Line]:
+        """Send retained records once more. Raises AgentError."""
+
 
 class Running(Protocol):
     """The running agent, as far as its answers need it."""
@@ -75,11 +81,11 @@ class Running(Protocol):
 
         ``version did site pid started_wall`` (ns) ``uptime_s boot`` (text: the boot id) ``config`` (path as text),
         ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not),
-        ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``pending_records
-        pending_bytes acknowledged dropped stream`` (hex) ``seq term`` and ``outbox`` (keys of
-        agent/outbox/look.py, of which ``acked`` matters most), ``devices``: list of ``id adapter`` and ``groups``: list
-        of ``name state`` ("ok", or a cause's name) ``since_s`` (in this state) ``last_s`` (since the last value)
-        ``detail``, ``connections``: list of ``name state detail``.
+        ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``reason`` (its code)
+        ``pending_records pending_bytes acknowledged dropped sent repeated resent refused failures`` (by reason)
+        ``stream`` (hex) ``seq term`` and ``outbox`` (keys of agent/outbox/look.py, of which ``acked`` matters most),
+        ``devices``: list of ``id adapter`` and ``groups``: list of ``name state`` ("ok", or a cause's name) ``since_s``
+        (in this state) ``last_s`` (since the last value) ``detail``, ``connections``: list of ``name state detail``.
         """
 
     async def reload(self) -> Sequence[str]:
@@ -142,8 +148,7 @@ def answers(running: Running) -> dict[str, Answer]:
     async def outbox_records(request: Mapping[str, Any], channels: list[LiveChannel]) -> AsyncGenerator[Line]:
         newest = request.get("newest")
         if len(channels) > 1:
-            names = ", ".join(channel.id for channel in channels)
-            yield {"end": USAGE, "error": "there are several channels", "hint": f"name one with --channel: {names}"}
+            yield _several(channels)
             return
         if newest is not None and (type(newest) is not int or newest < 1):
             yield {"end": USAGE, "error": "newest is no positive number"}
@@ -158,13 +163,32 @@ def answers(running: Running) -> dict[str, Answer]:
         finally:
             found.close()
 
+    async def outbox_resend(request: Mapping[str, Any], channels: list[LiveChannel]) -> AsyncGenerator[Line]:
+        if len(channels) > 1:
+            yield _several(channels)
+            return
+        try:
+            selection = Selection.of(request)
+        except ValueError as error:
+            yield {"end": USAGE, "error": str(error)}
+            return
+        async with aclosing(channels[0].resend(selection)) as lines:
+            async for line in lines:
+                yield line
+
     return {
         "status": status,
         "reload": reload,
         "tap": checked(tap),
         "outbox status": checked(outbox_status),
         "outbox records": checked(outbox_records),
+        "outbox resend": checked(outbox_resend),
     }
+
+
+def _several(channels: Sequence[LiveChannel]) -> Line:
+    names = ", ".join(channel.id for channel in channels)
+    return {"end": USAGE, "error": "there are several channels", "hint": f"name one with --channel: {names}"}
 
 
 def _live(running: Running) -> dict[str, Line]:

@@ -40,7 +40,9 @@ MAX_REQUEST = 64 * 1024  # bytes
 MAX_CLIENTS = 16
 MAX_ENDLESS = 8  # of them, so that taps left open shut nobody out
 PATIENCE = 10.0  # s: to send a request, and to take the next piece of an answer
-ENDLESS = frozenset({"tap"})  # their clients may stop reading: the answer itself bounds what waits
+ENDLESS = frozenset(
+    {"tap", "outbox resend"}
+)  # or long; their clients may stop reading: the answer itself bounds what waits
 WHOLE = frozenset({"reload"})  # done to the end, whatever becomes of the client
 _PIECE = 64 * 1024  # bytes
 _PAUSE = 0.5  # s, when the system has no descriptor left
