@@ -30,6 +30,7 @@ PLACES: Mapping[str, Place] = {
     "agent.ports": (WORDS, ""),
     "agent.printable": (WORDS, ""),
     "agent.secret": (EDGE, "pydantic"),
+    "agent.tls": (EDGE, "pydantic"),
     "agent.units": (PURE, "pydantic"),
     # evidence
     "agent.evidence": (WORDS, ""),
@@ -202,8 +203,11 @@ PARTS = {
     "agent.transports.nats_consumer": "agent.transports.nats"
 }  # edges of several modules, beside those in a folder
 FOLDERS = {"agent.outbox", "agent.signer"}  # whose modules are one edge together
-HOLD_SECRETS = {"agent.config.tables", "agent.signer.places"}  # references to secrets, as the tables of adapters do
-FOR_ADAPTERS = {"agent.fields", "agent.secret", "agent.units"}  # beside floor 0: types of a configuration
+SECRETS = {"agent.secret", "agent.tls"}
+HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
+    *("agent.config.tables", "agent.signer.places", "agent.tls"),
+}
+FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
 VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
 
@@ -259,7 +263,7 @@ def offence(module: str, target: str) -> str | None:
     if target not in PLACES:
         return "has no place"
     below = PLACES[target][0]
-    if target == "agent.secret" and module in HOLD_SECRETS:
+    if target in SECRETS and module in HOLD_SECRETS:
         return None
     if module.startswith("agent"):
         if target.startswith("adapters"):

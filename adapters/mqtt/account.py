@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from adapters.mqtt.config import MqttConnection, default_client_id
 from adapters.mqtt.kept import KeptFilters
 from adapters.mqtt.topics import Routes
+from agent import tls
 from agent.errors import AcquisitionError
 from agent.model import Cause
 from agent.ports import Clock
 
 CLOSED = "the connection was closed by the agent"
-_ALERT = "_ALERT_"
-_OF_CERTIFICATES = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # TLS 1.2 says no more when it misses ours
-_DATES, _NAMES, _ISSUERS = (9, 10), (62, 64), (2, 18, 19, 20, 21)  # X509_V_ERR_ of OpenSSL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +52,13 @@ class Account:
 
 def reason(error: OSError | None) -> str:
     """Why a connection failed, in the system's or the TLS library's words; None: the other end closed it."""
-    if error is None or isinstance(error, ssl.SSLEOFError):
-        return "the broker closed the connection"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        if alert := _alert(error):
-            return f"the broker refuses the TLS connection: {alert.replace('_', ' ').lower()}"
-        return f"TLS failed: {_named(error) or str(error).partition(' (_ssl.c')[0]}"
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if error.errno is None or error.errno <= 0:  # a name look-up has negative numbers of its own
-        return str(error.strerror or error)
-    return os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+    return tls.reason(error, peer="the broker")
 
 
 def certificate_hint(error: OSError | None, account: Account) -> str | None:
     """What to look at when one end refuses the other's certificate; None: it was something else."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code in _DATES:
-            return "is this machine's clock right? then the broker needs a new certificate"
-        if error.verify_code in _NAMES:
-            return "if it is the right broker, set server_name of tls to a name that is in its certificate"
-        if error.verify_code in _ISSUERS:
-            return "set ca of tls to the certificate of the authority that signed the broker's"
-        return "is ca of tls what the broker's certificate is signed with?"
-    if isinstance(error, ssl.SSLError) and any(each in _alert(error) for each in _OF_CERTIFICATES):
-        if account.config.tls is None or account.config.tls.cert is None:
-            return "the broker wants a certificate of ours: set cert and key of tls"
-        return "is cert of tls still valid, and signed by an authority that the broker trusts?"
-    return None
-
-
-def _alert(error: ssl.SSLError) -> str:
-    """The alert with which the other end refused (RFC 8446, section 6), as OpenSSL names it; "" if there was none."""
-    return _named(error).partition(_ALERT)[2]
-
-
-def _named(error: ssl.SSLError) -> str:
-    """What went wrong, as OpenSSL names it; "" if it is not OpenSSL's or has no name."""
-    return getattr(error, "reason", None) or ""
+    settings = account.config.tls
+    return tls.certificate_hint(error, peer="the broker", ours=settings is not None and settings.cert is not None)
 
 
 def link_down(text: str, hint: str = "") -> AcquisitionError:

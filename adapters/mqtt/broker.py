@@ -16,9 +16,9 @@ from anyio import to_thread
 
 from adapters.mqtt.account import CLOSED, Account, certificate_hint, link_down, reason
 from adapters.mqtt.client import Session
-from adapters.mqtt.config import MqttTls
 from adapters.mqtt.dial import Dial
 from agent.errors import SecretError
+from agent.tls import Tls
 
 S = 1_000_000_000
 
@@ -72,7 +72,7 @@ class Broker:
     async def _dial(self) -> tuple[socket.socket, str | None]:
         """A connected socket, and the password as it is now."""
         config = self._account.config
-        tls = (config.tls or MqttTls()) if config.secure else None
+        tls = (config.tls or Tls()) if config.secure else None
         dial = Dial(host=config.host, port=config.port, tls=tls, timeout=self._timeout)
 
         def run() -> tuple[socket.socket, str | None]:

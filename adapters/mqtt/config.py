@@ -7,17 +7,17 @@ nothing is accepted and ignored. Errors read "what is wrong; what to do", and re
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from adapters.mqtt.point import MqttPoint, Pointer
 from adapters.mqtt.topics import covers, judge_filter, overlap, wild
 from agent.fields import NOT_YET, SOME, Id, IdKey, NotYet, Problems, Table, Text, distinct, judge_host
 from agent.secret import Secret
+from agent.tls import Tls
 from agent.units import Duration, S, duration_range
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -63,30 +63,6 @@ def _parts(text: str) -> tuple[str, str, int, Version]:
     return parts.scheme, host, port or _PORTS[parts.scheme], version
 
 
-def _path(value: Any, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError('expected a path in quotes; write it like "/etc/edge-agent/ca.pem"')
-    context: Mapping[str, Path] = info.context or {}
-    return Path(context.get("folder", Path()), value)
-
-
-def _key(secret: Secret) -> Secret:
-    if secret.env is not None:
-        raise ValueError('a key is read from a file; write { file = "PATH" } or { credential = "NAME" }')
-    return secret
-
-
-def _server_name(text: str) -> str:
-    try:
-        if _text_ok := text.isprintable() and 0 < len(text) <= 253:
-            text.encode("idna")
-    except UnicodeError:
-        _text_ok = False
-    if not _text_ok:
-        raise ValueError("this is no host name; write the name that is in the broker's certificate")
-    return text
-
-
 def _pace(_: Any) -> None:
     raise ValueError("messages set the pace of an MQTT group; remove it")
 
@@ -96,7 +72,6 @@ def default_client_id(connection: str) -> str:
     return f"edge-agent-{connection}"
 
 
-FilePath = Annotated[Path, BeforeValidator(_path)]
 Filter = Annotated[str, AfterValidator(judge_filter)]
 
 
@@ -110,19 +85,6 @@ def _point(point: MqttPoint) -> MqttPoint:
 
 def _name(point: MqttPoint) -> str:
     return point.name
-
-
-class MqttTls(Table):
-    """How the broker is verified, always, and what we show of ourselves. All files are read at each connect.
-
-    ``ca``: certificates that are trusted; without it the system's. ``cert`` and ``key``: our own. ``server_name``:
-    the name in the broker's certificate if it is not the host.
-    """
-
-    ca: FilePath | None = None
-    cert: FilePath | None = None
-    key: Annotated[Secret, AfterValidator(_key)] | None = None
-    server_name: Annotated[str, AfterValidator(_server_name)] | None = None
 
 
 class MqttConnection(Table):
@@ -139,7 +101,7 @@ class MqttConnection(Table):
     url: Annotated[str, AfterValidator(_url)]
     username: Text | None = None
     password: Secret | None = None
-    tls: MqttTls | None = None
+    tls: Tls | None = None
     client_id: Text | None = None
     keepalive: Annotated[Duration, duration_range("5s", "10m")] = 30 * S
     timeout: Annotated[Duration, duration_range("100ms", "60s")] = 5 * S
@@ -191,9 +153,6 @@ class MqttConnection(Table):
         problems = Problems()
         if self.tls is not None and not self.secure:
             problems.add("mqtt:// is not encrypted; write mqtts:// or remove it", "tls")
-        if self.tls is not None and (self.tls.cert is None) != (self.tls.key is None):
-            missing, given = ("key", "cert") if self.tls.key is None else ("cert", "key")
-            problems.add(f"{given} needs {missing}; add it, or remove {given}", "tls", missing)
         if self.password is not None and self.username is None:
             problems.add("a password needs a username; add it", "username")
         if "session_expiry" in self.model_fields_set and (self.version != "5" or self.session == "clean"):

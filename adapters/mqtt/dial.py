@@ -8,19 +8,17 @@ broker's certificate is always verified.
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 import time
 from contextlib import suppress
 
-from adapters.mqtt.config import MqttTls
-from agent.errors import SecretError
+from agent.tls import Tls
 
 
 class Dial:
     """One try to reach a broker within ``timeout`` s. ``tls`` None: without TLS."""
 
-    def __init__(self, *, host: str, port: int, tls: MqttTls | None, timeout: float) -> None:
+    def __init__(self, *, host: str, port: int, tls: Tls | None, timeout: float) -> None:
         self._host = host
         self._port = port
         self._tls = tls
@@ -33,7 +31,7 @@ class Dial:
     def run(self) -> socket.socket:
         """The connected socket; blocks. Raises OSError (which ssl.SSLError is), ValueError or SecretError."""
         try:
-            context = None if self._tls is None else _context(self._tls)
+            context = None if self._tls is None else self._tls.context()
             connected = self._connect()
             if context is not None and self._tls is not None:
                 # The handshake is apart, so that ``abandon`` finds the socket that waits for it.
@@ -98,21 +96,3 @@ class Dial:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
-
-
-def _context(tls: MqttTls) -> ssl.SSLContext:
-    """Raises OSError, SecretError."""
-    key = None if tls.key is None else tls.key.path
-    for path in (tls.ca, tls.cert, key):
-        if path is not None:
-            path.open("rb").close()  # ssl does not say which file is missing
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert is not None:
-        # Without a function OpenSSL would ask the terminal for the password of an encrypted key.
-        context.load_cert_chain(tls.cert, key, password=_no_password)
-    return context
-
-
-def _no_password() -> str:
-    what = "the key of tls is encrypted"
-    raise SecretError(what, hint="store it without a passphrase, for the agent's user alone", public=what)
