@@ -102,10 +102,31 @@ class RecordTooLargeError(OutboxError):
     """A record is larger than the outbox takes: the configuration asks for it, and would ask for it again."""
 
 
+class Reason(enum.StrEnum):
+    """Why a broker was not reached or took nothing: few, fixed words, fit for the label of a metric."""
+
+    UNREACHABLE = "unreachable"  # no such name, no way there, nobody listens
+    TIMEOUT = "timeout"  # it does not answer, or fell silent
+    PROTOCOL = "protocol"  # what answers is no such broker
+    TLS = "tls"  # one end does not want the other's certificate, or only one speaks TLS
+    SECRET = "secret"  # noqa: S105  # a secret or certificate of ours cannot be read or used
+    AUTHORIZATION = "authorization"  # the broker lets us not in
+    EXPIRED = "expired"  # credentials that were good once
+    PERMISSION = "permission"  # let in, but not to do this
+    NO_JETSTREAM = "no_jetstream"
+    NO_STREAM = "no_stream"
+    WRONG_STREAM = "wrong_stream"  # it does not take our subject
+    STREAM_FULL = "stream_full"  # and keeps the old
+    STORE = "store"  # the broker cannot store at the moment
+    TOO_LARGE = "too_large"
+    LOST = "lost"  # the connection ended
+    OTHER = "other"  # the broker says something else
+
+
 class TransportError(AgentError):
     """The broker could not be reached or did not take a record; the verdict says whether to try again.
 
-    ``reason``: a short stable code of the kind of failure, to be counted by; "" if there is no better one.
+    ``reason``: what kind of failure it is, to be counted by, mostly a ``Reason``; "" if there is no better one.
     """
 
     verdict = Verdict.RETRY

@@ -4,7 +4,8 @@ A third party's adapter is named in a connection as ``kind = "package.module:Cla
 attributes ``connection_model`` and ``device_model``, pydantic models that judge its part of the configuration
 (agent/config/whole.py); a device model has ``id``, ``connection``, ``groups`` and ``point_names(group)``. A group that
 is polled has ``every`` in ns, and may have ``phase`` (agent.units.Phase); without ``every`` it is event-driven. A
-transport's model has ``topic(site=, channel=)``.
+transport's model has ``topic(site=, channel=)``, and may have ``visitor()``: the same for ``check --online``, which
+changes nothing at the broker.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ ADAPTERS = {
 }
 """By the scheme of a connection's URL, up to the first ``+``."""
 
-TRANSPORTS = {"nats": TransportKind("agent.transports.nats_config:NatsConfig", "agent.transports.nats:NatsTransport")}
+TRANSPORTS = {
+    "nats": TransportKind("agent.transports.nats.config:NatsConfig", "agent.transports.nats.transport:NatsTransport")
+}
 """By a channel's ``transport``."""
 
 LATER = frozenset({"ddhub", "ddhub-gateway"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -53,9 +54,10 @@ class NatsServer(Process):
     """A real nats-server with JetStream, which writes every message to disk before it answers.
 
     Without ``port`` it takes a free one at the first start; later starts keep port and store. ``settings``: more lines
-    for its configuration file (users, TLS). ``mqtt``: it is an MQTT broker, too (3.1.1 only), on a port of its own;
-    ``ack_wait``: what a subscriber does not acknowledge comes again after this time, also when it is back before (the
-    server's own choice is 30 s); ``mqtt_settings``: more lines for that part (``max_ack_pending``).
+    for its configuration file (users, TLS). ``tls``: it greets within TLS only (``handshake_first``). ``mqtt``: it is
+    an MQTT broker, too (3.1.1 only), on a port of its own; ``ack_wait``: what a subscriber does not acknowledge comes
+    again after this time, also when it is back before (the server's own choice is 30 s); ``mqtt_settings``: more lines
+    for that part (``max_ack_pending``).
     """
 
     LOSES = 0.0  # s before a kill: what was taken is on disk
@@ -66,6 +68,7 @@ class NatsServer(Process):
         port: int | None = None,
         *,
         settings: str = "",
+        tls: bool = False,
         mqtt: bool = False,
         ack_wait: str = "2s",
         mqtt_settings: str = "",
@@ -79,6 +82,7 @@ class NatsServer(Process):
         self.store = folder / f"{name}.store"
         self.settings = settings
         self.mqtt_port = 0
+        self._tls = tls
         self._mqtt = mqtt
         self._mqtt_lines = f'ack_wait: "{ack_wait}"\n  {mqtt_settings}'
         self._config = folder / f"{name}.conf"
@@ -88,6 +92,11 @@ class NatsServer(Process):
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        """Where clients connect with TLS, if the settings have it."""
+        return f"tls://127.0.0.1:{self.port}"
 
     @property
     def mqtt_url(self) -> str:
@@ -132,8 +141,10 @@ class NatsServer(Process):
 
     def _greets(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                verb, _, info = connection.makefile("rb").readline().partition(b" ")
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as plain:
+                anybody = ssl._create_unverified_context()
+                with anybody.wrap_socket(plain) if self._tls else plain as connection:
+                    verb, _, info = connection.makefile("rb").readline().partition(b" ")
                 return verb == b"INFO" and bool(json.loads(info).get("jetstream"))
         except (OSError, ValueError):
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from typing import TypeVar
@@ -47,6 +48,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A real NATS server for the tests of one module, which leave it as it is."""
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:
         yield server
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server that the test may freeze and kill."""
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+        server.signal(signal.SIGCONT)
 
 
 def _not_skipped(report: Report) -> Report:

@@ -27,6 +27,7 @@ from agent.outbox import Outbox, filesystem
 from agent.ports import Clock, DeviceSelection
 from agent.secret import Secret
 from testbed.broker import create_stream
+from testbed.certificates import Authority
 from testbed.processes import NatsServer, Site, edge_agent
 from tests.runs import DID, SECRET
 from tests.test_config import FakeConnection, FakeDevice
@@ -435,6 +436,65 @@ def test_a_missing_stream_is_a_finding(
     assert code == 1
     remedy = "create the stream on the server, or correct the channel's subject"
     assert said == [f"channel dso: no JetStream stream takes nowhere.park-7; {remedy}"]
+
+
+def test_a_stream_that_is_to_be_created_is_not_by_looking(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = online(tmp_path, wire=site.port, servers=[server.url], subject="later.{site}")
+    path.write_text(path.read_text().replace("subject =", 'stream = "LATER"\ncreate = {}\nsubject ='))
+    for _ in range(2):
+        code, lines, said = checked(path, capsys, online=True)
+        assert (code, said) == (0, [])
+        taken = "later.park-7 is taken, nothing there yet"
+        assert f"channel dso: good: {taken}; the stream LATER is not there yet, the agent creates it" in lines
+
+
+def test_a_stream_of_that_name_that_does_not_take_the_subject_is_a_finding(
+    tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(create_stream(server.url, "OTHER", ["other.>"]))
+    path = online(tmp_path, wire=site.port, servers=[server.url])
+    path.write_text(path.read_text().replace("subject =", 'stream = "OTHER"\nsubject ='))
+    code, _, said = checked(path, capsys, online=True)
+    remedy = "add the subject to the stream, or correct the channel's subject or stream"
+    assert (code, said) == (69, [f"channel dso: the stream OTHER takes other.>, not dx.park-7; {remedy}"])
+
+
+def test_logins_and_tls_are_tried(
+    tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    own = authority.issue("server")
+    (tmp_path / "pw").write_text("hunter2\n")
+    (tmp_path / "old").write_text("hunter3\n")
+    settings = f"""
+        authorization {{ user: agent, password: hunter2 }}
+        tls {{ cert_file: "{own.path}", key_file: "{own.key}" }}
+    """
+    login = 'username = "agent"\npassword = { file = "PW" }\ntls = { ca = "CA" }\nstream = "S"\ncreate = {}'
+    with NatsServer(tmp_path, settings=settings).start() as server:
+        path = online(tmp_path, wire=site.port, servers=[server.tls_url])
+        text = path.read_text().replace("subject =", f"{login}\nsubject =")
+
+        def found(password: str, ca: Path) -> tuple[int, str]:
+            path.write_text(text.replace("PW", password).replace("CA", str(ca)))
+            code, lines, said = checked(path, capsys, online=True)
+            assert not any(secret in "".join([*lines, *said, caplog.text]) for secret in ("hunter2", "hunter3"))
+            return code, next(line for line in [*said, *lines] if line.startswith("channel dso: "))
+
+        assert found("pw", authority.path)[0] == 0
+        code, words = found("old", authority.path)
+        assert (code, "not let in with username: Authorization Violation; is it right" in words) == (69, True)
+        code, words = found("pw", Authority(tmp_path / "other").path)
+        assert (code, "certificate is refused: unable to get local issuer" in words) == (69, True)
+        assert "; set ca of tls to the certificate of the authority that signed the server's" in words
+        code, words = found("pw", tmp_path / "none.pem")
+        assert (code, f"No such file or directory: {tmp_path}/none.pem; are the files of tls there" in words) == (
+            1,
+            True,
+        )
+        assert found("none", authority.path)[0] == 1
 
 
 def test_one_server_of_several_is_enough(

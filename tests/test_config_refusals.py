@@ -60,7 +60,6 @@ REFUSED = {
     "the Data Hub's gateway": ('"nats"', '"ddhub-gateway"', [24], [f'"ddhub-gateway" is {LATER}; choose one of: nats']),
     "the status page": ("log_level", 'http = "127.0.0.1:9469"\nlog_level', [29], [LATER]),
     "the status page's token": ("log_level", 'token = { file = "t" }\nlog_level', [29], [LATER]),
-    "making the stream": ("send =", "create = {}\nsend =", [26], [LATER]),
     "an outbox that blocks": (
         '"8MiB"',
         '"8MiB", when_full = "block"',

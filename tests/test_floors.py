@@ -107,9 +107,16 @@ PLACES: Mapping[str, Place] = {
     "agent.signer.places": (EDGE, ""),
     "agent.signer.unlock": (EDGE, "eth_account"),
     "agent.transports": (WORDS, ""),
-    "agent.transports.nats": (EDGE, "nats"),
-    "agent.transports.nats_config": (PURE, "pydantic"),
-    "agent.transports.nats_consumer": (EDGE, "nats"),
+    "agent.transports.nats": (WORDS, ""),
+    "agent.transports.nats.config": (PURE, "pydantic"),
+    "agent.transports.nats.connection": (EDGE, "nats"),
+    "agent.transports.nats.consumer": (EDGE, "nats"),
+    "agent.transports.nats.login": (EDGE, ""),
+    "agent.transports.nats.nkeys": (PURE, "Crypto"),
+    "agent.transports.nats.failures": (EDGE, "nats"),
+    "agent.transports.nats.stream": (EDGE, "nats"),
+    "agent.transports.nats.transport": (EDGE, "nats"),
+    "agent.transports.nats.wire": (EDGE, "nats"),
     # policy
     "agent.batcher": (POLICY, ""),
     "agent.clock_wait": (POLICY, ""),
@@ -199,13 +206,11 @@ PLACES: Mapping[str, Place] = {
     "adapters.mqtt.wire": (EDGE, ""),
 }
 
-PARTS = {
-    "agent.transports.nats_consumer": "agent.transports.nats"
-}  # edges of several modules, beside those in a folder
-FOLDERS = {"agent.outbox", "agent.signer"}  # whose modules are one edge together
+FOLDERS = {"agent.outbox", "agent.signer", "agent.transports.nats"}  # whose modules are one edge together
 SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
+    *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
 FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
@@ -250,8 +255,9 @@ def read(*folders: str) -> dict[str, set[str]]:
 
 def part(module: str) -> str:
     """The edge that a module belongs to."""
-    folder = ".".join(module.split(".")[:2])
-    return folder if module.startswith("adapters.") or folder in FOLDERS else PARTS.get(module, module)
+    if module.startswith("adapters."):
+        return ".".join(module.split(".")[:2])
+    return next((folder for folder in FOLDERS if module.startswith(f"{folder}.")), module)
 
 
 def offence(module: str, target: str) -> str | None:
@@ -343,10 +349,10 @@ def test_the_oracle_judges_without_the_code_that_it_judges() -> None:
         ("agent.publisher", "agent.daemon", "is above it"),
         ("agent.daemon", "agent.outbox", None),
         ("agent.daemon", "adapters.modbus", "is an adapter, loaded by name"),
-        ("agent.daemon", "agent.transports.nats", "is a transport, loaded by name"),
-        ("agent.commands.tail", "agent.transports.nats_consumer", None),
-        ("agent.transports.nats", "agent.transports.nats_config", None),
-        ("agent.transports.nats", "pymodbus", "is not its library"),
+        ("agent.daemon", "agent.transports.nats.transport", "is a transport, loaded by name"),
+        ("agent.commands.tail", "agent.transports.nats.consumer", None),
+        ("agent.transports.nats.transport", "agent.transports.nats.config", None),
+        ("agent.transports.nats.transport", "pymodbus", "is not its library"),
         ("adapters.modbus.client", "agent.errors", None),
         ("adapters.modbus.point", "agent.units", None),
         ("adapters.modbus.decode", "agent.evidence.record", "is not for adapters"),

@@ -21,7 +21,8 @@ from agent.model import Cause, EventCode, Gap
 from agent.rendering import account
 from agent.rendering.objects import as_json
 from agent.signer import KeySigner
-from agent.transports.nats_consumer import Source
+from agent.transports.nats.config import NatsServers
+from agent.transports.nats.consumer import Source
 from agent.verifier import Verifier
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, Process, Tail, edge_agent, free_port, wait_for
@@ -321,19 +322,19 @@ def test_until_idle_does_not_wait_for_a_stream(server: NatsServer, capsys: pytes
         ("nats://host/S?subject=a&subject=b", "not a source"),
         ("nats://host/S?subject=a&from=3", "not a source"),
         ("nats://host/S?subject=a#b", "not a source"),
-        ("nats://host/A/B?subject=a", "not the name"),
-        ("nats://host/A.B?subject=a", "not the name"),
+        ("nats://host/A/B?subject=a", "no name of a stream"),
+        ("nats://host/A.B?subject=a", "no name of a stream"),
         ("nats://host/S?subject=a..b", "not the name"),
         ("nats://host/S?subject=a%20b", "not the name"),
-        ("nats://host:port/S?subject=a", "not a source"),
-        ("nats://host:70000/S?subject=a", "not a source"),
-        ("nats://[::1/S?subject=a", "not a source"),
-        ("nats:///S?subject=a", "not a source"),
-        ("http://host/S?subject=a", "not a source"),
-        ("DSO", "not a source"),
-        ("tls://host/S?subject=a", "not supported yet"),
-        ("nats://me:secret@host/S?subject=a", "not supported yet"),
-        ("nats://secret@host:port/S?subject=a", "not supported yet"),
+        ("nats://host:port/S?subject=a", "no URL of a server"),
+        ("nats://host:70000/S?subject=a", "no URL of a server"),
+        ("nats://[::1/S?subject=a", "no URL of a server"),
+        ("nats:///S?subject=a", "no URL of a NATS server"),
+        ("http://host/S?subject=a", "no URL of a NATS server"),
+        ("DSO", "no URL of a NATS server"),
+        ("ws://host/S?subject=a", "not supported yet"),
+        ("nats://me:secret@host/S?subject=a", "a user or password stands in the address"),
+        ("nats://secret@host:port/S?subject=a", "a user or password stands in the address"),
     ],
 )
 def test_a_wrong_source_is_exit_code_2(url: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,10 +395,11 @@ def test_a_channel_that_is_not_clear_is_exit_code_2(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("nats://host/S?subject=a.b", Source(("nats://host:4222",), "S", "a.b")),
-        ("nats://host:1?subject=a.>", Source(("nats://host:1",), None, "a.>")),
-        ("nats://host/?subject=*.b", Source(("nats://host:4222",), None, "*.b")),
-        ("nats://[::1]:1/S?subject=a%3E", Source(("nats://[::1]:1",), "S", "a>")),
+        ("nats://host/S?subject=a.b", Source(NatsServers(servers=("nats://host:4222",)), "S", "a.b")),
+        ("nats://host:1?subject=a.>", Source(NatsServers(servers=("nats://host:1",)), None, "a.>")),
+        ("tls://host:443/S?subject=a", Source(NatsServers(servers=("tls://host:443",)), "S", "a")),
+        ("nats://host/?subject=*.b", Source(NatsServers(servers=("nats://host:4222",)), None, "*.b")),
+        ("nats://[::1]:1/S?subject=a%3E", Source(NatsServers(servers=("nats://[::1]:1",)), "S", "a>")),
     ],
 )
 def test_sources(url: str, expected: Source) -> None:

@@ -20,7 +20,7 @@ from agent.config import Config, load
 from agent.errors import SignerError, TransportError
 from agent.kinds import TRANSPORTS
 from agent.signer import open_signer
-from agent.transports.nats_consumer import Consumer, Source
+from agent.transports.nats.consumer import Consumer, Source
 from agent.verifier import Signer, Verifier
 
 _SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
@@ -58,7 +58,7 @@ def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
         raise ValueError(f"the channel {channel.id} does not go to NATS, and nothing else can be read back yet")
     settings = channel.settings
     accept = accept or [config.identity.did or _did_of_key(config)]
-    return Source(settings.servers, settings.stream, channel.topic), accept
+    return Source(settings, settings.stream, channel.topic), accept
 
 
 def _did_of_key(config: Config) -> str:

@@ -34,7 +34,6 @@ _LATER: dict[Key, str] = {
     ("device", "*"): "profile",
     ("device", "*", "groups", "*"): "sample aggregate report",
     ("device", "*", "groups", "*", "points", "*"): "report sample aggregate",
-    ("channel", "*"): "creds nkey token username password tls create",
     ("channel", "*", "outbox"): "on_disk_failure",
     ("agent",): "http token",
 }

@@ -20,7 +20,7 @@ from agent import kinds
 from agent.clock import SystemClock
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.tables import Identity
-from agent.errors import AcquisitionError, AgentError, SecretError, TransportError
+from agent.errors import AcquisitionError, AgentError, Reason, SecretError, TransportError
 from agent.model import Sample
 from agent.ports import PolledDevice
 from agent.secret import Secret
@@ -130,7 +130,8 @@ async def _secret(secret: Secret, what: str) -> Tried:
 
 async def _broker(channel: Channel, what: str) -> Tried:
     """Connect to each of the servers; one that is as it should be is enough."""
-    transport = kinds.load(channel.transport)(channel.settings, subject=channel.topic)
+    settings = channel.settings.visitor() if hasattr(channel.settings, "visitor") else channel.settings
+    transport = kinds.load(channel.transport)(settings, subject=channel.topic)
     found = list[Tried]()
 
     async def connect() -> None:  # each session goes to the next server
@@ -140,9 +141,11 @@ async def _broker(channel: Channel, what: str) -> Tried:
                 reached = True
                 last = await session.last()
                 words = f"{channel.topic} is taken, {'nothing there yet' if last is None else 'can be read back'}"
+                words += f"; {remark}" if (remark := getattr(session, "remark", "")) else ""
                 found.append(Tried(what, words, takes=transport.max_envelope))
         except TransportError as error:
-            found.append(Tried(what, _words(error), good=False, unreachable=not reached))
+            unreachable = not reached and error.reason is not Reason.SECRET
+            found.append(Tried(what, _words(error), good=False, unreachable=unreachable))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(len(getattr(channel.settings, "servers", "1"))):

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TypeVar
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 import anyio
 import nats.errors
@@ -27,14 +27,15 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from agent.errors import TransportError
-from agent.transports.nats import Connection, Timeouts, connected, describe
+from agent.errors import Reason, TransportError
+from agent.transports.nats.config import NatsServers, judge_server, judge_stream, judged_servers
+from agent.transports.nats.connection import Connection, Timeouts, connected
+from agent.transports.nats.failures import api_error, describe
 
 _BATCH = 128  # messages asked for at a time, and held in memory
 _WAIT = 1.0  # s that a request for more stays open
 _FORGOTTEN = 60  # s
 _SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")  # wildcards are welcome
-_STREAM = re.compile(r"[^\s.*>/\\]+")
 T = TypeVar("T")
 
 
@@ -42,32 +43,31 @@ T = TypeVar("T")
 class Source:
     """A subject of a stream on servers of which any may answer."""
 
-    servers: tuple[str, ...]
+    servers: NatsServers
     stream: str | None  # None: whichever stream takes the subject
     subject: str
 
     @classmethod
-    def parse(cls, url: str) -> Source:
-        """``nats://host:4222/STREAM?subject=...``. Raises ValueError, which does not repeat a password."""
-        example = "expected nats://host:4222/STREAM?subject=..."
-        scheme, _, rest = url.partition("://")
-        if scheme in {"tls", "ws", "wss"}:
-            raise ValueError(f"{scheme}:// is not supported yet by this version; {example}")
-        if "@" in rest.partition("?")[0]:
-            raise ValueError(f"a user or password in the URL is not supported yet by this version; {example}")
+    def parse(cls, url: str, **settings: Any) -> Source:
+        """``tls://host:4222/STREAM?subject=...``; ``settings``: more keys of ``NatsServers``.
+
+        Raises ValueError, which repeats no password.
+        """
+        example = "expected nats://HOST:4222/STREAM?subject=..., or tls:// in front"
+        address, _, rest = url.partition("?")
+        scheme, mark, place = address.partition("://")
+        host, _, stream = place.partition("/")
+        server = judge_server(f"{scheme}{mark}{host}")
         try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port or 4222
-            query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=True)
+            query = parse_qs(rest, keep_blank_values=True, strict_parsing=True)
         except ValueError:
             raise ValueError(f"not a source: {url:.200}; {example}") from None
-        stream = parts.path.removeprefix("/") or None
         subject = query.get("subject", [])
-        if parts.scheme != "nats" or not host or parts.fragment or set(query) != {"subject"} or len(subject) != 1:
+        if set(query) != {"subject"} or len(subject) != 1 or "#" in rest:
             raise ValueError(f"not a source: {url:.200}; {example}")
-        if not _SUBJECT.fullmatch(subject[0]) or not (stream is None or _STREAM.fullmatch(stream)):
-            raise ValueError(f"not the name of a stream and a subject: {url:.200}; {example}")
-        return cls((f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}",), stream, subject[0])
+        if not _SUBJECT.fullmatch(subject[0]):
+            raise ValueError(f"not the name of a subject: {url:.200}; {example}")
+        return cls(judged_servers(servers=(server,), **settings), judge_stream(stream) if stream else None, subject[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Consumer:
     ) -> None:
         """``place``: as ``place`` of an earlier one was; go on behind it."""
         self._source = source
-        self._servers = deque(source.servers)
+        self._servers = deque(source.servers.servers)
         self._timeouts = timeouts or Timeouts()
         self._only_new = only_new
         self._first: int | None = None  # with ``only_new``: where that begins, once a server said so
@@ -121,7 +121,7 @@ class Consumer:
         self._servers.rotate(-1)
         arrived, incoming = anyio.create_memory_object_stream[Msg](math.inf)  # never more than was asked for
         with arrived, incoming:
-            async with connected(server, timeouts=self._timeouts) as connection:
+            async with connected(server, self._source.servers, timeouts=self._timeouts) as connection:
                 pull = _Pull(connection, arrived, incoming)
                 try:
                     await pull.open()
@@ -130,8 +130,12 @@ class Consumer:
                             yield data
                 except nats.js.errors.NotFoundError as error:
                     raise TransportError(
-                        f"no stream for {self._source.subject} on {server}", hint="create it, or correct the names"
+                        f"no stream for {self._source.subject} on {server}",
+                        hint="create it, or correct the names",
+                        reason=Reason.NO_STREAM,
                     ) from error
+                except nats.js.errors.APIError as error:
+                    raise api_error(error) from error
                 except (nats.errors.Error, OSError) as error:
                     raise TransportError(f"{server}: {describe(error)}") from error
 
@@ -250,7 +254,7 @@ class _Pull:
             with anyio.fail_after(_WAIT + self._connection.timeouts.answer):
                 message = await self._incoming.receive()
         except TimeoutError:
-            raise TransportError("the server does not answer") from None
+            raise TransportError("the server does not answer", reason=Reason.TIMEOUT) from None
         except anyio.EndOfStream:
             raise self._lost() from None
         headers = message.headers or {}
@@ -276,5 +280,6 @@ class _Pull:
 
     def _lost(self) -> TransportError:
         if self._refusal:
-            return TransportError(f"not permitted: {self._refusal}", hint="docs/consuming.md lists the rights needed")
-        return TransportError(f"connection lost: {describe(self._connection.client.last_error or 'by us')}")
+            hint = "docs/consuming.md lists the rights needed"
+            return TransportError(f"not permitted: {self._refusal}", hint=hint, reason=Reason.PERMISSION)
+        return self._connection.lost()
