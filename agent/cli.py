@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help="nats://host:4222/STREAM?subject=...; left out: a channel of --config",
+        help="nats://host:4222/STREAM?subject=..., or tls://; left out: a channel of --config",
     )
     _accepting(tail)
     _formats(tail)
@@ -193,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     tail.add_argument("--until-idle", action="store_true", help="end with a report once nothing more is in the stream")
     _channel(tail)
     _config(tail)
+    _login(tail.add_argument_group("how to reach SOURCE (a channel of --config says it itself)"))
 
     verify = command("verify", "Check evidence offline; print the report", "verify")
     verify.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -318,6 +319,17 @@ def _accepted(parser: argparse.ArgumentParser) -> None:
 def _accepting(parser: argparse.ArgumentParser) -> None:
     _accepted(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="go on where an earlier call ended")
+
+
+def _login(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--creds", metavar="FILE", help="a user's JWT and seed, as nsc writes them")
+    parser.add_argument("--nkey", metavar="FILE", help="the seed of a user's NKey")
+    parser.add_argument("--user", metavar="NAME", help="with --password")
+    parser.add_argument("--password", metavar="REF", help="file:PATH, credential:NAME or env:NAME")
+    parser.add_argument("--ca", metavar="FILE", help="certificates to trust (default: the system's)")
+    parser.add_argument("--cert", metavar="FILE", help="our own certificate, with --key")
+    parser.add_argument("--key", metavar="FILE", help="its key")
+    parser.add_argument("--tls-first", action="store_true", help="TLS at once, without the server's greeting")
 
 
 def _formats(parser: argparse.ArgumentParser) -> None:

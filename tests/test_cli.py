@@ -4,7 +4,6 @@ daemon.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent import __version__
-from agent.cli import main
+from agent.cli import _parser, main
 from agent.commands import tail
 from agent.commands import target as target_module
 from agent.config import load
@@ -508,7 +507,7 @@ def test_tail_takes_the_did_of_the_agents_key_also_as_root(config: Path, monkeyp
         return os.stat_result(values)
 
     monkeypatch.setattr(os, "fstat", of_another)
-    options = argparse.Namespace(source=None, channel=None, config=config, did=[], allow=None)
+    options = _parser().parse_args(["tail", "--config", str(config)])
     assert tail._source(options)[1] == [did]
 
 
@@ -553,7 +552,7 @@ _ASKED_WHILE_IT_STARTS = """
 import os, signal, sys
 import anyio
 import agent.config, agent.daemon
-from agent.cli import main
+from agent.cli import _parser, main
 
 load = agent.config.load
 

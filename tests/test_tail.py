@@ -21,10 +21,13 @@ from agent.model import Cause, EventCode, Gap
 from agent.rendering import account
 from agent.rendering.objects import as_json
 from agent.signer import KeySigner
-from agent.transports.nats.config import NatsServers
+from agent.transports.nats.config import NatsConfig, NatsServers
 from agent.transports.nats.consumer import Source
+from agent.transports.nats.transport import NatsTransport
 from agent.verifier import Verifier
 from testbed.broker import create_stream
+from testbed.certificates import Authority
+from testbed.nats_accounts import NatsAccounts, NatsKey
 from testbed.processes import NatsServer, Process, Tail, edge_agent, free_port, wait_for
 from tests.runs import DID, OTHER_SECRET, SECRET, Run, frame, group, simple_run
 
@@ -343,6 +346,84 @@ def test_a_wrong_source_is_exit_code_2(url: str, words: str, capsys: pytest.Capt
     assert error.startswith("edge-agent tail: ")
     assert words in error
     assert "secret" not in error
+
+
+def test_logins_and_tls(tmp_path: Path) -> None:
+    authority, user = Authority(tmp_path / "ca"), NatsKey("user")
+    own, ours = authority.issue("server"), authority.issue("consumer")
+    for name, content in [("pw", "hunter2"), ("nkey", user.seed), ("wrong", NatsKey("user", "other").seed)]:
+        (tmp_path / name).write_text(content)
+    settings = f"""
+        authorization {{ users: [ {{ user: me, password: hunter2 }}, {{ nkey: {user.public} }} ] }}
+        tls {{ cert_file: "{own.path}", key_file: "{own.key}", ca_file: "{authority.path}", verify: true }}
+    """
+    tls = ["--ca", str(authority.path), "--cert", str(ours.path), "--key", str(ours.key)]
+    with NatsServer(tmp_path, settings=settings) as server:
+
+        def read(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return tail(f"{server.tls_url}/S?subject=S.a", "--did", DID, "--until-idle", *arguments)
+
+        create = {"servers": [server.tls_url], "stream": "S", "create": {}, "nkey": {"file": str(tmp_path / "nkey")}}
+        create["tls"] = {"ca": tls[1], "cert": tls[3], "key": {"file": tls[5]}}
+
+        async def make() -> None:
+            async with NatsTransport(NatsConfig.model_validate(create), subject="S.a").session():
+                pass
+
+        asyncio.run(make())
+        for login in (["--user", "me", "--password", f"file:{tmp_path}/pw"], ["--nkey", str(tmp_path / "nkey")]):
+            assert "0 records" in read(*login, *tls).stderr
+        for arguments, words in [
+            ([*tls], "set username and password, token, nkey or creds"),
+            (["--nkey", str(tmp_path / "wrong"), *tls], "not let in with nkey: Authorization Violation"),
+            (["--nkey", str(tmp_path / "nkey"), *tls[2:]], "set ca of tls"),
+            (["--nkey", str(tmp_path / "nkey"), *tls[:2]], "the server wants a certificate of ours"),
+        ]:
+            done = read(*arguments)
+            assert (done.returncode, words in done.stderr) == (69, True), done.stderr
+
+
+def test_credentials(tmp_path: Path) -> None:
+    accounts = NatsAccounts()
+    (tmp_path / "creds").write_text(accounts.creds(publish=["$JS.API.CONSUMER.>", "$JS.API.STREAM.NAMES"]))
+    (tmp_path / "admin").write_text(accounts.creds("admin"))
+    with NatsServer(tmp_path, settings=accounts.settings) as server:
+        create = {"servers": [server.url], "stream": "S", "create": {}, "creds": {"file": str(tmp_path / "admin")}}
+
+        async def make() -> None:
+            async with NatsTransport(NatsConfig.model_validate(create), subject="S.a").session():
+                pass
+
+        asyncio.run(make())
+        for stream in ("S", ""):
+            url = f"{server.url}/{stream}?subject=S.a"
+            done = tail(url, "--did", DID, "--until-idle", "--creds", str(tmp_path / "creds"))
+            assert (done.returncode, "0 records" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--user", "me"], "password: a username needs a password"),
+        (["--user", "me", "--password", "hunter2"], "--password: a secret does not stand on a command line"),
+        (["--nkey", "a", "--creds", "b"], "creds: nkey is a way to log in already; keep one of the two"),
+        (["--cert", "a"], "tls.key: cert needs key"),
+        (["--ca", "a"], "tls: nats:// is not encrypted"),
+    ],
+)
+def test_options_that_do_not_go_together_are_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tail", "nats://host/S?subject=a", "--did", DID, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "hunter2" not in error
+
+
+def test_a_channel_says_itself_how_it_is_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = channels(tmp_path, "one")
+    assert cli.main(["tail", "--config", str(config), "--did", DID, "--creds", "x"]) == 2
+    assert "leave these options out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--did", "did:ethr:volta:0x12"], ["--did", "did:web:example.com"]])

@@ -9,6 +9,7 @@ import asyncio
 import signal
 import time
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 
@@ -16,6 +17,7 @@ from agent.commands import FINDING, GOOD, USAGE, say
 from agent.commands.accepting import Checkpoint, accepted, begun
 from agent.commands.printing import Printer, printer
 from agent.commands.target import only
+from agent.commands.which_key import secret
 from agent.config import Config, load
 from agent.errors import SignerError, TransportError
 from agent.kinds import TRANSPORTS
@@ -48,10 +50,12 @@ def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
     if options.source is not None:
         if options.channel is not None:
             raise ValueError("--channel is for a configuration; give SOURCE or --channel, not both")
-        source = Source.parse(options.source)
+        source = Source.parse(options.source, **_login(options))
         if not accept:
             raise ValueError("say whose records are to be accepted: --did did:ethr:..., or --allow FILE")
         return source, accept
+    if _login(options):
+        raise ValueError("with --config the channel says how to log in and whom to trust; leave these options out")
     config = load(options.config)
     channel = only(config, options.channel)
     if channel.transport != TRANSPORTS["nats"].transport:
@@ -59,6 +63,22 @@ def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
     settings = channel.settings
     accept = accept or [config.identity.did or _did_of_key(config)]
     return Source(settings, settings.stream, channel.topic), accept
+
+
+def _login(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of the login and TLS, as keys of a channel. Raises ValueError."""
+    files = {"nkey": options.nkey, "creds": options.creds}
+    login: dict[str, Any] = {key: {"file": path} for key, path in files.items() if path is not None}
+    if options.user is not None:
+        login["username"] = options.user
+    if options.password is not None:
+        login["password"] = secret(options.password, "--password")
+    tls: dict[str, Any] = {key: path for key in ("ca", "cert") if (path := getattr(options, key)) is not None}
+    if options.key is not None:
+        tls["key"] = {"file": options.key}
+    if options.tls_first:
+        tls["first"] = True
+    return login | ({"tls": tls} if tls else {})
 
 
 def _did_of_key(config: Config) -> str:
