@@ -237,7 +237,7 @@ class _Demo:
             due = self._began + tick
             wait_for(lambda due=due: time.monotonic() >= due, timeout=60, what="the next second")  # type: ignore[misc]
             now = time.monotonic()
-            if now >= back:
+            if now >= back and (screen.outbox_waits() or now >= back + _DRAIN_WITHIN):
                 broker.start()
                 self._say("broker   started again on the same port")
                 back = float("inf")
@@ -294,6 +294,10 @@ class _Screen:
         """Whether the broker is there and the outbox all but empty: the record of this second may be on its way."""
         waiting, broker = self._state()
         return broker == "connected" and waiting <= 1
+
+    def outbox_waits(self) -> bool:
+        """Whether records wait for the broker: what an outage is to show."""
+        return self._state()[0] > 0
 
     def _state(self) -> tuple[int, str]:
         """Of the agent: records that wait, and how the broker is."""

@@ -17,6 +17,9 @@ import pytest
 
 from testbed.processes import NatsServer
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _RECURSION = sys.getrecursionlimit()
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -385,7 +385,6 @@ def start_demo(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
 
 def test_two_demos_at_once(start_demo: Callable[..., Demo]) -> None:
     demos = [start_demo("--for", "8", "--json") for _ in range(2)]
-    began = time.monotonic()
     for demo in demos:
         assert demo.wait() == 0, str(demo)
         *_, verdict, summary = demo.output.read_text().splitlines()
@@ -401,7 +400,6 @@ def test_two_demos_at_once(start_demo: Callable[..., Demo]) -> None:
         assert verdict == pattern
         assert re.search(r"KILLED(.|\n)*outbox +[1-9]\d* waiting   broker away(.|\n)*outbox   0 waiting", str(demo))
         assert demo.words.read_text() == ""
-    assert time.monotonic() - began < 30
 
 
 def test_a_demo_that_ends_early_leaves_nothing_behind(start_demo: Callable[..., Demo]) -> None:
