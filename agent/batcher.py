@@ -4,102 +4,40 @@
 the record is on disk. One commit is one write and one fdatasync in a worker thread. Only what is on disk is announced
 to the publisher. A crash loses what was accepted and not yet committed: its cycles are stated by the next run's plan.
 
-Plans are repeated at the head of each segment, hourly, and with the next record after a reconnect if a minute has
-passed since the last one and the broker has that: one that is still to be delivered need not be repeated.
+What goes onto the disk stands in one queue, in order: batches, events, plans of new terms. A job leaves it when it is
+on disk. Two things can keep it there:
+
+- The outbox fails: its state is unknown, nothing is tried again (docs/outbox.md, rule 2). ``failed`` says why; from
+  then on all that is put is dropped and counted, receipts fail, and ``run`` raises. Nobody else is told by an error.
+- It is full and must not overwrite what is not acknowledged (``block``). Nothing is sealed until there is room: only
+  ``run`` waits for that, all others return at once. When two batches wait in memory it is ``stuck``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import anyio
 from anyio import to_thread
 
-from agent.errors import RecordTooLargeError
-from agent.evidence.record import Body
-from agent.model import (
-    ClockQuality,
-    Data,
-    DeviceInfo,
-    Event,
-    EventCode,
-    Frame,
-    Gap,
-    GroupPlan,
-    Point,
-    Value,
-    ValueType,
-    Withdrawn,
-)
+from agent.batch import Batch, Job, NextTerm, Receipt
+from agent.committer import Committer
+from agent.errors import OutboxError, RecordTooLargeError
+from agent.model import Cause, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Link, Point, Value, ValueType
 from agent.ports import Clock, Store
 from agent.refusals import Refusals
 from agent.sealer import Sealer
 
 S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
-PLAN_EVERY = 3600 * S
-PLAN_AT_MOST_EVERY = 60 * S  # after reconnects
-STATE_EVERY = S  # what the broker refused; the publisher waits for it
 LOOK_EVERY = S  # at the wall clock's quality, while a batch is open
-_NEVER = 1 << 62
+LOOK_FOR_ROOM = 0.2  # s: a blocked outbox is asked for room this often at most, it reads the disk for that
 FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Receipt:
-    """Of a batch: settles when its record is on disk. ``hurried``: it waits for its window no more."""
-
-    settled: bool = False
-    hurried: bool = False
-    _event: anyio.Event = field(default_factory=anyio.Event)
-
-    async def durable(self) -> None:
-        """Return once what was put is on disk; never if that fails (the process ends)."""
-        await self._event.wait()
-
-    def settle(self) -> None:
-        """It is on disk."""
-        self.settled = True
-        self._event.set()
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is not sealed yet. ``opened``: boot time of its first value, or of its first gap if it has no value.
-    ``clock``: how good the wall clock was at worst since its first value or gap; ``looked``: when it was last asked.
-    """
-
-    frames: dict[int, list[Frame]] = field(default_factory=dict)
-    gaps: dict[int, list[Gap]] = field(default_factory=dict)
-    opened: int | None = None
-    clock: ClockQuality | None = None
-    looked: int = 0
-    bound: int = 0  # bytes
-    receipt: Receipt = field(default_factory=Receipt)
-
-    def add_gap(self, gap: Gap) -> None:
-        """Join it to the group's last gap if it goes on with the same cause."""
-        gaps = self.gaps.setdefault(gap.group, [])
-        last = gaps[-1] if gaps else None
-        if (
-            last is not None
-            and last.last is not None
-            and gap.first == last.last + 1
-            and (last.cause, last.detail) == (gap.cause, gap.detail)
-        ):
-            gaps[-1] = replace(last, last=gap.last)
-        else:
-            gaps.append(gap)
-            self.bound += 64 + len((gap.detail or "").encode())
-
-    def data(self, term: int) -> Data:
-        """The body: frames and gaps by group."""
-        frames = [frame for _, group in sorted(self.frames.items()) for frame in group]
-        return Data(term, frames, [gap for _, group in sorted(self.gaps.items()) for gap in group])
 
 
 class Batcher:
@@ -112,51 +50,91 @@ class Batcher:
         sealer: Sealer,
         clock: Clock,
         window: int,
+        window_away: int | None = None,
+        away: Callable[[], bool] = lambda: False,
+        block: bool = False,
         started: tuple[Value, ...] | None = None,
+        unstored_since: int | None = None,
         on_durable: Callable[[Sequence[bytes]], None] = lambda envelopes: None,
         refusals: Refusals | None = None,
     ) -> None:
-        """``window`` in ns: a value is on disk this soon after it was read. ``started``: details of the start event,
-        which comes behind a run's first plan; None: none. ``on_durable`` gets what has just come onto the disk.
-        ``refusals``: what plans must state; takes over ``on_new``.
+        """``window`` in ns: a value is on disk this soon after it was read; ``window_away`` while ``away`` says that
+        the broker is. ``block``: what is not acknowledged is never overwritten. ``started``: details of the start
+        event, which comes behind a run's first plan; None: none. ``unstored_since``: from this boot time on, until the
+        first term, nothing was stored though the agent lived; None: it did not. ``on_durable`` gets what has just come
+        onto the disk. ``refusals``: what plans must state; takes over ``on_new``.
         """
         self._outbox = outbox
         self._sealer = sealer
         self._clock = clock
         self._window = window * 9 // 10  # the rest is for sealing and the disk
-        self._started = started
-        self._on_durable = on_durable
+        self._window_away = (window if window_away is None else window_away) * 9 // 10
+        self._away = away
         self._refusals = refusals if refusals is not None else Refusals()
-        self._refusals.on_new = lambda: self._sleep.cancel()
+        self._refusals.on_new = self._refused
+        self._committer = Committer(
+            outbox=outbox, sealer=sealer, block=block, on_durable=on_durable, refusals=self._refusals
+        )
+        self._started = started
+        self._unstored_since = unstored_since
+        self._told_until = 0  # boot time: of event-driven groups all before it is stated
         self._batch = Batch()
+        self._jobs: deque[Job] = deque()
         self._frame_bounds: list[int] = []
         self._texts: list[tuple[int, ...]] = []  # by group: points whose values have no greatest length
         self._sleep = anyio.CancelScope()  # of ``run``; cancelled when it must look again
         self._room = anyio.Event()
+        self._moved = anyio.Event()  # what is acknowledged, or anything else that ends a wait for room
         self._commits = anyio.Lock()
-        self._planned: int | None = None  # boot time of the last plan
-        self._plan_pos = 0
-        self._plan_wanted = False
-        self._stated: tuple[int, tuple[Withdrawn, ...]] | None = None  # position of the plan that first stated these
-        self._losses_known = 0  # of ``outbox.lost``
-        self.dropped = 0  # records overwritten before they were acknowledged, since start
-        self.plan: bytes | None = None  # envelope of the last plan
+        self._owed: deque[tuple[int, Receipt]] = deque()  # of a volatile run: position, and what waits for the broker
+        self._over = False  # nothing is stored any more
+        self.failed: OutboxError | None = None
+        self.blocked = False
+        self.not_stored = 0  # frames that were dropped because nothing could be stored
 
     # ---- in -------------------------------------------------------------------------------------------------
 
     @property
+    def storing(self) -> bool:
+        """Whether what is put can come onto the disk."""
+        return not self._over
+
+    @property
+    def plan(self) -> bytes | None:
+        """Envelope of the last plan."""
+        return self._committer.plan
+
+    @property
+    def dropped(self) -> int:
+        """Records overwritten before they were acknowledged."""
+        return self._committer.dropped
+
+    @property
     def full(self) -> bool:
         """Whether nothing may be put until the batch is on its way to the disk."""
-        return self._batch.bound >= FULL
+        return self._batch.bound >= FULL and not self.blocked
 
     async def room(self) -> None:
         """Wait until the batch is on its way to the disk; others may wait for that, too."""
         while self.full:
             await self._room.wait()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing should be put until the broker has acknowledged more. What is put all the same is taken."""
+        return self.blocked and self._batch.bound + sum(job.batch.bound for job in self._jobs) >= 2 * FULL
+
+    async def moving(self) -> None:
+        """Wait while it is stuck."""
+        while self.stuck:
+            await self._room.wait()
+
     def put(self, item: Frame | Gap) -> Receipt:
         """Accept a frame or a gap of the term in force."""
         batch = self._batch
+        if self._over:
+            self.not_stored += isinstance(item, Frame)
+            return batch.receipt
         if isinstance(item, Frame):
             if not batch.frames:  # the window of a value is shorter than that of gaps alone
                 self._open(batch)
@@ -165,6 +143,10 @@ class Batcher:
             for point in self._texts[item.group]:
                 batch.bound += 4 * len(item.values[point] or "")  # type: ignore[arg-type]  # text, bytes or None
         else:
+            if item.from_boot is not None and item.to_boot is not None and item.from_boot < self._told_until:
+                if item.to_boot <= self._told_until:
+                    return batch.receipt
+                item = replace(item, from_boot=self._told_until)
             if batch.opened is None:
                 self._open(batch)
             batch.add_gap(item)
@@ -185,36 +167,41 @@ class Batcher:
     async def begin_term(
         self, *, opened: tuple[int, int], devices: Sequence[DeviceInfo], groups: Sequence[GroupPlan]
     ) -> None:
-        """Seal what belongs to the old term, then the plan of the new one; returns when it is on disk."""
-        await self.flush()
+        """Seal what belongs to the old term, then the plan of the new one; returns when it is on disk, or cannot be for
+        now. What is put from now on belongs to the new term.
+        """
         async with self._commits:
-            self._sealer.begin_term(opened=opened, devices=devices, groups=groups)
+            if self._over:
+                return
+            self._take()
+            self._jobs.append(Job(term=NextTerm(opened, devices, groups)))
             self._frame_bounds = [frame_bound(group.points) for group in groups]
             self._texts = [
                 tuple(i for i, point in enumerate(group.points) if point.type in (ValueType.TEXT, ValueType.BYTES))
                 for group in groups
             ]
-            bodies = []
-            if self._sealer.term == 1 and self._started is not None:
-                bodies = [self._sealer.event_body(Event(EventCode.START, self._clock.boot(), self._started))]
-            await self._commit(bodies, None, plan=True)
+            self._state_unstored(opened[1], groups)
+            await self._work()
         self._sleep.cancel()
-        log.info(
-            "term begun channel=%s run=%s term=%d groups=%d",
-            self._sealer.facts.channel,
-            self._sealer.stream.hex(),
-            self._sealer.term,
-            len(groups),
-        )
+
+    def _state_unstored(self, until: int, groups: Sequence[GroupPlan]) -> None:
+        """At a run's first term: what was not stored since the run before, of event-driven groups; of the others the
+        plan's ``resumes`` tells.
+        """
+        if self._unstored_since is not None and self._unstored_since < until:
+            for index, group in enumerate(groups):
+                if group.schedule is None:
+                    self.put(Gap(index, None, None, Cause.NOT_STORED, None, self._unstored_since, until))
+            self._told_until = until
+        self._unstored_since = None
 
     async def event(self, code: EventCode, *details: Value) -> None:
-        """Seal an event now, behind what was put before it."""
+        """Seal an event now, behind what was put before it; returns when it is on disk, or cannot be for now."""
         await self.flush(Event(code, self._clock.boot(), details))
 
     def restate(self) -> None:
         """The broker is back: repeat the plan with the next record, at most once a minute."""
-        if self._planned is not None and self._outbox.acked >= self._plan_pos:
-            self._plan_wanted = True
+        self._committer.restate()
 
     def hurry(self) -> None:
         """Somebody waits for what was put: seal it now."""
@@ -223,11 +210,31 @@ class Batcher:
             batch.receipt.hurried = True
             self._sleep.cancel()
 
+    def _refused(self) -> None:
+        """The broker will never take a record: a plan has to say so soon, or room may be had without it."""
+        self._sleep.cancel()
+        self._moved.set()
+
+    def acknowledged(self) -> None:
+        """The broker has more than before: there may be room, and what is kept in memory only is safe now."""
+        while self._owed and self._owed[0][0] <= self._outbox.acked:
+            self._owed.popleft()[1].settle()
+        self._moved.set()
+
     # ---- out ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Commit each batch when its window ends or it is full. Raises OutboxError, SignerError."""
         while True:
+            if self.failed is not None:
+                raise self.failed
+            if self.blocked:
+                await self._moved.wait()
+                await anyio.sleep(LOOK_FOR_ROOM)
+                self._moved = anyio.Event()
+                async with self._commits:
+                    await self._work()
+                continue
             batch, deadline, now = self._batch, self._deadline(), self._clock.boot()
             if deadline <= now:
                 await self.flush()
@@ -240,117 +247,136 @@ class Batcher:
                 await self._clock.sleep_until(deadline)
 
     async def flush(self, event: Event | None = None) -> None:
-        """Seal what is there, and the event behind it; returns when it is on disk. Raises OutboxError, SignerError."""
+        """Seal what is there, and the event behind it; returns when it is on disk, or cannot be for now."""
         async with self._commits:
-            batch, self._batch = self._batch, Batch()
-            batch.receipt.hurried = True
-            self._room.set()
-            self._room = anyio.Event()
-            data = batch.data(self._sealer.term) if batch.opened is not None else None
-            if data is not None or event is not None or self._plan_due() <= self._clock.boot():
-                bodies = [self._sealer.event_body(event)] if event else []
-                await self._commit(bodies, data, plan=False, clock=batch.clock)
-                batch.receipt.settle()
+            if not self._over:
+                self._take(event)
+                await self._work()
 
     async def mark(self) -> None:
-        """Have the disk know what the broker acknowledged, if no record has told it. Raises OutboxError."""
+        """Have the disk know what the broker acknowledged, if no record has told it."""
         async with self._commits:  # the outbox has one writer at a time
-            await to_thread.run_sync(self._outbox.mark)
+            if not self._over and not self.blocked:  # then the next segment's plan tells it, with what it must state
+                try:
+                    await to_thread.run_sync(self._outbox.mark)
+                except OutboxError as error:
+                    self.fail(error)
 
     def _deadline(self) -> int:
         """When the batch must be sealed; without one, when the plan must be repeated."""
         batch = self._batch
         if batch.opened is None:
-            return self._plan_due()
+            return self._committer.plan_due
         if batch.receipt.hurried or batch.bound >= FULL:
             return batch.opened
-        due = batch.opened + (self._window if batch.frames else max(self._window, GAPS_WAIT))
-        return min(due, self._plan_due()) if self._refusals else due
+        window = self._window_away if self._away() else self._window
+        due = batch.opened + (window if batch.frames else max(window, GAPS_WAIT))
+        return min(due, self._committer.plan_due) if self._refusals else due
 
-    def _plan_due(self) -> int:
-        if self._planned is None:
-            return _NEVER
-        return self._planned + (STATE_EVERY if self._refusals else PLAN_EVERY)
+    def _take(self, event: Event | None = None) -> None:
+        """Put what is there at the end of the queue, and the event behind it."""
+        if self._batch.opened is None and event is None and self._committer.plan_due > self._clock.boot():
+            return  # nothing is there, and no plan is due
+        batch, self._batch = self._batch, Batch()
+        batch.receipt.hurried = True
+        self._jobs.append(Job(batch, event))
+        self._tell_room()
 
-    async def _commit(
-        self, bodies: list[Body], data: Data | None, *, plan: bool, clock: ClockQuality | None = None
-    ) -> None:
-        """Seal in order (plan, data, others) and write them in one go; a plan goes first wherever a segment begins.
-        ``clock``: how good the wall clock was at worst since the batch was opened.
+    async def unblocked(self) -> None:
+        """Return once nothing waits for room in the outbox."""
+        while self.blocked:
+            await self._room.wait()
+
+    def _tell_room(self) -> None:
+        self._room.set()
+        self._room = anyio.Event()
+
+    async def _work(self) -> None:
+        """Do what is in the queue, as far as the outbox takes it; ``_commits`` is held. It loses nothing when it is
+        cancelled. Raises SignerError and RecordTooLargeError, which no other outbox would mend.
         """
-        at = self._sealer.now(clock)
-        if data is not None:
-            bodies.insert(0, self._sealer.data_body(data, at=at))
-        now = at.boot
-        wanted = self._plan_wanted and self._planned is not None and now - self._planned >= PLAN_AT_MOST_EVERY
-        self._forget_withdrawn()
-        plan = plan or wanted or self._plan_due() <= now
-        if losses := self._new_losses():
-            plan = True
-            bodies.append(self._sealer.event_body(Event(EventCode.OUTBOX_DAMAGED, now, (losses,))))
-        refused = self._refusals.unstated() if plan else {}
-        if plan:
-            self._sealer.withdraw(tuple(refused.values()))
-            bodies.insert(0, self._sealer.plan_body())
-        new_segment = not self._outbox.fits(self._sealer.bound(bodies), len(bodies))
-        if new_segment:
-            with anyio.CancelScope(shield=True):  # what was taken out of the batch is not dropped
-                gone = await to_thread.run_sync(self._outbox.overwritten)
-            self._sealer.withdraw(gone)
-            if gone:
-                self.dropped += _count(gone)
-                log.warning(
-                    "outbox full, oldest records dropped channel=%s records=%d",
-                    self._sealer.facts.channel,
-                    _count(gone),
-                )
-            bodies[: int(plan)] = [self._sealer.plan_body()]
-            plan = True
-        for body in bodies:
-            if self._sealer.bound([body]) > self._outbox.max_envelope:
-                raise RecordTooLargeError(
-                    f"a {body.kind.name.lower()} record of {len(body.content)} bytes is larger than the outbox takes",
-                    hint="spread the points over several groups and channels, or shorten seal_within",
-                )
-        records = [self._sealer.seal(body, at=at) for body in bodies[: int(plan)]]
-        if data is not None:
-            for problem in self._sealer.cover(data):
-                log.error("evidence incomplete channel=%s problem=%s", self._sealer.facts.channel, problem)
-        records += [self._sealer.seal(body, at=at) for body in bodies[int(plan) :]]
-        with anyio.CancelScope(shield=True):  # a record that was sealed must reach the disk, or the process must end
-            positions = await to_thread.run_sync(lambda: self._outbox.append(records, new_segment=new_segment))
-        if plan:
-            self.plan = records[0][0]
-            self._planned, self._plan_pos, self._plan_wanted = now, positions[0], False
-            if self._stated is None or self._stated[1] != self._sealer.withdrawn:
-                self._stated = (positions[0], self._sealer.withdrawn)
-        self._refusals.stated(refused)
-        self._on_durable([envelope for envelope, _ in records])
+        while self._jobs:
+            job = self._jobs[0]
+            try:
+                done = await self._do(job)
+            except RecordTooLargeError:
+                raise
+            except OutboxError as error:
+                self.fail(error)
+                return
+            if not done:
+                if not self.blocked:
+                    log.warning("outbox full, waiting for the broker channel=%s", self._sealer.facts.channel)
+                self.blocked = True
+                self._tell_room()
+                self._sleep.cancel()
+                return
+            if self._jobs:  # else it was given up meanwhile
+                self._jobs.popleft()
+            self._tell_room()
+        if self.blocked:
+            self.blocked = False
+            self._tell_room()
+            log.info("outbox has room again channel=%s", self._sealer.facts.channel)
 
-    def _new_losses(self) -> str:
-        """State what the outbox misses since it was last asked; returns it in words, nothing if there is none."""
-        new = self._outbox.lost[self._losses_known :]
-        self._losses_known += len(new)
-        if not new:
-            return ""
-        self._sealer.withdraw(new)
-        log.error(
-            "outbox damaged, records cannot be read channel=%s records=%d", self._sealer.facts.channel, _count(new)
-        )
-        return f"{_count(new)} records cannot be read"
+    async def _do(self, job: Job) -> bool:
+        """Have a job done on disk; False if the outbox has no room for it."""
+        if (term := job.term) is not None:
+            if not term.begun:
+                self._sealer.begin_term(opened=term.opened, devices=term.devices, groups=term.groups)
+                term.begun = True
+            bodies = []
+            if self._sealer.term == 1 and self._started is not None:
+                bodies = [self._sealer.event_body(Event(EventCode.START, self._clock.boot(), self._started))]
+            if await self._committer.commit(bodies, None, plan=True) is None:
+                return False
+            log.info(
+                "term begun channel=%s run=%s term=%d groups=%d",
+                self._sealer.facts.channel,
+                self._sealer.stream.hex(),
+                self._sealer.term,
+                len(term.groups),
+            )
+            return True
+        batch = job.batch if job.batch.opened is not None else None
+        bodies = [self._sealer.event_body(job.event)] if job.event else []
+        position = await self._committer.commit(bodies, batch)
+        if position is None:
+            return False
+        if self._sealer.volatile:
+            self._owed.append((position, job.batch.receipt))
+            self.acknowledged()
+        else:
+            job.batch.receipt.settle()
+        return True
 
-    def _forget_withdrawn(self) -> None:
-        """Withdrawn ranges go once a record sealed after the plan that stated them is acknowledged."""
-        if (
-            self._stated is not None
-            and self._stated[1] == self._sealer.withdrawn
-            and self._outbox.acked > self._stated[0]
-        ):
-            self._sealer.forget_withdrawn()
+    # ---- when the outbox fails ------------------------------------------------------------------------------
 
+    def fail(self, error: OutboxError) -> None:
+        """Nothing is stored any more; ``run`` raises this."""
+        if self.failed is None:
+            self.failed = error
+            self.discard()
 
-def _count(ranges: Sequence[Withdrawn]) -> int:
-    return sum(each.last - each.first + 1 for each in ranges)
+    def discard(self) -> None:
+        """Drop what was put and is not known to be on disk, and all that is put from now on: its receipts fail."""
+        self._over = True
+        for batch in [*(job.batch for job in self._jobs), self._batch]:
+            self.not_stored += batch.count
+            batch.receipt.fail()
+        for _, receipt in self._owed:
+            receipt.fail()
+        self._owed.clear()
+        self._jobs.clear()
+        self._batch, self.blocked = Batch(), False
+        self._batch.receipt.fail()
+        self._tell_room()
+        self._moved.set()
+        self._sleep.cancel()
+
+    def found(self, last: Link | None) -> None:
+        """``last`` is what recovery found at the end of the outbox: a commit that failed may be there all the same."""
+        self.not_stored -= self._committer.found(last)
 
 
 def frame_bound(points: Sequence[Point]) -> int:

@@ -1,46 +1,49 @@
-"""A channel at work: its outbox, and around it what seals into it and what delivers out of it.
+"""A channel at work: run follows run on its outbox, for as long as the channel is configured.
 
-The nesting of its task groups is the order of its end: first nothing more is sealed, and a stop event closes the run on
-disk; then what can still be delivered is delivered, for a bounded time; then the outbox closes. A crash at any point
-leaves the outbox as its last commit left it.
+When the outbox fails (any error of the disk, docs/outbox.md, rule 2) its run is over. The outbox is opened again by the
+code of every start, with back-off, and a new run begins with the next term of all channels. Until then what is put is
+dropped and counted, or, if the channel is configured so, a volatile run carries on in memory and ends when the outbox
+is open again. A crash at any point leaves the outbox as its last commit left it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio import to_thread
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
-from agent import kinds
-from agent.batcher import Batcher
 from agent.config.effective import Channel as Configured
 from agent.drain import Drain
 from agent.errors import AgentError, OutboxError
-from agent.evidence.history import replay
+from agent.evidence.history import History, replay
 from agent.evidence.record import link_of
 from agent.model import EventCode
-from agent.outbox import Outbox
+from agent.outbox import MemoryStore, Outbox
+from agent.outbox.files import OS_FILES, Files
 from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
-from agent.publisher import AWAY, Publisher
-from agent.refusals import Refusals
+from agent.publisher import AWAY
 from agent.resending import Resending, Selection
 from agent.router import Route
-from agent.sealer import Facts, Sealer
+from agent.run import Run, make_run
+from agent.sealer import Facts
+from agent.tally import COUNTS, Tally
 
-MARK_EVERY = 10.0  # s: how soon the disk knows what was acknowledged, when no record is written
+DRAIN_WITHIN = 3.0  # s: how long a run that ends goes on delivering
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # s: until a failed outbox is opened again
+LASTING = 60.0  # s: an outbox that worked for so long was a good one
 
 log = logging.getLogger(__name__)
 
 
 class Channel:
-    """One run on one configured channel."""
+    """One configured channel. ``reroute`` has ``change_over`` called between two terms, and the router know of it."""
 
     def __init__(
         self,
@@ -51,9 +54,13 @@ class Channel:
         signer: Signer,
         clock: Clock,
         seen: Callable[[Channel, Sequence[bytes]], None],
+        reroute: Callable[[Channel], Awaitable[None]],
+        before: Channel | None = None,
+        files: Files = OS_FILES,
     ) -> None:
         """``state``: the folder of the ring files. ``facts``: what plans say, given the outbox's salt. ``seen`` gets
-        the envelopes that have just come onto the disk; it returns at once and never raises.
+        the envelopes that have just come onto the disk; it returns at once and never raises. ``before``: what a reload
+        took out to make room for this one.
         """
         self.configured = configured
         self.id = configured.id
@@ -62,125 +69,245 @@ class Channel:
         self._signer = signer
         self._clock = clock
         self._seen = seen
+        self._reroute = reroute
+        self._files = files
+        self._failing: bool = before is not None and before._failing  # nothing has been stored in the outbox since
+        self._mine: set[bytes] = set() if before is None else before._mine  # streams of this process in the ring
+        self._volatile: set[bytes] = set() if before is None else before._volatile  # and of those that never were
+        self._failed: list[Run] = [] if before is None else before._failed  # what they left on the disk is not known
+        self._trouble = ""  # why the outbox is not open
+        self._current: Run  # what is acquired goes to this one
+        self._next: Run | None = None  # and to this one, from the next term on
+        self._outbox: Outbox | MemoryStore  # the ring as it was last open; if it never was, nothing
+        self._tally: Tally = Tally(None if before is None else before._tally)
+        self._drain = Drain(rate=configured.drain.rate, spread=configured.drain.spread, clock=clock)
         self._resending = False
-        self._ending: tuple[str, float] | None = None  # reason, and s for what can still be delivered
         self._end = anyio.Event()
-        self._sealed = anyio.Event()
         self.closed = anyio.Event()
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """From opening the outbox to closing it, which ``conclude`` begins. Raises OutboxError, SignerError."""
-        self._outbox = outbox = await self._open()
+    # ---- from opening to closing ----------------------------------------------------------------------------
+
+    async def run(self, *, patient: bool = False, task_status: TaskStatus[None]) -> None:
+        """Until ``conclude``. Raises SignerError, RecordTooLargeError, and OutboxError if the outbox cannot be opened
+        at first, unless that is to be waited for (``patient``).
+        """
+        pause = FIRST_PAUSE
         try:
-            self._wire(outbox)
+            try:
+                run = self._current = self._wire(*await self._open(new=True))
+                self._failing = False
+            except OutboxError as error:
+                if not patient:
+                    raise
+                run = self._current = self._wire_nothing(error)
             task_status.started()
-            async with anyio.create_task_group() as delivery:
-                delivery.start_soon(self._publisher.run)
-                delivery.start_soon(self._mark)
-                async with anyio.create_task_group() as sealing:
-                    sealing.start_soon(self._batcher.run)
-                    await self._end.wait()
-                    reason, drain_within = self._ending or ("", 0)
-                    if self._sealer.term:
-                        await self._batcher.event(EventCode.STOP, reason)
-                    sealing.cancel_scope.cancel()
-                self._sealed.set()
-                with anyio.move_on_after(drain_within):
-                    await self._publisher.drained()
-                delivery.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(outbox.mark)
+            async with anyio.create_task_group() as runs:
+                while True:
+                    opened = anyio.current_time()
+                    failure = await run.live()
+                    if failure is None:
+                        break
+                    if anyio.current_time() - opened >= LASTING:
+                        pause = FIRST_PAUSE
+                    self._failed.append(run)
+                    self._note_failure(failure)
+                    if self._end.is_set():
+                        break
+                    memory = self._carry_on(runs)
+                    outbox, pause = await self._opened_again(pause)
+                    if outbox is None:
+                        break
+                    run = self._next = self._wire(*outbox, after=memory)
+                    runs.start_soon(self._change)
         finally:
-            outbox.close()
             self.closed.set()
-        log.info("channel closed channel=%s waiting=%d", self.id, outbox.pending.records)
+        log.info("channel closed channel=%s waiting=%d", self.id, self.waiting)
 
     async def conclude(self, reason: str, *, drain_within: float) -> None:
-        """Seal what is there and a stop event; returns when it is on disk. ``run`` then ends by itself."""
-        self._ending = (reason, drain_within)
+        """Seal what is there and a stop event; returns when it is on disk, or cannot be. ``run`` ends by itself."""
         self._end.set()
-        await self._sealed.wait()
+        for each in (self._current, self._next):
+            if each is not None:
+                await each.conclude(reason, drain_within=drain_within)
 
-    async def _open(self) -> Outbox:
+    def _note_failure(self, error: OutboxError) -> None:
+        """One line for each change, not for each try."""
+        self._failing = True
+        if str(error) != self._trouble:
+            log.error("outbox failed channel=%s error=%s hint=%s", self.id, error, error.hint or "none")
+            self._trouble = str(error)
+
+    async def _opened_again(self, pause: float) -> tuple[tuple[Outbox, History] | None, float]:
+        """The outbox, and the next pause; None: the channel ends."""
+        while True:
+            with anyio.move_on_after(pause):
+                await self._end.wait()
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if self._end.is_set():
+                return None, pause
+            try:
+                outbox, history = await self._open(new=False)
+            except OutboxError as error:
+                self._note_failure(error)
+                continue
+            if self._end.is_set():
+                outbox.close()
+                return None, pause
+            return (outbox, history), pause
+
+    async def _open(self, *, new: bool) -> tuple[Outbox, History]:
+        """``new``: make the outbox if there is none. One that has failed is not gone for good: another one in its place
+        would follow nothing.
+        """
+        size = self.configured.outbox.size
+
+        def open_() -> tuple[Outbox, History]:
+            if not new and not self.ring.exists():
+                hint = "is its disk mounted? a new one is made at start only"
+                raise OutboxError(f"{self.ring} is not there", hint=hint)
+            outbox = Outbox.open(self.ring, channel=self.id, size=size, inspect=link_of, files=self._files)
+            try:
+                return outbox, replay(outbox.recovered())
+            except BaseException:
+                outbox.close()
+                raise
+
         try:
-            self.ring.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            if new:
+                self.ring.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
             what = f"cannot make the state folder {self.ring.parent}: {error.strerror}"
             raise OutboxError(what, hint="see agent.state") from error
-        if (warning := await to_thread.run_sync(against, self.ring.parent)) is not None:
+        if new and (warning := await to_thread.run_sync(against, self.ring.parent)) is not None:
             log.warning("outbox on a file system that is not for it channel=%s reason=%s", self.id, warning)
-        size = self.configured.outbox.size
-        return await to_thread.run_sync(lambda: Outbox.open(self.ring, channel=self.id, size=size, inspect=link_of))
+        return await to_thread.run_sync(open_)
 
-    def _wire(self, outbox: Outbox) -> None:
-        configured, clock = self.configured, self._clock
-        history = replay(outbox.recovered())
-        self._sealer = sealer = Sealer(
-            self._facts(configured, outbox.salt), signer=self._signer, clock=clock, last=outbox.last, history=history
-        )
-        transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
-        refusals, drain = Refusals(), configured.drain
-        self._publisher = publisher = Publisher(
-            channel=self.id,
-            store=outbox,
-            transport=transport,
-            did=self._signer.did,
-            topic=configured.topic,
-            clock=clock,
-            drain=Drain(rate=drain.rate, spread=drain.spread, clock=clock),
-            refusals=refusals,
-        )
-        self._batcher = batcher = Batcher(
-            outbox=outbox,
-            sealer=sealer,
-            clock=clock,
-            window=configured.seal_within,
-            started=(sealer.facts.version, history.clean),
-            on_durable=self._durable,
-            refusals=refusals,
-        )
-        publisher.on_connected = batcher.restate
-        self.route = Route(batcher, configured.selection)
-        log.info("channel opened channel=%s run=%s waiting=%d", self.id, sealer.stream.hex(), outbox.pending.records)
+    def _carry_on(self, runs: TaskGroup) -> Run | None:
+        """The run in memory, if that is wanted: the one that there is, or a new one."""
+        self._next = None
+        if self._in_memory:
+            return self._current
+        if self.configured.outbox.on_disk_failure != "memory":
+            return None
+        memory = self._next = self._make(MemoryStore(), History(), started=None, volatile=True)
+        self._volatile.add(memory.sealer.stream)
+        runs.start_soon(memory.live)
+        runs.start_soon(self._change)
+        return memory
 
-    async def _mark(self) -> None:
-        """Have the disk know within ten seconds what the broker acknowledged."""
-        while True:
-            await anyio.sleep(MARK_EVERY)
-            await self._batcher.mark()
+    async def _change(self) -> None:
+        """Have what is acquired go to the next run, unless the channel ends before."""
+        async with anyio.create_task_group() as tasks:
 
-    def _durable(self, envelopes: Sequence[bytes]) -> None:
-        self._publisher.notify()
-        self._seen(self, envelopes)
+            async def end() -> None:
+                await self._end.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(end)
+            await self._reroute(self)
+            tasks.cancel_scope.cancel()
+
+    async def change_over(self) -> None:
+        """Between two terms: what is acquired goes to the run that waits for it."""
+        run, self._next = self._next, None
+        if run is None:
+            return
+        await self._current.conclude("the outbox is open again", drain_within=DRAIN_WITHIN)
+        self._current = run
+        self._tally.fold(run)
+        if run.store is self._outbox and run.batcher.storing:
+            log.info("outbox open again channel=%s not_stored=%d", self.id, self._tally.counts["not_stored"])
+            self._failing, self._trouble = False, ""
+
+    # ---- runs -----------------------------------------------------------------------------------------------
+
+    def _wire(self, outbox: Outbox, history: History, *, after: Run | None = None) -> Run:
+        """A run on the outbox. ``after``: it delivers nothing before that has closed."""
+        self._outbox = outbox
+        while self._failed:
+            self._failed.pop().batcher.found(outbox.last)
+        mine = self._failing and outbox.last is not None and outbox.last.stream in self._mine
+        run = self._make(outbox, history, started=history.clean, unstored=mine, after=after)
+        self._mine.add(run.sealer.stream)
+        log.info(
+            "channel opened channel=%s run=%s waiting=%d", self.id, run.sealer.stream.hex(), outbox.pending.records
+        )
+        return run
+
+    def _wire_nothing(self, error: OutboxError) -> Run:
+        """A run that stores nothing: there is no outbox."""
+        self._outbox = MemoryStore()
+        run = self._make(self._outbox, History(), started=None)
+        run.batcher.fail(error)
+        return run
+
+    def _make(
+        self,
+        store: Outbox | MemoryStore,
+        history: History,
+        *,
+        started: bool | None,
+        unstored: bool = False,
+        volatile: bool = False,
+        after: Run | None = None,
+    ) -> Run:
+        run = make_run(
+            self.configured,
+            store,
+            history,
+            facts=self._facts,
+            signer=self._signer,
+            clock=self._clock,
+            started=started,
+            unstored=unstored,
+            volatile=volatile,
+            after=after,
+            drain=self._drain,
+            elsewhere=lambda stream: volatile or stream in self._volatile,
+            seen=lambda envelopes: self._seen(self, envelopes),
+        )
+        self._tally.add(run)
+        return run
 
     # ---- while it runs --------------------------------------------------------------------------------------
+
+    @property
+    def route(self) -> Route:
+        """Where the router takes what is acquired."""
+        return self._current.route
 
     def adopt(self, configured: Configured) -> None:
         """Take over what may change within a run: what is sent, and what plans say. In force from the next term on."""
         self.configured = configured
-        self.route.selection = configured.selection
-        self._sealer.facts = self._facts(configured, self._outbox.salt)
+        for run in (self._current, self._next):
+            if run is not None:
+                run.route.selection = configured.selection
+                run.sealer.facts = self._facts(configured, getattr(run.store, "salt", bytes(16)))
 
     async def flush(self) -> None:
-        """Have on disk what was put. Raises OutboxError."""
-        await self._batcher.flush()
+        """Have on disk what was put, as far as that is possible now."""
+        await self._current.batcher.flush()
 
     async def drained(self) -> None:
         """Return once the broker has all that is on disk now."""
-        await self._publisher.drained(up_to=self._outbox.next_pos - 1)
+        await self._current.publisher.drained(up_to=self._current.store.next_pos - 1)
 
     async def event(self, code: EventCode, *details: str) -> None:
-        """Record an event. Raises OutboxError."""
-        if self._sealer.term:
-            await self._batcher.event(code, *details)
+        """Record an event."""
+        if self._current.sealer.term:
+            await self._current.batcher.event(code, *details)
+
+    # ---- how it is ------------------------------------------------------------------------------------------
 
     async def resend(self, selection: Selection) -> AsyncGenerator[dict[str, Any]]:
         """Send retained records once more (``Resending.run``); one order at a time. Raises AgentError."""
+        if self._failing:
+            raise AgentError("the outbox of this channel has failed", hint="wait until its disk is back")
         if self._resending:
             raise AgentError("another resend of this channel is under way", hint="wait for its end, or end it")
         self._resending = True
         try:
-            async with aclosing(Resending(self._outbox, self._publisher, selection).run()) as lines:
+            async with aclosing(Resending(self._outbox, self._current.publisher, selection).run()) as lines:
                 async for line in lines:
                     yield line
         finally:
@@ -189,50 +316,61 @@ class Channel:
     @property
     def plan(self) -> bytes | None:
         """Envelope of the last plan that was sealed."""
-        return self._batcher.plan
+        return self._current.batcher.plan
 
     @property
     def delivering(self) -> bool:
         """Whether the broker takes records."""
-        return self._publisher.connected
+        return self._current.publisher.connected and self._current.batcher.storing
 
     @property
     def waiting(self) -> int:
         """Records that are not acknowledged."""
-        return self._outbox.pending.records
+        return sum(store.pending.records for store in {self._outbox, self._current.store})
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether a run in memory carries on."""
+        return self._current.sealer.volatile and self._current.batcher.storing
+
+    def _state(self) -> str:
+        """How the outbox is, in a word."""
+        if self._failing:
+            return "memory" if self._in_memory else "failed"
+        return "blocked" if self._current.batcher.blocked else "ok"
 
     def summary(self) -> str:
         """For people, in a few words."""
-        publisher, dropped = self._publisher, self._batcher.dropped
-        broker = "connected" if publisher.connected else "away" if publisher.reason in AWAY else "refusing"
+        publisher, counts, state = self._current.publisher, self._tally.counts, self._state()
+        broker = "connected" if self.delivering else "away" if publisher.reason in AWAY else "refusing"
         why = f" ({publisher.reason})" if broker == "refusing" else ""
+        told = {"refused": "records refused", "dropped": "records dropped", "not_stored": "readings not stored"}
         return (
-            f"outbox {self.id}: {self._outbox.pending.records} waiting, broker {broker}{why}, "
-            f"{publisher.acknowledged} delivered"
-            + (f", {publisher.refused} records refused" if publisher.refused else "")
-            + (f", {dropped} records dropped" if dropped else "")
+            f"outbox {self.id}: {self.waiting} waiting, broker {broker}{why}, {counts['acknowledged']} delivered"
+            + "".join(f", {counts[name]} {words}" for name, words in told.items() if counts[name])
+            + (f", {state.upper()}" if state != "ok" else "")
         )
 
     def status(self) -> dict[str, Any]:
         """For programs (docs/operating.md, status)."""
-        pending, publisher = self._outbox.pending, self._publisher
+        current, counts = self._current, self._tally.counts
+        pending = [store.pending for store in {self._outbox, current.store}]
         return {
             "id": self.id,
             "topic": self.configured.topic,
-            "connected": publisher.connected,
-            "state": publisher.trouble,
-            "reason": publisher.reason,
-            "pending_records": pending.records,
-            "pending_bytes": pending.bytes,
-            "acknowledged": publisher.acknowledged,
-            "sent": publisher.sent,
-            "repeated": publisher.repeated,
-            "resent": publisher.resent,
-            "refused": publisher.refused,
-            "failures": dict(publisher.failures),
-            "dropped": self._batcher.dropped,
-            "stream": self._sealer.stream.hex(),
-            "seq": self._sealer.seq,
-            "term": self._sealer.term,
-            "outbox": {"acked": self._outbox.acked},
+            "connected": self.delivering,
+            "state": current.publisher.trouble,
+            "reason": current.publisher.reason,
+            "pending_records": sum(each.records for each in pending),
+            "pending_bytes": sum(each.bytes for each in pending),
+            **{name: counts[name] for name in COUNTS},
+            "failures": dict(self._tally.failures),
+            "stream": current.sealer.stream.hex(),
+            "seq": current.sealer.seq,
+            "term": current.sealer.term,
+            "outbox": {
+                "acked": self._outbox.acked if isinstance(self._outbox, Outbox) else None,
+                "state": self._state(),
+                "trouble": self._trouble,
+            },
         }

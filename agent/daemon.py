@@ -43,7 +43,7 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
             telling.start_soon(health.run, running.summary)
             async with anyio.create_task_group() as acquisition:
                 acquisition.start_soon(running.supervisor.run)
-                acquisition.start_soon(running.reloads)
+                acquisition.start_soon(running.changes)
                 if config.agent.socket is not None:
                     acquisition.start_soon(serve, config.agent.socket, answers(running))
                 health.ready()

@@ -102,6 +102,12 @@ class RecordTooLargeError(OutboxError):
     """A record is larger than the outbox takes: the configuration asks for it, and would ask for it again."""
 
 
+class NotStoredError(AgentError):
+    """What was put may not be on disk: the outbox failed, or could not take it any more. It is never tried again."""
+
+    verdict = Verdict.REJECT
+
+
 class Reason(enum.StrEnum):
     """Why a broker was not reached or took nothing: few, fixed words, fit for the label of a metric."""
 

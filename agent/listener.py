@@ -6,7 +6,9 @@ once all of it is on disk, in the same order; when half of what the source sends
 that, it is sealed at once. When no messages came is stated as gaps in time.
 
 A crash loses what was not acknowledged: a source that keeps it sends it again. What a lost connection left
-unacknowledged is sealed all the same, and comes again as possible duplicate.
+unacknowledged is sealed all the same, and comes again as possible duplicate. When a message cannot be stored by any
+channel that takes it, or was in a batch that failed, the connection is given up, so that the source sends it again,
+and made anew once they store again; for one channel of several that is waited for ``PATIENCE`` at most.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from agent.errors import AcquisitionError, only
+from agent.errors import AcquisitionError, NotStoredError, only
 from agent.model import Cause, Frame, Gap
 from agent.ports import Arrival, Clock, EventAdapter, EventDevice, Subscription
 from agent.router import GroupKey, Receipts
@@ -34,6 +37,8 @@ _GATHER = 0.015  # s: how long messages are left to gather while few come
 _FETCHED = 20_000_000  # ns: what came so long ago was fetched
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # s
 _LASTING = 30 * S  # a connection that stood for so long was a good one
+PATIENCE = 10.0  # s
+CONCLUDE_WITHIN = 1.0  # s: how long the end waits for a channel that is full
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +46,17 @@ log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Where frames and gaps go."""
 
+    async def room(self, group: int) -> None:
+        """Return once no channel that takes the group is full for want of acknowledgements."""
+
     async def put(self, item: Frame | Gap) -> Receipts:
         """Accept a frame or gap of the term in force."""
 
     def hurry(self, group: int) -> None:
         """Somebody waits for what was put of a group."""
+
+    async def storing(self, groups: Set[GroupKey], *, patience: float) -> None:
+        """Return once channels that take these groups can store it: all of them, or after ``patience`` s one."""
 
 
 class Term(Protocol):
@@ -66,6 +77,9 @@ class Term(Protocol):
 
     def look(self) -> None:
         """End the term if the wall clock has left it and no poller will see that."""
+
+    def cut_off(self, *, grace: float) -> AbstractContextManager[None]:
+        """What is awaited in here is cancelled ``grace`` s after the term's end."""
 
     async def wait(self, event: anyio.Event, *, until: int | None) -> None:
         """Wait for an event, until a boot time or the end of the term at most."""
@@ -128,13 +142,17 @@ class Listener:
             try:
                 async with self.adapter.subscribe() as subscription, anyio.create_task_group() as tasks:
                     self._begin(subscription)
-                    tasks.start_soon(self._acknowledge)
+                    tasks.start_soon(self._acknowledge, subscription)
                     try:
                         await self._receive(subscription)
                     finally:
                         heard = subscription.heard
             except (AcquisitionError, BaseExceptionGroup) as raised:
-                self._lost(heard, only(AcquisitionError, raised))
+                error = only(AcquisitionError, raised)
+                self._lost(heard, error)
+                if error.cause == Cause.NOT_STORED:
+                    groups = {(device.info.id, group) for device, group in self.groups}
+                    await self._sink.storing(groups, patience=PATIENCE)
             if heard - began >= _LASTING:
                 pause = _FIRST_PAUSE
             await anyio.sleep(pause * random.uniform(0.5, 1))
@@ -168,14 +186,21 @@ class Listener:
             if 2 * len(arrivals) < (subscription.window or _INBOX):
                 await anyio.sleep(_GATHER)  # waking up costs more than a message; when it came is known already
 
-    async def _acknowledge(self) -> None:
-        """Tell the source what is on disk, in the order of arrival."""
+    async def _acknowledge(self, subscription: Subscription) -> None:
+        """Tell the source what is on disk, in the order of arrival. Raises AcquisitionError: something may not be."""
         while True:
             while self._unsettled:
                 message = self._unsettled[0]
-                for receipts in message.receipts:
-                    if not receipts.settled:
-                        await receipts.durable()
+                try:
+                    for receipts in message.receipts:
+                        if not receipts.settled:
+                            await receipts.durable()
+                except NotStoredError as error:
+                    self._unsettled.popleft()
+                    if message.subscription is not subscription:
+                        continue  # the source sends it again, as it has not been told
+                    what, hint = "the outbox does not store what came", "messages wait at their source"
+                    raise AcquisitionError(Cause.NOT_STORED, what, hint=hint) from error
                 self._unsettled.popleft()
                 message.subscription.acknowledge(message.arrival)
             self._told.set()
@@ -188,11 +213,12 @@ class Listener:
         """Put what came, in order, and what has to be stated, until the term ends."""
         while not term.over:
             term.look()
-            while self._inbox and not term.over:
-                if not await self._put(term, self._inbox[0]):
-                    term.end()
-                    return
-                self._taken()
+            with term.cut_off(grace=0):  # a channel may be full for long
+                while self._inbox and not term.over:
+                    if not await self._put(term, self._inbox[0]):
+                        term.end()
+                        return
+                    self._taken()
             self._hurry(term)
             self._room.set()
             self._room = anyio.Event()
@@ -211,10 +237,11 @@ class Listener:
 
     async def conclude(self, term: Term) -> None:
         """Put what is there, as far as the plan in force allows, and state what lasts; nothing more will come."""
-        for _ in range(len(self._inbox)):
-            if not await self._put(term, self._inbox[0]):
-                break
-            self._taken()
+        with anyio.move_on_after(CONCLUDE_WITHIN):
+            for _ in range(len(self._inbox)):
+                if not await self._put(term, self._inbox[0]):
+                    break
+                self._taken()
         self.concluded = self._inbox[0].arrival.received if self._inbox else self._clock.boot()
         self._added.set()
         await self._state(term, last=True)
@@ -234,6 +261,7 @@ class Listener:
             name = device.info.id
             place = term.indexes.get((name, group))
             if place is not None:
+                await self._sink.room(place)
                 item = self._item(device, group, place, arrival)
                 if device.revision != term.revisions[name]:
                     return False

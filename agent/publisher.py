@@ -60,8 +60,11 @@ class Publisher:
         clock: Clock,
         drain: Drain,
         refusals: Refusals,
+        elsewhere: Callable[[bytes], bool] = lambda stream: False,
     ) -> None:
-        """``topic``: where the transport writes, as plans state it. Takes over ``refusals.on_stated``."""
+        """``topic``: where the transport writes, as plans state it. Takes over ``refusals.on_stated``. ``elsewhere``:
+        whether a stream of ours is one that this store never held.
+        """
         self._channel = channel
         self._store = store
         self._transport = transport
@@ -69,8 +72,9 @@ class Publisher:
         self._drain = drain
         self._refusals = refusals
         refusals.on_stated = self._stated
-        self._settling = Settling(channel=channel, store=store, did=did, topic=topic)
+        self._settling = Settling(channel=channel, store=store, did=did, topic=topic, elsewhere=elsewhere)
         self.on_connected: Callable[[], None] = lambda: None
+        self.on_acknowledged: Callable[[], None] = lambda: None
         self._news = anyio.Event()
         self._moved = anyio.Event()  # what is settled
         self._flight: Flight | None = None
@@ -242,6 +246,7 @@ class Publisher:
         self._store.settle(position)
         self._aside = {each for each in self._aside if each > position}
         self._moved.set()
+        self.on_acknowledged()
 
     async def _watch(self, flight: Flight) -> None:
         """Go back to the oldest record whose answer is overdue; twice without any answer, and the connection is given

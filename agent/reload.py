@@ -86,6 +86,11 @@ def problem(config: Config, key: tuple[str, ...], what: str, remedy: str) -> Pro
     return Problem(str(config.path), 0, ".".join(key), what, remedy) if place is None else place.problem(what, remedy)
 
 
+def moves(here: Channel, there: Channel) -> bool:
+    """Whether a channel delivers elsewhere from now on."""
+    return (here.transport, here.topic, here.settings) != (there.transport, there.topic, there.settings)
+
+
 def _run(channel: Channel) -> Channel:
     """What a channel's run depends on."""
     return replace(channel, send=(), selection={})

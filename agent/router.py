@@ -7,12 +7,14 @@ section 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Protocol
 
-from agent.batcher import Receipt
+import anyio
+
+from agent.batch import Receipt
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Value
 
 GroupKey = tuple[str, str]  # device id, group name
@@ -22,11 +24,22 @@ class Sealing(Protocol):
     """What the router needs of a channel's batcher."""
 
     @property
+    def storing(self) -> bool:
+        """Whether what is put can come onto the disk."""
+
+    @property
     def full(self) -> bool:
-        """Whether nothing may be put now."""
+        """Whether nothing may be put until a batch is on its way to the disk."""
 
     async def room(self) -> None:
         """Wait while it is full."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nothing should be put until the broker has acknowledged more."""
+
+    async def moving(self) -> None:
+        """Wait while it is stuck."""
 
     def put(self, item: Frame | Gap) -> Receipt:
         """Accept a frame or gap of the term in force."""
@@ -64,7 +77,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Of one item on all channels that took it."""
+    """Of one item on the channels that took it and could store it; of all that took it if none could."""
 
     receipts: Sequence[Receipt]
 
@@ -79,7 +92,7 @@ class Receipts:
         return all(receipt.hurried for receipt in self.receipts)
 
     async def durable(self) -> None:
-        """Return once it is on disk on each of them."""
+        """Return once it is on disk on each of them. Raises NotStoredError."""
         for receipt in self.receipts:
             await receipt.durable()
 
@@ -124,20 +137,32 @@ class Router:
 
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self.routes = dict(routes)
+        self._begun = anyio.Event()  # a term
+
+    async def room(self, group: int) -> None:
+        """Wait while a channel that takes the group is stuck."""
+        while stuck := next((route.sealing for route, _ in self._taking(group) if route.sealing.stuck), None):
+            await stuck.moving()
+
+    def _taking(self, group: int) -> list[tuple[Route, _Way]]:
+        return [
+            (route, way)
+            for route in self.routes.values()
+            if group < len(route.ways) and (way := route.ways[group]) is not None
+        ]
 
     async def put(self, item: Frame | Gap) -> Receipts:
         """Hand a frame or gap of the term in force to the channels that take its group; waits while one is full.
 
-        All of them get it or, if that is cancelled, none.
+        All of them get it or, if that is cancelled, none. Where a channel cannot store it the others' receipts count:
+        it states by itself what it has not.
         """
-        taking = [
-            (route, way)
-            for route in self.routes.values()
-            if item.group < len(route.ways) and (way := route.ways[item.group]) is not None
-        ]
+        taking = self._taking(item.group)
         while full := next((route.sealing for route, _ in taking if route.sealing.full), None):
             await full.room()
-        return Receipts([route.sealing.put(self._of(route, way, item)) for route, way in taking])
+        receipts = [(route.sealing.storing, route.sealing.put(self._of(route, way, item))) for route, way in taking]
+        stored = [receipt for storing, receipt in receipts if storing]
+        return Receipts(stored or [receipt for _, receipt in receipts])
 
     def _of(self, route: Route, way: _Way, item: Frame | Gap) -> Frame | Gap:
         if isinstance(item, Frame):
@@ -158,6 +183,22 @@ class Router:
             if group < len(route.ways) and route.ways[group] is not None:
                 route.sealing.hurry()
 
+    async def storing(self, groups: Set[GroupKey], *, patience: float) -> None:
+        """Return once channels that take any of these groups can store it: all of them, or after ``patience`` s one."""
+        with anyio.move_on_after(patience):
+            await self._storing(groups, all)
+        await self._storing(groups, any)
+
+    async def _storing(self, groups: Set[GroupKey], enough: Callable[[Iterable[bool]], bool]) -> None:
+        while taking := [
+            route.sealing.storing and bool(route.ways)  # else it has no plan yet
+            for route in self.routes.values()
+            if not route.ways or any(way is not None and way.key in groups for way in route.ways)
+        ]:
+            if enough(taking):
+                break
+            await self._begun.wait()  # what stores again does so with a new term
+
     async def begin_term(
         self,
         *,
@@ -167,7 +208,7 @@ class Router:
         closing: Sequence[Closing] = (),
     ) -> None:
         """Close the term in force and begin the next on every channel with its part of the devices and groups; returns
-        when all plans are on disk.
+        when all plans are on disk, but those of channels that cannot have them there for now.
         """
         for route in self.routes.values():
             old = route.ways
@@ -179,6 +220,8 @@ class Router:
                     await route.sealing.room()
                     route.sealing.put(gap)
             await route.sealing.begin_term(opened=opened, devices=chosen, groups=taken)
+        self._begun.set()
+        self._begun = anyio.Event()
 
     async def event(self, code: EventCode, *details: Value, device: str | None = None) -> None:
         """Record an event on every channel, or on those that send anything of a device."""

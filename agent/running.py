@@ -21,7 +21,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from agent import __version__, journal
-from agent.channel import Channel
+from agent.channel import DRAIN_WITHIN, Channel
 from agent.clock import boot_id
 from agent.clock_wait import ClockWait
 from agent.config import load
@@ -29,15 +29,15 @@ from agent.config.effective import AdapterPlan, Config
 from agent.config.effective import Channel as Configured
 from agent.errors import AgentError, ConfigError, Problem
 from agent.model import EventCode
+from agent.outbox.files import OS_FILES, Files
 from agent.ports import Clock, Signer
-from agent.reload import Change, changes, problem, refused
+from agent.reload import Change, changes, moves, problem, refused
 from agent.router import Router
 from agent.sealer import Facts
 from agent.source import Source
 from agent.states import States
 from agent.supervisor import Supervisor
 
-DRAIN_WITHIN = 3.0  # s: how long a channel that ends goes on delivering
 SETTLE_WITHIN = 0.5  # s: how long sources may take to be told what is on disk, at the end
 REFUSED_EVERY = 60_000_000_000  # ns: a refused configuration is stated at most this often
 S = 1e9
@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Request:
-    """To reload, and what came of it."""
+    """To reload, or to change over to a channel's next run; and what came of it."""
 
+    channel: Channel | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
     lines: Sequence[str] = ()
     refused: ConfigError | None = None
@@ -57,12 +58,14 @@ class _Request:
 class Running:
     """Implements what agent/control/answers.py asks of the running agent."""
 
-    def __init__(self, config: Config, *, signer: Signer, clock: Clock) -> None:
+    def __init__(self, config: Config, *, signer: Signer, clock: Clock, files: Files = OS_FILES) -> None:
+        """``files``: what the outboxes lie on."""
         self.config = config
         self.channels: dict[str, Channel] = {}
         self._sources: dict[str, Source] = {}
         self._signer = signer
         self._clock = clock
+        self._files = files
         self._started = clock.wall(), clock.boot()
         self._boot_id = boot_id()
         self._states = States(clock)
@@ -90,7 +93,8 @@ class Running:
             await self._connect(self._source(plan, self.config))
         self._route()
 
-    async def _open(self, configured: Configured) -> None:
+    async def _open(self, configured: Configured, *, patient: bool = False) -> None:
+        """``patient``: the channel was there before, and its outbox may be opened later."""
         if (before := self._closing.get(configured.id)) is not None:
             await before.closed.wait()  # an outbox has one writer
         channel = Channel(
@@ -100,8 +104,11 @@ class Running:
             signer=self._signer,
             clock=self._clock,
             seen=self._sealed,
+            reroute=self._change_over,
+            before=before if patient else None,
+            files=self._files,
         )
-        await self._channel_tasks.start(channel.run)
+        await self._channel_tasks.start(partial(channel.run, patient=patient))
         self.channels[channel.id] = channel
 
     async def _end(self, name: str, reason: str, *, drain_within: float) -> None:
@@ -136,7 +143,7 @@ class Running:
             channel=channel.id,
             topic=channel.topic,
             configuration=hmac.digest(salt, config.digest_text(), "sha256"),
-            window_ms=channel.seal_within // 1_000_000,
+            window_ms=channel.longest_window // 1_000_000,
         )
 
     async def conclude(self, reason: str) -> None:
@@ -163,17 +170,24 @@ class Running:
 
         Raises ConfigError with all that is wrong: then nothing was changed.
         """
-        request = _Request()
-        self._requests.append(request)
-        self._asked.set()
-        await request.done.wait()
+        request = await self._request(_Request())
         if request.refused is not None:
             raise request.refused
         return request.lines
 
-    async def reloads(self) -> None:
-        """Carry out what ``reload`` asks for until cancelled. What fails beyond a refusal leaves a state that is not
-        known, and is raised here, not to who asked.
+    async def _request(self, request: _Request) -> _Request:
+        self._requests.append(request)
+        self._asked.set()
+        await request.done.wait()
+        return request
+
+    async def _change_over(self, channel: Channel) -> None:
+        """A new run waits on a channel whose outbox failed: it begins with the next term."""
+        await self._request(_Request(channel))
+
+    async def changes(self) -> None:
+        """Carry out what is asked for, one after the other, until cancelled: to reload, and to begin new runs. What
+        fails beyond a refusal leaves a state that is not known, and is raised here, not to who asked.
         """
         while True:
             await self._asked.wait()
@@ -181,7 +195,10 @@ class Running:
             while self._requests:
                 request = self._requests.popleft()
                 try:
-                    request.lines = await self._reload()
+                    if request.channel is None:
+                        request.lines = await self._reload()
+                    else:
+                        await self._begin_run(request.channel)
                 except ConfigError as error:
                     request.refused = error
                     await self._tell_refused(error)
@@ -199,6 +216,15 @@ class Running:
         for line in change.lines:
             log.info("configuration changed reload=%d what=%s", self._reloads, line)
         return change.lines
+
+    async def _begin_run(self, channel: Channel) -> None:
+        if self.channels.get(channel.id) is not channel:
+            return  # a reload took it out meanwhile
+        self._exchanging = True
+        async with self.supervisor.paused():
+            await channel.change_over()
+            self._route()
+        self._exchanging = False
 
     async def _tell_refused(self, error: ConfigError) -> None:
         """In the log each time; as an event at most once a minute, for anybody in the socket's group may ask again."""
@@ -263,7 +289,7 @@ class Running:
             self.clock_wait.at_most = new.clock.wait
             for configured in new.channels:
                 if configured.id not in self.channels:
-                    await self._open(configured)
+                    await self._open(configured, patient=True)
                 self.channels[configured.id].adopt(configured)
             for source in sources:
                 if source.listener is not None:
@@ -287,7 +313,7 @@ class Running:
         with anyio.move_on_after(DRAIN_WITHIN):
             async with anyio.create_task_group() as tasks:
                 for name, channel in self.channels.items():
-                    if name in again and channel.delivering and _moves(channel.configured, again[name]):
+                    if name in again and channel.delivering and moves(channel.configured, again[name]):
                         tasks.start_soon(deliver, channel)
         return delivered
 
@@ -352,7 +378,7 @@ class Running:
                 {
                     "id": device.config.id,
                     "adapter": plan.class_path,
-                    "groups": [self._group(device.config.id, group, now) for group in device.groups],
+                    "groups": [self._states.status(device.config.id, group) for group in device.groups],
                 }
                 for plan in self.config.adapters()
                 for device in plan.devices
@@ -367,22 +393,3 @@ class Running:
                 if source.listener is not None
             ],
         }
-
-    def _group(self, device: str, name: str, now: int) -> dict[str, Any]:
-        state = self._states.groups.get((device, name))
-        if state is None:
-            return {"name": name}
-        return {
-            "name": name,
-            "state": "ok" if state.cause is None else state.cause.name.lower(),
-            "since_s": (now - state.since) / S,
-            "last_s": None if state.last is None else (now - state.last) / S,
-            "detail": state.detail,
-            "frames": state.frames,
-            "undecodable": state.undecodable,
-        }
-
-
-def _moves(here: Configured, there: Configured) -> bool:
-    """Whether a channel delivers elsewhere from now on."""
-    return (here.transport, here.topic, here.settings) != (there.transport, there.topic, there.settings)

@@ -43,20 +43,31 @@ SealedRecord = tuple[bytes, Link]  # an envelope and its place in the chain
 class Sealer:
     """Seals the records of one run on one channel."""
 
-    def __init__(self, facts: Facts, *, signer: Signer, clock: Clock, last: Link | None, history: History) -> None:
-        """``last``: the link of the last record that the outbox holds, which this run follows. ``facts`` may change
-        between terms.
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        signer: Signer,
+        clock: Clock,
+        last: Link | None,
+        history: History,
+        cause: Cause = Cause.AGENT_DOWN,
+        volatile: bool = False,
+    ) -> None:
+        """``last``: the link of the last record that the outbox holds, which this run follows; ``cause``: why nothing
+        was stored since then. ``facts`` may change between terms. ``volatile``: the run is kept in memory only.
         """
         self.stream = os.urandom(16)
         self.coverage: Coverage | None = None
         self.facts = facts
+        self.volatile = volatile
         self._signer = signer
         self._clock = clock
         self._protected = protected_header(signer.did)
         self._seq = 0
         self._digest = last.digest if last else ZEROS
         self._follows = (last.stream, last.seq) if last else None
-        self._resumes = (int(Cause.AGENT_DOWN), history.resumes) if last else None
+        self._resumes = (int(cause), history.resumes) if last else None
         self._withdrawn: tuple[Withdrawn, ...] = history.withdrawn
 
     @property
@@ -89,7 +100,7 @@ class Sealer:
             follows=self._follows,
             resumes=self._resumes,
             withdrawn=(),
-            volatile=False,
+            volatile=self.volatile,
             window_ms=facts.window_ms,
         )
         self.coverage = Coverage(plan)

@@ -7,7 +7,7 @@ the last was sent, all that lie ``WINDOW`` records before it were settled. Nothi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from anyio import to_thread
 
@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 class Settling:
     """Holds the outbox of a channel against the broker. ``topic``: where the channel writes, as its plans state it."""
 
-    def __init__(self, *, channel: str, store: Store, did: str, topic: str) -> None:
+    def __init__(self, *, channel: str, store: Store, did: str, topic: str, elsewhere: Callable[[bytes], bool]) -> None:
+        """``elsewhere``: whether a stream of ours is one that the outbox never held."""
+        self._elsewhere = elsewhere
         self._channel = channel
         self._store = store
         self._did = did
@@ -90,6 +92,8 @@ class Settling:
         return link
 
     async def _held_against(self, last: Last, link: Link) -> int | None:
+        if self._elsewhere(link.stream):
+            return None
         position, sure = await to_thread.run_sync(self._place, link)
         record = message_id(link)
         if position is None and await to_thread.run_sync(self._was_overwritten, link):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from agent.model import Cause
 from agent.ports import Clock
 
+S = 1e9
 _TELL_EVERY = 60_000_000_000  # ns
 
 log = logging.getLogger(__name__)
@@ -88,3 +90,18 @@ class States:
         devices = {device for device, _ in self.groups}
         failing = {device for (device, _), state in self.groups.items() if state.cause is not None}
         return f"{len(failing)} of {len(devices)}"
+
+    def status(self, device: str, group: str) -> dict[str, Any]:
+        """How a group is, for programs; agent/control/answers.py has the keys."""
+        state, now = self.groups.get((device, group)), self._clock.boot()
+        if state is None:
+            return {"name": group}
+        return {
+            "name": group,
+            "state": "ok" if state.cause is None else state.cause.name.lower(),
+            "since_s": (now - state.since) / S,
+            "last_s": None if state.last is None else (now - state.last) / S,
+            "detail": state.detail,
+            "frames": state.frames,
+            "undecodable": state.undecodable,
+        }

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Where frames, gaps and terms go: the router."""
 
+    async def room(self, group: int) -> None:
+        """Return once no channel that takes the group is full for want of acknowledgements."""
+
     async def put(self, item: Frame | Gap) -> Receipts:
         """Accept a frame or gap of the term in force."""
 
@@ -213,10 +216,21 @@ class Supervisor:
             if device.revision != term.revisions[name]:
                 log.info("plan changed device=%s", name)
                 term.end()
+            if not await self._room(term, index):
+                return
             if missed < cycle:  # the acquisition before took longer than the period
                 await self._sink.put(Gap(index, missed, cycle - 1, Cause.OVERRUN))
             await self._sink.put(item)
             term.next[index] = cycle + 1
+
+    async def _room(self, term: Term, index: int) -> bool:
+        """Whether a group's channels are not full; waits for that until the term ends. What there is no room for until
+        then is stated as not acquired.
+        """
+        with term.cut_off(grace=0):
+            await self._sink.room(index)
+            return True
+        return False
 
     async def _acquire(self, term: Term, index: int, cycle: int) -> Frame | Gap:
         """One cycle of a group: what was read, or why nothing was."""

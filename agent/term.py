@@ -95,7 +95,7 @@ class Term:
     @contextmanager
     def cut_off(self, *, grace: float, after: float = math.inf) -> Iterator[None]:
         """What is awaited in here is cancelled ``grace`` s after the term's end, or ``after`` s at the latest."""
-        with anyio.CancelScope(deadline=anyio.current_time() + after) as scope:
+        with anyio.CancelScope(deadline=anyio.current_time() + (grace if self.over else after)) as scope:
             self._scopes[scope] = grace
             try:
                 yield

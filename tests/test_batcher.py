@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -16,8 +16,9 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from agent.batcher import GAPS_WAIT, Batcher, Receipt
-from agent.errors import OutboxError
+from agent.batch import Receipt
+from agent.batcher import GAPS_WAIT, Batcher
+from agent.errors import NotStoredError, OutboxError
 from agent.evidence.envelope import unpack
 from agent.evidence.history import History
 from agent.evidence.record import decode_head, decode_record
@@ -30,6 +31,7 @@ from agent.model import (
     EventCode,
     Frame,
     Gap,
+    GroupPlan,
     Link,
     Plan,
     Point,
@@ -70,7 +72,14 @@ def kinds(store: FakeStore) -> str:
 class Bench:
     """A batcher over a fake outbox, with a term of one group in force."""
 
-    def __init__(self, store: FakeStore | None = None, *, history: History | None = None) -> None:
+    def __init__(
+        self,
+        store: FakeStore | None = None,
+        *,
+        history: History | None = None,
+        block: bool = False,
+        unstored_since: int | None = None,
+    ) -> None:
         self.clock = virtual_clock()
         self.store = store or FakeStore()
         self.sealer = Sealer(
@@ -87,6 +96,8 @@ class Bench:
             sealer=self.sealer,
             clock=self.clock,
             window=S,
+            block=block,
+            unstored_since=unstored_since,
             on_durable=lambda _: self.announced.append(len(self.store.written)),
             refusals=self.refusals,
         )
@@ -374,8 +385,8 @@ async def test_what_a_failed_disk_did_not_take_is_not_stated() -> None:
     bench.store.failures.append("failed")
     bench.refusals.add(1, bench.store.written[0].link)
     bench.clock.now += S
-    with pytest.raises(OutboxError):
-        await bench.batcher.flush()
+    await bench.batcher.flush()
+    assert bench.batcher.failed
     assert bench.refusals
 
 
@@ -455,6 +466,83 @@ async def test_a_term_ends_with_its_data_before_the_next_ones_plan() -> None:
     assert [r.body.term for r in bodies(bench.store) if isinstance(r.body, (Plan, Data))] == [1, 1, 2, 2]
 
 
+async def test_a_full_outbox_that_blocks_seals_nothing_until_there_is_room() -> None:
+    store = FakeStore(segment_size=4096, segments=4)
+    async with running(Bench(store, block=True)) as bench:
+        while not bench.batcher.blocked:
+            await bench.put()
+            await bench.batcher.flush()
+        held, seq = list(store.written), bench.sealer.seq
+        receipt = await bench.put()
+        await bench.batcher.flush()  # nobody waits for it but who puts
+        await bench.batcher.event(EventCode.CONFIGURATION_REFUSED, "1 problems")
+        bench.cycle += 1
+        await bench.batcher.begin_term(
+            opened=(bench.clock.wall(), bench.clock.now), devices=[DEVICE], groups=[group(bench.cycle)]
+        )
+        await bench.put()
+        await bench.clock.sleep_until(bench.clock.now + 3600 * S)
+        assert (store.written, bench.sealer.seq) == (held, seq)
+        assert not receipt.settled
+        store.settle(store.segments[0].records[-1].pos - 1)
+        bench.batcher.acknowledged()
+        await bench.clock.sleep_until(bench.clock.now + S)
+        assert bench.batcher.blocked, "one record of the oldest segment waits"
+        store.settle(store.segments[0].records[-1].pos)
+        bench.batcher.acknowledged()
+        await receipt.durable()
+        await bench.clock.sleep_until(bench.clock.now + 10 * S)
+        assert not bench.batcher.blocked
+        assert kinds(store)[len(held) :] == "pddepd", "in the order in which it came, nothing twice"
+    assert bench.batcher.dropped == bench.batcher.not_stored == 0
+    assert [record.link.seq for record in store.written] == list(range(1, len(store.written) + 1))
+
+
+async def test_a_refused_record_does_not_block_a_full_outbox_for_good() -> None:
+    """It holds up the oldest segment until a plan states it, for which there is no room."""
+    store = FakeStore(segment_size=4096, segments=4)
+    async with running(Bench(store, block=True)) as bench:
+        while not bench.batcher.blocked:
+            await bench.put()
+            await bench.batcher.flush()
+        refused, last = store.written[1], store.written[-1].pos
+
+        def stated(positions: Collection[int]) -> None:
+            assert list(positions) == [refused.pos]
+            store.settle(last)  # as the publisher does: the broker has all the others
+            bench.batcher.acknowledged()
+
+        bench.refusals.on_stated = stated
+        bench.refusals.add(refused.pos, refused.link)
+        held = len(store.written)
+        await bench.clock.sleep_until(bench.clock.now + 5 * S)
+        assert not bench.batcher.blocked
+        plan = bodies(store)[held].body
+        assert isinstance(plan, Plan)
+        assert plan.withdrawn == (Withdrawn(refused.link.stream, refused.link.seq, refused.link.seq, Cause.REFUSED),)
+
+
+async def test_a_full_outbox_that_blocks_keeps_two_batches_and_holds_up_who_puts() -> None:
+    store = FakeStore(segment_size=1 << 20, segments=4)
+    async with running(Bench(store, block=True)) as bench:
+        await bench.begin(Point("text", None, ValueType.TEXT))
+        draw = random.Random(3)
+        while not bench.batcher.blocked:
+            await bench.put(draw.randbytes(10_000).hex())
+            await bench.batcher.flush()
+        put = 0
+        while not bench.batcher.stuck:
+            await bench.put(draw.randbytes(10_000).hex())
+            put += 1
+        assert 3 <= put <= 5
+        with anyio.move_on_after(60) as waited:
+            await bench.batcher.moving()
+        assert waited.cancelled_caught
+        bench.batcher.discard()
+        await bench.batcher.moving()
+        assert bench.batcher.not_stored == put + 1, "given up: counted"
+
+
 # ---- the disk ---------------------------------------------------------------------------------------------------
 
 
@@ -495,22 +583,42 @@ async def test_a_mark_waits_until_a_commit_under_way_is_on_disk() -> None:
 
 
 @pytest.mark.parametrize("how", ["failed", "applied"])
-async def test_an_append_that_fails_ends_it_and_settles_nothing(how: str) -> None:
+async def test_an_append_that_fails_ends_it_settles_nothing_and_is_never_tried_again(how: str) -> None:
     bench = Bench()
     await bench.begin()
     bench.store.failures.append(how)
     receipt = await bench.put()
     with pytest.raises(OutboxError, match="the disk failed"):
         await bench.batcher.run()
-    with anyio.move_on_after(60) as waited:
+    with pytest.raises(NotStoredError):
         await receipt.durable()
-    assert waited.cancelled_caught
     assert bench.announced == [1], "nothing of it was announced"
     written = len(bench.store.written)
-    await bench.put()
-    with pytest.raises(OutboxError, match="cannot be used"):
-        await bench.batcher.flush()
-    assert len(bench.store.written) == written
+    receipt = await bench.put()
+    with pytest.raises(NotStoredError):
+        await receipt.durable()
+    await bench.batcher.flush()
+    await bench.batcher.event(EventCode.STOP, "SIGTERM")
+    await bench.begin()
+    await bench.batcher.mark()
+    assert len(bench.store.written) == written, "nothing is tried again"
+    assert bench.batcher.not_stored == 2
+    bench.batcher.found(bench.store.reopened().last)
+    assert bench.batcher.not_stored == (2 if how == "failed" else 1)
+
+
+async def test_of_event_driven_groups_what_was_not_stored_is_stated_once() -> None:
+    bench = Bench(unstored_since=990 * S)
+    plan = GroupPlan("state", 0, None, 0, (Point("n", None, ValueType.INTEGER),))
+    await bench.batcher.begin_term(opened=(bench.clock.wall(), 1000 * S), devices=[DEVICE], groups=[plan])
+    for begin, end in [(991 * S, 999 * S), (995 * S, 1000 * S), (995 * S, 1002 * S)]:
+        bench.batcher.put(Gap(0, None, None, Cause.LINK_DOWN, None, begin, end))
+    await bench.batcher.flush()
+    [data] = [record.body for record in bodies(bench.store) if isinstance(record.body, Data)]
+    assert [(gap.cause, gap.from_boot, gap.to_boot) for gap in data.gaps] == [
+        (Cause.NOT_STORED, 990 * S, 1000 * S),
+        (Cause.LINK_DOWN, 1000 * S, 1002 * S),
+    ]
 
 
 async def test_a_commit_under_way_is_finished_when_it_is_cancelled() -> None:

@@ -282,7 +282,6 @@ WRONG = [
         "socket = 5",
         ['30: agent.socket: expected a path in quotes; write it like "/var/lib/edge-agent"'],
     ),
-    ("size =", "on_disk_failure =", [f"28: channel[0].outbox.on_disk_failure: {LATER}; remove it"]),
     ("size =", "sise =", ["28: channel[0].outbox.sise: unknown key; did you mean 'size'?"]),
     (
         "servers =",
@@ -374,13 +373,18 @@ WRONG = [
     ('"8MiB"', '"6000KiB"', ["28: channel[0].outbox.size: the ring has segments of 1 MiB; write whole MiB"]),
     (
         'size = "8MiB"',
-        'when_full = "block"',
-        [f'28: channel[0].outbox.when_full: "block" is {LATER}; use "drop-oldest"'],
+        'on_disk_failure = "ram"',
+        ['28: channel[0].outbox.on_disk_failure: "ram" is not possible; choose "drop" or "memory"'],
+    ),
+    (
+        'id = "dso"',
+        'id = "dso"\nseal_within = "5s"\nseal_within_away = "2s"',
+        ["25: channel[0].seal_within_away: 2s is less than seal_within; choose 5s or more, or remove it"],
     ),
     (
         'size = "8MiB"',
         'when_full = "x"',
-        ['28: channel[0].outbox.when_full: "x" is not possible; choose "drop-oldest"'],
+        ['28: channel[0].outbox.when_full: "x" is not possible; choose "drop-oldest" or "block"'],
     ),
     (
         '"info"',
@@ -794,8 +798,8 @@ def test_defaults_in_the_manual_are_the_defaults(tmp_path: Path) -> None:
     """A default that the manual names for a key with a plain value is what the agent does without the key."""
     text = (ROOT / "config" / "agent.toml").read_text()
     defaults = (
-        "seal_within|size|when_full|subject|state|socket|log_level|sunspec|idle_close|max_gap|addresses|identification|"
-        "timeout|keepalive|session|session_expiry|qos|wait|first|storage|replicas|duplicate_window|discard"
+        "seal_within|size|when_full|on_disk_failure|subject|state|socket|log_level|sunspec|idle_close|max_gap|addresses|"
+        "identification|timeout|keepalive|session|session_expiry|qos|wait|first|storage|replicas|duplicate_window|discard"
     )
     without = re.sub(rf"^({defaults}) .*\n", "", text, flags=re.MULTILINE)
     assert len(without.splitlines()) < len(text.splitlines()) - len(defaults.split("|"))

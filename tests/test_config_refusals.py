@@ -60,13 +60,6 @@ REFUSED = {
     "the Data Hub's gateway": ('"nats"', '"ddhub-gateway"', [24], [f'"ddhub-gateway" is {LATER}; choose one of: nats']),
     "the status page": ("log_level", 'http = "127.0.0.1:9469"\nlog_level', [29], [LATER]),
     "the status page's token": ("log_level", 'token = { file = "t" }\nlog_level', [29], [LATER]),
-    "an outbox that blocks": (
-        '"8MiB"',
-        '"8MiB", when_full = "block"',
-        [27],
-        [f'"block" is {LATER}; use "drop-oldest"'],
-    ),
-    "an outbox in memory": ('"8MiB"', '"8MiB", on_disk_failure = "memory"', [27], [LATER]),
     "idle_close": ('"modbus+tcp://192.0.2.1"', '"modbus+tcp://192.0.2.1"\nidle_close = "5s"', [8], [LATER]),
 }
 

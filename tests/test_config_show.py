@@ -109,7 +109,7 @@ def test_defaults_are_filled_in_and_units_are_text(tmp_path: Path) -> None:
     assert shown["device"][0]["groups"]["power"]["every"] == "1s"
     (channel,) = shown["channel"]
     assert channel["seal_within"] == "1s"
-    assert channel["outbox"] == {"size": "8MiB", "when_full": "drop-oldest"}
+    assert channel["outbox"] == {"size": "8MiB", "when_full": "drop-oldest", "on_disk_failure": "drop"}
     assert channel["subject"] == "dx.{site}.{channel}"
 
 
@@ -302,7 +302,7 @@ def test_the_schema_accepts_what_check_accepts(tmp_path: Path, text: str) -> Non
 
 def test_the_schema_accepts_what_the_tests_rig_writes() -> None:
     text = _CONFIG.format(site="s", did=DID, port=5, devices=PV_AND_METER, clock_wait="0s")
-    text += _CHANNEL.format(channel="c", url="nats://h", send='["*"]', seal_within="1s", outbox="8MiB")
+    text += _CHANNEL.format(channel="c", url="nats://h", send='["*"]', seal_within="1s", outbox='size = "8MiB"')
     assert judged(text) == []
 
 
@@ -328,7 +328,7 @@ def test_the_schema_accepts_what_the_tests_rig_writes() -> None:
         ('"mqtt://192.0.2.2"', '"mqtt://192.0.2.2"\npassword = { file = "x", env = "X" }'),
         ('"nats"', '"ddhub"'),
         ('"8MiB"', '"8MB"'),
-        ('"8MiB"', '"8MiB", on_disk_failure = "memory"'),
+        ('"8MiB"', '"8MiB", on_disk_failure = "ram"'),
         ("send =", "sent ="),
         ('every = "1s"', 'every = "1s"\nsample = "1s"'),
     ],

@@ -72,6 +72,7 @@ PLACES: Mapping[str, Place] = {
     "agent.outbox.files": (EDGE, ""),
     "agent.outbox.filesystem": (EDGE, ""),
     "agent.outbox.look": (EDGE, ""),
+    "agent.outbox.memory": (EDGE, ""),
     "agent.outbox.outbox": (EDGE, ""),
     "agent.outbox.reader": (EDGE, ""),
     "agent.outbox.rebuild": (EDGE, ""),
@@ -118,8 +119,10 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.nats.transport": (EDGE, "nats"),
     "agent.transports.nats.wire": (EDGE, "nats"),
     # policy
+    "agent.batch": (POLICY, ""),
     "agent.batcher": (POLICY, ""),
     "agent.clock_wait": (POLICY, ""),
+    "agent.committer": (POLICY, ""),
     "agent.drain": (POLICY, ""),
     "agent.errand": (POLICY, ""),
     "agent.flight": (POLICY, ""),
@@ -163,7 +166,9 @@ PLACES: Mapping[str, Place] = {
     "agent.foresight.forecast": (POLICY, ""),
     "agent.foresight.probe": (WIRING, "pydantic"),
     "agent.foresight.walk": (PURE, ""),
+    "agent.run": (WIRING, ""),
     "agent.running": (WIRING, ""),
+    "agent.tally": (WIRING, ""),
     "agent.source": (WIRING, ""),
     # adapters
     "adapters": (WORDS, ""),

@@ -54,7 +54,7 @@ def anyio_backend() -> Any:
 
 def channel(seal_within: int = S, size: int = 64 * MIB) -> Channel:
     outbox = Outbox.model_construct(size=size, when_full="drop-oldest")
-    return Channel("dso", "x:Y", None, "dx.site-1.dso", ("*",), seal_within, outbox, {})
+    return Channel("dso", "x:Y", None, "dx.site-1.dso", ("*",), seal_within, seal_within, outbox, {})
 
 
 def polled(period: int, points: Sequence[Point] = INTEGERS, name: str = "power", phase: int = 0) -> PlannedGroup:

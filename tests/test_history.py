@@ -29,7 +29,7 @@ def test_nothing_at_all() -> None:
 
 
 def test_the_first_uncovered_cycles() -> None:
-    assert replay(a_run().sent) == History(AT, (), clean=False)
+    assert replay(a_run().sent) == History(AT, (), clean=False, sealed=1000 * S)
 
 
 def test_a_stop_is_clean_only_as_the_last_record() -> None:
@@ -43,7 +43,7 @@ def test_a_stop_is_clean_only_as_the_last_record() -> None:
 def test_a_segment_that_begins_with_a_repeated_plan() -> None:
     run = a_run()
     run.plan()
-    assert replay(run.sent[-1:]) == History(AT)
+    assert replay(run.sent[-1:]) == History(AT, sealed=1000 * S)
     run.data([frame(103)])
     assert replay(run.sent[-2:]).resumes[0] == Resume("pv-1", "ac", 1, 104)
 
@@ -80,7 +80,7 @@ def test_a_plan_behind_unreadable_records_knows_better() -> None:
     run = a_run()
     sent = run.sent[:2]
     run.plan()
-    assert replay([*sent, run.sent[-1]]) == History(AT), "the data between them is rot"
+    assert replay([*sent, run.sent[-1]]) == History(AT, sealed=1000 * S), "the data between them is rot"
 
 
 @pytest.mark.parametrize("rot", [b"", b"\xd2\x84garbage", bytes(100)])
@@ -92,5 +92,5 @@ def test_what_cannot_be_read_is_passed_over(rot: bytes) -> None:
 
 def test_data_without_its_plan_says_nothing() -> None:
     run = a_run()
-    assert replay(run.sent[1:]) == History()
+    assert replay(run.sent[1:]) == History(sealed=1000 * S)
     assert replay([run.sent[0], run.data([frame(900)], term=7)]).resumes[0].cycle == 100

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from anyio.lowlevel import checkpoint
 
-from agent.batcher import Receipt
+from agent.batch import Receipt
 from agent.model import (
     Cause,
     DeviceInfo,
@@ -50,9 +50,13 @@ class Sealing:
         self.hurried = 0
         self.receipt = Receipt()
 
-    full = False
+    full = stuck = False
+    storing = True
 
     async def room(self) -> None:
+        await checkpoint()
+
+    async def moving(self) -> None:
         await checkpoint()
 
     def put(self, item: Frame | Gap) -> Receipt:

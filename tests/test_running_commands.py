@@ -302,6 +302,26 @@ def test_a_status_with_anything_missing_is_shown(status: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    ("channel", "words"),
+    [
+        (
+            {"outbox": {"state": "failed", "trouble": "the disk reported EIO"}, "not_stored": 12},
+            ["its outbox failed, nothing is stored: the disk reported EIO", "12 readings not stored"],
+        ),
+        ({"outbox": {"state": "memory", "trouble": ""}}, ["its outbox failed, records are kept in memory only"]),
+        ({"outbox": {"state": "blocked"}}, ["its outbox is full, readings wait for the broker"]),
+        ({"outbox": {"state": "ok", "trouble": ""}, "not_stored": 0}, []),
+        ({"outbox": 3, "not_stored": "x"}, []),
+    ],
+)
+def test_what_is_wrong_with_an_outbox_in_a_status(channel: dict[str, Any], words: list[str]) -> None:
+    told = list(lines({"channels": [{"id": "dso", "connected": True, **channel}]}))[5:]
+    state = channel["outbox"]["state"] if isinstance(channel["outbox"], dict) else "ok"
+    assert told[0].startswith("! dso" if state != "ok" else "  dso")
+    assert told[1:] == [f"    dso: {each}" for each in words]
+
+
+@pytest.mark.parametrize(
     ("clock", "line"),
     [
         (

@@ -33,7 +33,7 @@ from agent.model import (
 from agent.router import Closing, Receipts
 from agent.states import States
 from agent.supervisor import END_WITHIN, PREPARE_WITHIN, Supervisor
-from agent.term import PolledGroup
+from agent.term import PolledGroup, Term
 from tests.fakes import BACKEND, MS, Acquisition, FakeDevice, S, virtual_clock
 from tests.runs import FACTS, POINTS, START, FakeClock
 
@@ -64,6 +64,9 @@ class Terms:
         self.slow: Callable[[], int] = lambda: 0  # ns that the next ``put`` takes
         self.problems: list[str] = []
         self._coverage: Coverage | None = None
+
+    async def room(self, group: int) -> None:
+        """There is always room."""
 
     async def put(self, item: Frame | Gap) -> Receipts:
         if wait := self.slow():
@@ -566,3 +569,11 @@ async def test_who_pauses_meanwhile_waits_for_nothing(clock: FakeClock) -> None:
     assert old.acquired == []
     assert [plan.devices[0].id for plan in terms.plans] == ["new", "new"]
     assert set(supervisor.states.groups) == {("new", "ac")}
+
+
+async def test_what_waits_for_room_when_its_term_is_over_waits_no_more(clock: FakeClock) -> None:
+    term = Term([], [], [], opened=(clock.wall(), clock.boot()), clock=clock, grace=0.5)
+    term.end()
+    with anyio.fail_after(1):
+        with term.cut_off(grace=0):
+            await anyio.sleep_forever()

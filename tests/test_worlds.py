@@ -141,6 +141,9 @@ class Spy:
         self._batcher, self._ledger = batcher, ledger
         self._keys: list[GroupKey] = []
 
+    async def room(self, group: int) -> None:
+        """There is always room."""
+
     async def put(self, item: Frame | Gap) -> Receipts:
         await self._batcher.room()
         receipt = self._batcher.put(item)

@@ -88,6 +88,7 @@ class ChannelJudge:
             topic,
             channel.send,
             channel.seal_within,
+            channel.seal_within if channel.seal_within_away is None else channel.seal_within_away,
             channel.outbox,
             self._names.selection(channel.send),
             channel.drain,

@@ -37,7 +37,8 @@ class AdapterPlan:
 class Channel:
     """Where records go. ``settings`` is the transport's own model, ``topic`` what it makes of the ids.
 
-    ``selection``: of each device and group the points that ``send`` names, in the device's order.
+    ``selection``: of each device and group the points that ``send`` names, in the device's order. ``seal_within``, and
+    ``seal_within_away`` while the broker is: in ns.
     """
 
     id: str
@@ -45,10 +46,16 @@ class Channel:
     settings: Any
     topic: str
     send: tuple[str, ...]
-    seal_within: int  # ns
+    seal_within: int
+    seal_within_away: int
     outbox: Outbox
     selection: Selection
     drain: Drain = field(default_factory=Drain)
+
+    @property
+    def longest_window(self) -> int:
+        """How long a value waits at most until it is signed and on disk, in ns."""
+        return max(self.seal_within, self.seal_within_away)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,7 @@ class Config:
                         "settings": plain(channel.settings),
                         "send": sorted({*channel.send}),
                         "seal_within": channel.seal_within,
+                        "seal_within_away": channel.seal_within_away,
                         "outbox": plain(channel.outbox),
                         "drain": plain(channel.drain),
                     }

@@ -47,6 +47,7 @@ def _channel(channel: Channel) -> dict[str, Any]:
         **_masked(_written(channel.settings)),
         "send": list(channel.send),
         "seal_within": duration_text(channel.seal_within),
+        "seal_within_away": duration_text(channel.seal_within_away),
         "outbox": _written(channel.outbox),
         "drain": _written(channel.drain),
     }

@@ -24,9 +24,9 @@ from pydantic import (
 )
 
 from agent.custody import PATTERN, Custody, parse
-from agent.fields import NOT_YET, Id, Problems, Table, Text
+from agent.fields import Id, Problems, Table, Text
 from agent.secret import Secret
-from agent.units import Duration, Rate, S, Size, duration_range, size_range
+from agent.units import Duration, Rate, S, Size, duration_range, duration_text, size_range
 
 VERSION = 1
 MIB = 1 << 20
@@ -71,12 +71,6 @@ def _whole_mib(count: int) -> int:
     if count % MIB:
         raise ValueError("the ring has segments of 1 MiB; write whole MiB")
     return count
-
-
-def _when_full(value: Any) -> Any:
-    if value == "block":
-        raise ValueError(f'"block" is {NOT_YET}; use "drop-oldest"')
-    return value
 
 
 def _socket_text(path: Path | None) -> str:
@@ -139,10 +133,14 @@ class Agent(Table):
 
 
 class Outbox(Table):
-    """The ring on disk that holds a channel's records. ``size`` in bytes."""
+    """The ring on disk that holds a channel's records. ``size`` in bytes. ``when_full``: what is not delivered is
+    overwritten, or new readings wait. ``on_disk_failure``: until the disk is back readings are dropped, or kept in
+    memory.
+    """
 
     size: Annotated[Size, size_range("5MiB", "1TiB"), AfterValidator(_whole_mib)] = 64 * MIB
-    when_full: Annotated[Literal["drop-oldest"], BeforeValidator(_when_full)] = "drop-oldest"
+    when_full: Literal["drop-oldest", "block"] = "drop-oldest"
+    on_disk_failure: Literal["drop", "memory"] = "drop"
 
 
 class Drain(Table):
@@ -157,12 +155,23 @@ class Drain(Table):
 class ChannelTable(Table):
     """What every channel says; the rest of its keys belong to its transport.
 
-    ``seal_within`` in ns. ``send``: patterns over device/group/point; what no pattern names is not even read.
+    ``seal_within`` in ns, and ``seal_within_away`` while the broker is; None: the same. ``send``: patterns over
+    device/group/point; what no pattern names is not even read.
     """
 
     id: Id
     transport: str
     send: tuple[str, ...] = Field(min_length=1, strict=False)
     seal_within: Annotated[Duration, duration_range("100ms", "60s")] = S
+    seal_within_away: Annotated[Duration, duration_range("100ms", "60s")] | None = None
     outbox: Outbox = Outbox()
     drain: Drain = Field(default_factory=Drain)
+
+    @model_validator(mode="after")
+    def _grows(self) -> ChannelTable:
+        problems = Problems()
+        if self.seal_within_away is not None and self.seal_within_away < self.seal_within:
+            what = f"{duration_text(self.seal_within_away)} is less than seal_within"
+            problems.add(f"{what}; choose {duration_text(self.seal_within)} or more, or remove it", "seal_within_away")
+        problems.raise_any("channel")
+        return self

@@ -82,10 +82,11 @@ class Running(Protocol):
         ``version did site pid started_wall`` (ns) ``uptime_s boot`` (text: the boot id) ``config`` (path as text),
         ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not),
         ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``reason`` (its code)
-        ``pending_records pending_bytes acknowledged dropped sent repeated resent refused failures`` (by reason)
-        ``stream`` (hex) ``seq term`` and ``outbox`` (keys of agent/outbox/look.py, of which ``acked`` matters most),
-        ``devices``: list of ``id adapter`` and ``groups``: list of ``name state`` ("ok", or a cause's name) ``since_s``
-        (in this state) ``last_s`` (since the last value) ``detail``, ``connections``: list of ``name state detail``.
+        ``pending_records pending_bytes acknowledged dropped not_stored`` (readings) ``sent repeated resent refused
+        failures`` (by reason) ``stream`` (hex) ``seq term`` and ``outbox``: ``acked`` (None: not known), ``state``
+        ("ok", "blocked", "failed", "memory") and ``trouble`` (why it is not open), ``devices``: list of ``id adapter``
+        and ``groups``: list of ``name state`` ("ok", or a cause's name) ``since_s`` (in this state) ``last_s`` (since
+        the last value) ``detail``, ``connections``: list of ``name state detail``.
         """
 
     async def reload(self) -> Sequence[str]:

@@ -14,6 +14,12 @@ from agent.printable import printable
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
+_OUTBOX = {
+    "failed": "its outbox failed, nothing is stored",
+    "memory": "its outbox failed, records are kept in memory only",
+    "blocked": "its outbox is full, readings wait for the broker",
+}
+
 Table = Mapping[str, Any]
 
 
@@ -32,6 +38,7 @@ def lines(status: Table) -> Iterator[str]:
         for channel in channels:
             if not channel.get("connected") and channel.get("state"):
                 yield f"    {_text(channel, 'id')}: {_text(channel, 'state')}"
+            yield from _outbox(channel)
     if connections:
         yield ""
         yield from aligned([("  connection", "state", ""), *map(_connection, connections)])
@@ -94,13 +101,28 @@ def _channel(channel: Table) -> tuple[str, ...]:
         waiting += f" ({size(channel['pending_bytes'])})"
     dropped = channel.get("dropped")
     return (
-        _marked(_text(channel, "id"), alarm=connected is False or bool(dropped)),
+        _marked(_text(channel, "id"), alarm=connected is False or bool(dropped) or _outbox_state(channel) in _OUTBOX),
         "connected" if connected else "away" if connected is False else "-",
         waiting,
         age(channel.get("oldest_s")),
         _text(channel, "acknowledged"),
         _text(channel, "dropped"),
     )
+
+
+def _outbox_state(channel: Table) -> str:
+    outbox = channel.get("outbox")
+    return _text(outbox, "state") if isinstance(outbox, Mapping) else "-"
+
+
+def _outbox(channel: Table) -> Iterator[str]:
+    """What is wrong with an outbox, and what that cost."""
+    name, outbox, lost = _text(channel, "id"), channel.get("outbox"), channel.get("not_stored")
+    if isinstance(outbox, Mapping) and (words := _OUTBOX.get(_outbox_state(channel))):
+        trouble = _text(outbox, "trouble", "")
+        yield f"    {name}: {words}{': ' if trouble else ''}{trouble}"
+    if type(lost) is int and lost:
+        yield f"    {name}: {lost} readings not stored"
 
 
 def _connection(connection: Table) -> tuple[str, ...]:

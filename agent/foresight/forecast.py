@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent import __version__
-from agent.batcher import FULL, PLAN_EVERY, S, frame_bound
+from agent.batcher import FULL, S, frame_bound
+from agent.committer import PLAN_EVERY
 from agent.config.effective import Channel
 from agent.config.problems import Place
 from agent.config.tables import MIB, Site
@@ -61,9 +62,9 @@ class PlannedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Of one channel, per day: records, and bytes of their envelopes. ``lasts``: how long the outbox holds what comes,
-    ns; None: nothing is polled. ``messages``: bytes that one message of an event-driven group takes on its own.
-    ``largest``: bytes of the largest envelope that cannot be avoided.
+    """Of one channel, per day: records, and bytes of their envelopes. ``lasts``: how long the outbox holds what comes
+    while the broker is away, ns; None: nothing is polled. ``messages``: bytes that one message of an event-driven group
+    takes on its own. ``largest``: bytes of the largest envelope that cannot be avoided.
     """
 
     records: float
@@ -111,7 +112,7 @@ class Forecaster:
 
     def forecast(self) -> Forecast:
         """The figures."""
-        records, sent, stored = self._data_of_a_day()
+        records, sent, stored = self._data_of_a_day(self._channel.seal_within)
         largest = max([self._plan_size, *(bound + self._frame_overhead for bound in self._bounds)])
         messages = {
             f"{group.device.id}/{group.name}": self._sealed([self._frame(index, 0)])
@@ -120,20 +121,30 @@ class Forecaster:
         }
         if not records:
             return Forecast(0, 0, None, messages, largest)
-        plan = ring.size_of(self._plan_size)
-        room = _ROOM - stored / records / 2  # what does not go into a segment's end begins the next one
-        lap = max(1.0, room - 1.5 * plan) / stored * DAY  # ns that one segment takes; about, plans depend on it
-        plans = DAY / min(lap, PLAN_EVERY) + (DAY / lap / 2 if lap > PLAN_EVERY else 0)
-        segments = (self._channel.outbox.size - ring.START) // MIB - 1  # one is always being overwritten
-        lasts = segments * room / (stored + plans * plan) * DAY
+        channel, plan = self._channel, ring.size_of(self._plan_size)
+        plans, _ = self._plans_of_a_day(records, stored)
+        away = (records, stored)
+        if channel.seal_within_away != channel.seal_within:  # the outbox fills while the broker is away
+            in_outage, _, kept = self._data_of_a_day(channel.seal_within_away)
+            away = (in_outage, kept)
+        plans_away, room = self._plans_of_a_day(*away)
+        segments = (channel.outbox.size - ring.START) // MIB - 1  # one is always being overwritten
+        lasts = segments * room / (away[1] + plans_away * plan) * DAY
         return Forecast(records + plans, sent + plans * self._plan_size, lasts, messages, largest)
 
-    def _data_of_a_day(self) -> tuple[float, float, float]:
+    def _plans_of_a_day(self, records: float, stored: float) -> tuple[float, float]:
+        """How many, besides data records and their bytes in the ring; and the bytes of a segment that hold records."""
+        room = _ROOM - stored / records / 2  # what does not go into a segment's end begins the next one
+        plan = ring.size_of(self._plan_size)
+        lap = max(1.0, room - 1.5 * plan) / stored * DAY  # ns that one segment takes; about, plans depend on it
+        return DAY / min(lap, PLAN_EVERY) + (DAY / lap / 2 if lap > PLAN_EVERY else 0), room
+
+    def _data_of_a_day(self, seal_within: int) -> tuple[float, float, float]:
         """Data records, bytes of their envelopes, and their bytes in the ring."""
         polled = {index: group.period for index, group in enumerate(self._groups) if group.period is not None}
         if not polled:
             return 0, 0, 0
-        window = self._channel.seal_within * 9 // 10
+        window = seal_within * 9 // 10
         step = min(polled.values())
         values = sum(len(self._groups[index].points) / period for index, period in polled.items())
         span = max(3 * max(step, window), min(_VALUES / values, _RECORDS * max(step, window)))
@@ -232,7 +243,7 @@ def _plan(site: Site, channel: Channel, groups: Sequence[PlannedGroup]) -> Plan:
         resumes=(int(Cause.AGENT_DOWN), tuple(Resume(device, each.name, 2, each.next) for device, each in polled)),
         withdrawn=(),
         volatile=False,
-        window_ms=channel.seal_within // 1_000_000,
+        window_ms=channel.longest_window // 1_000_000,
     )
 
 

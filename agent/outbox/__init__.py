@@ -2,6 +2,7 @@
 (docs/outbox.md).
 """
 
+from agent.outbox.memory import MemoryStore
 from agent.outbox.outbox import Outbox, Pending, Stored
 
-__all__ = ["Outbox", "Pending", "Stored"]
+__all__ = ["MemoryStore", "Outbox", "Pending", "Stored"]

@@ -1,0 +1,207 @@
+"""A run on a channel: one stream of records, from the opening of its outbox to its end, and what seals and delivers it.
+
+The nesting of its task groups is the order of its end: first nothing more is sealed, and a stop event closes the
+stream; then what can still be delivered is delivered, for a bounded time; then the outbox closes. When the outbox fails
+all of it ends at once; a crash at any point leaves the outbox as its last commit left it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import anyio
+from anyio import to_thread
+
+from agent import kinds
+from agent.batcher import Batcher
+from agent.config.effective import Channel as Configured
+from agent.drain import Drain
+from agent.errors import OutboxError, RecordTooLargeError, TransportError
+from agent.evidence.history import History
+from agent.model import Cause, EventCode
+from agent.outbox import MemoryStore, Outbox
+from agent.ports import Clock, Signer
+from agent.publisher import Publisher
+from agent.refusals import Refusals
+from agent.router import Route
+from agent.sealer import Facts, Sealer
+
+MARK_EVERY = 10.0  # s: how soon the disk knows what was acknowledged, when no record is written
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """``live`` is all of it, from opened to closed; ``conclude`` begins its end. ``after``: it delivers nothing before
+    that has closed.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        store: Outbox | MemoryStore,
+        sealer: Sealer,
+        batcher: Batcher,
+        publisher: Publisher,
+        route: Route,
+        after: Run | None = None,
+    ) -> None:
+        self.store = store
+        self.sealer = sealer
+        self.batcher = batcher
+        self.publisher = publisher
+        self.route = route
+        self.closed = anyio.Event()
+        self._channel = channel
+        self._after = after
+        self._ending: tuple[str, float] = ("", 0)  # reason, and s for what can still be delivered
+        self._end = anyio.Event()
+        self._sealed = anyio.Event()
+
+    async def live(self) -> OutboxError | None:
+        """Seal and deliver until ``conclude``. Returns why not until then: the outbox failed. Raises SignerError, and
+        RecordTooLargeError.
+        """
+        error: OutboxError | None = None
+        try:
+            await self._live()
+        except (OutboxError, BaseExceptionGroup) as raised:
+            error = _failure(raised)
+            self.batcher.fail(error)
+        finally:
+            if self.sealer.volatile and (left := self.store.pending.records):
+                log.warning("what was kept in memory is given up channel=%s records=%d", self._channel, left)
+            self.batcher.discard()
+            self._sealed.set()
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self.store.close)
+            self.closed.set()
+        return error
+
+    async def _live(self) -> None:
+        batcher = self.batcher
+        async with anyio.create_task_group() as delivery:
+            delivery.start_soon(self._deliver)
+            delivery.start_soon(self._mark)
+            async with anyio.create_task_group() as sealing:
+                sealing.start_soon(batcher.run)
+                await self._end.wait()
+                reason, drain_within = self._ending
+                deadline = anyio.current_time() + drain_within
+                if self.sealer.term:
+                    await batcher.event(EventCode.STOP, reason)
+                with anyio.CancelScope(deadline=deadline):
+                    await batcher.unblocked()
+                if batcher.blocked:
+                    batcher.discard()
+                    log.warning("outbox full, its run ends without its last records channel=%s", self._channel)
+                sealing.cancel_scope.cancel()
+            if batcher.failed:
+                raise batcher.failed
+            self._sealed.set()
+            with anyio.CancelScope(deadline=deadline):
+                await self.publisher.drained()
+            delivery.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await batcher.mark()
+        if batcher.failed:
+            raise batcher.failed
+
+    async def _deliver(self) -> None:
+        if self._after is not None:
+            await self._after.closed.wait()
+        await self.publisher.run()
+
+    async def _mark(self) -> None:
+        """Have the disk know within ten seconds what the broker acknowledged."""
+        while True:
+            await anyio.sleep(MARK_EVERY)
+            await self.batcher.mark()
+
+    async def conclude(self, reason: str, *, drain_within: float) -> None:
+        """Seal what is there and a stop event; returns when it is on disk, or cannot be. ``live`` ends by itself."""
+        if not self._end.is_set():
+            self._ending = (reason, drain_within)
+            self._end.set()
+        await self._sealed.wait()
+
+
+def make_run(
+    configured: Configured,
+    store: Outbox | MemoryStore,
+    history: History,
+    *,
+    facts: Callable[[Configured, bytes], Facts],
+    signer: Signer,
+    clock: Clock,
+    started: bool | None,
+    unstored: bool,
+    volatile: bool,
+    after: Run | None,
+    drain: Drain,
+    elsewhere: Callable[[bytes], bool],
+    seen: Callable[[Sequence[bytes]], None],
+) -> Run:
+    """A run on a store that holds ``history``. ``facts``: what plans say, given the outbox's salt. ``started``: whether
+    the run before stopped in order, for the start event; None: no such event. ``unstored``: nothing was stored since
+    the run before, though the agent lived. ``elsewhere``: whether a stream of ours is one that the store never held.
+    ``seen`` gets the envelopes that have just come onto the disk.
+    """
+    salt, last = (store.salt, store.last) if isinstance(store, Outbox) else (bytes(16), None)
+    cause = Cause.NOT_STORED if unstored else Cause.AGENT_DOWN
+    sealer = Sealer(
+        facts(configured, salt), signer=signer, clock=clock, last=last, history=history, cause=cause, volatile=volatile
+    )
+    transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
+    refusals = Refusals()
+    publisher = Publisher(
+        channel=configured.id,
+        store=store,
+        transport=transport,
+        did=signer.did,
+        topic=configured.topic,
+        clock=clock,
+        drain=drain,
+        refusals=refusals,
+        elsewhere=elsewhere,
+    )
+
+    def durable(envelopes: Sequence[bytes]) -> None:
+        publisher.notify()
+        seen(envelopes)
+
+    batcher = Batcher(
+        outbox=store,
+        sealer=sealer,
+        clock=clock,
+        window=configured.seal_within,
+        window_away=configured.seal_within_away,
+        away=lambda: not publisher.connected,
+        block=configured.outbox.when_full == "block" and not volatile,
+        started=None if started is None else (sealer.facts.version, started),
+        unstored_since=history.sealed if unstored else None,
+        on_durable=durable,
+        refusals=refusals,
+    )
+    publisher.on_connected = batcher.restate
+    publisher.on_acknowledged = batcher.acknowledged
+    route = Route(batcher, configured.selection)
+    return Run(
+        configured.id, store=store, sealer=sealer, batcher=batcher, publisher=publisher, route=route, after=after
+    )
+
+
+def _failure(raised: BaseException) -> OutboxError:
+    """The outbox's error in what ended a run, whatever the connection made of it; raises all else again."""
+    if isinstance(raised, BaseExceptionGroup):
+        found, others = raised.split(OutboxError)
+        if others is not None:
+            others = others.split(TransportError)[1]
+        if found is None or others is not None:
+            raise raised
+        return _failure(found.exceptions[0])
+    if not isinstance(raised, OutboxError) or isinstance(raised, RecordTooLargeError):
+        raise raised
+    return raised
