@@ -19,6 +19,7 @@ It judges within one boot of the machine; a site must have no other reader than 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -162,6 +163,7 @@ class _Channel:
         self._term = 0
         self._timelines: dict[GroupKey, Timeline] = {}
         self._footprints: dict[GroupKey, Footprint] = {}  # of all points that a group ever had
+        self._covered: Counter[GroupKey] = Counter()  # cycles, by runs in memory since the last one that was stored
         self._hole = False  # behind one, up to the next plan, nobody knows where the groups stand
         self._ended = False
 
@@ -170,6 +172,9 @@ class _Channel:
         before: Json | None = None
         for run in self._runs:
             self._account.runs += 1
+            if any(record["kind"] == "plan" and record["plan"]["volatile"] for record in run):
+                self._aside(run)
+                continue
             self._run(run, before)
             before = run[-1]
         stopped = before is not None and before.get("event", {}).get("code") == "stop"
@@ -206,6 +211,22 @@ class _Channel:
                     self._account.problem(f"{record['id']}: data before the run's plan")
             for events in self._events.values():
                 events.reached(record)
+
+    def _aside(self, run: Sequence[Json]) -> None:
+        """A run that was kept in memory while the disk failed: it joins no other. What it covers is in no gap of the
+        stored runs around it.
+        """
+        stored = self._groups, self._term, self._timelines, self._footprints, self._hole
+        self._groups, self._term, self._timelines, self._footprints, self._hole = {}, 0, {}, {}, False
+        plan = run[0].get("plan", {})
+        if plan.get("follows") or plan.get("resumes"):
+            self._account.problem(f"{run[0]['id']}: a run in memory follows none")
+        self._run(run, None)
+        for record in (record for record in run if record["kind"] == "data"):
+            self._covered.update((f["device"], f["group"]) for f in record["frames"])
+            for gap in record["gaps"]:
+                self._covered[_key(gap)] += 0 if gap["from"] is None else gap["to"] - gap["from"] + 1
+        self._groups, self._term, self._timelines, self._footprints, self._hole = stored
 
     def _missing(self, stream: str, first: int, last: int) -> str | None:
         """Note records that are not there; returns the cause that was stated, None if they are not all withdrawn."""
@@ -254,7 +275,7 @@ class _Channel:
         for key, group in self._groups.items():
             begin = group.due(group.next)
             until = new[key].due(new[key].next) if key in new else record["plan"]["opened"][1]
-            cycles = group.fall_due(begin, until, new.get(key))
+            cycles = max(0, group.fall_due(begin, until, new.get(key)) - self._covered.pop(key, 0))
             if cause is None:
                 self._account.cycles_missing += cycles
             else:

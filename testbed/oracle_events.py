@@ -20,7 +20,7 @@ from testbed.published import Message, Topic
 GroupKey = tuple[str, str]  # device id, group name
 _GRACE = 2_000_000_000  # ns before the end of the evidence: what was published then may be under way
 _ROUNDED = 2_000  # ns: receptions are told in whole microseconds
-_QUIET = ("link_down", "source_silent", "disabled")
+_QUIET = ("link_down", "source_silent", "disabled", "not_stored")
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from testbed.bad_disk import Disk
 from testbed.child import Process as Process
 from testbed.child import ProcessError as ProcessError
 from testbed.child import wait_for as wait_for
@@ -331,10 +332,11 @@ class Service(Process):
 
 
 class Agent(Service):
-    """The agent as it is deployed: ``edge-agent run --config FILE``."""
+    """The agent as it is deployed: ``edge-agent run --config FILE``; ``disk``: on this one."""
 
-    def __init__(self, folder: Path, config: Path, *, name: str = "agent") -> None:
-        command = [*edge_agent(), "run", "--config", str(config.resolve())]
+    def __init__(self, folder: Path, config: Path, *, name: str = "agent", disk: Disk | None = None) -> None:
+        arguments = ["run", "--config", str(config.resolve())]
+        command = [*edge_agent(), *arguments] if disk is None else disk.command(*arguments)
         super().__init__(command, name=name, folder=folder)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from testbed import battery_device
 from testbed.account import Account
+from testbed.bad_disk import Disk
 from testbed.battery_device import MqttBroker
 from testbed.broker import create_stream
 from testbed.journal import boot_time
@@ -49,7 +50,7 @@ transport = "nats"
 servers = ["{url}"]
 send = {send}
 seal_within = "{seal_within}"
-outbox = {{ size = "{outbox}" }}
+outbox = {{ {outbox} }}
 drain = {{ spread = "0s" }}
 """
 
@@ -89,6 +90,7 @@ class Rig:
     ``units``: the Modbus unit behind each device of the configuration. ``mqtt``: the broker, in this folder and not
     started, of a battery that is one more device; ``mqtt_version`` "3.1.1" or "5" for both its clients; ``battery``:
     arguments for it; ``bms``: more lines for its connection. ``channels``: what each channel sends, by id.
+    ``outbox_more``: more keys for their outboxes. ``disk``: what the agent's outboxes lie on.
     """
 
     SITE, CHANNEL, STREAM = "rig", "dso", "TELEMETRY"
@@ -108,6 +110,8 @@ class Rig:
         bms: str = "",
         channels: Mapping[str, Sequence[str]] | None = None,
         clock_wait: str = "0s",
+        outbox_more: str = "",
+        disk: Disk | None = None,
     ) -> None:
         self.folder = folder
         self.site = site or Site(folder)
@@ -148,12 +152,12 @@ class Rig:
                     url=self.broker.url,
                     send=json.dumps(list(send)),
                     seal_within=seal_within,
-                    outbox=outbox,
+                    outbox=", ".join([f'size = "{outbox}"', *([outbox_more] if outbox_more else [])]),
                 )
                 for channel, send in self.channels.items()
             )
         )
-        self.agent = Agent(folder, self.config)
+        self.agent = Agent(folder, self.config, disk=disk)
         self._processes.append(self.agent)
 
     @property

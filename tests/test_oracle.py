@@ -83,7 +83,7 @@ class World:
         """A plan whose groups are on the grid, or ``ahead`` ns earlier; ``nexts``: next cycle of each group."""
         groups = [self.group(name, nexts[name], opened, ahead=ahead) for name in nexts]
         plan = {"term": 1, "opened": [opened, opened], "boot_id": "00" * 16, "channel": "dso", "groups": groups}
-        plan |= {"follows": None, "resumes": None, "withdrawn": []} | fields
+        plan |= {"follows": None, "resumes": None, "withdrawn": [], "volatile": False} | fields
         return self.record("plan", stream, opened, plan=plan)
 
     def group(self, name: str, following: int, opened: int, *, ahead: int = 0) -> Json:
