@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +24,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.errors import EvidenceError, OutboxError
 from agent.evidence.envelope import Link
+from agent.evidence.history import replay
+from agent.evidence.record import link_of
 from agent.model import Cause, Withdrawn
 from agent.outbox import Outbox, Pending, Stored, ring
 from agent.outbox.files import OS_FILES, Files
 from agent.outbox.look import records
 from agent.outbox.ring import SegmentHeader
+from agent.verifier import Verifier
+from agent.verifier.report import Join
 from tests.faulty_files import FaultyFiles, PowerCut
+from tests.runs import DID, FakeClock, Run, S, frame, group
 
 SEGMENT, SEGMENTS = 4096, 5
 SIZE = ring.START + SEGMENTS * SEGMENT + 100
@@ -162,6 +169,77 @@ def test_after_an_error_every_call_raises_until_it_is_opened_again(tmp_path: Pat
     box.close()
     again = open_outbox(tmp_path / "ring", files)
     assert len(everything(again)) == 1 + (how == "applied" or call == "fdatasync")
+
+
+def test_a_torn_header_of_a_new_segment_does_not_count(tmp_path: Path) -> None:
+    for whole in (False, True):
+        path, files = tmp_path / f"ring-{whole}", FaultyFiles()
+        box, sealer = open_outbox(path, files), Sealer(1)
+        held = fill(box, sealer, 5)
+        opened = box.next_pos
+        files.fail("fdatasync", "cut")
+        with pytest.raises(PowerCut):
+            box.append(sealer.seal(900, 600), new_segment=True)
+        box.close()
+        header = segment(1) // 512
+        files.unsynced = {} if whole else {header: files.unsynced[header]}
+        files.cut(path, lambda versions: 0)
+        box = open_outbox(path, files)
+        assert brief(everything(box))[: len(held)] == held
+        assert len(everything(box)) == len(held) + 2 * whole
+        assert box.next_pos >= opened
+        box.close()
+
+
+def test_a_flush_that_lied_gives_no_two_contents_to_one_record(tmp_path: Path) -> None:
+    """What was sent is gone after the cut, and the next run is another stream: the store was rolled back, no more."""
+    path, files = tmp_path / "ring", FaultyFiles()
+    first = Run()
+    first.begin([group(100)])
+    with closing(Outbox.open(path, channel="dso", size=SIZE, inspect=link_of, files=files, segment_size=4096)) as box:
+        box.append(list(zip(first.sent, first.links, strict=True)), new_segment=True)
+        files.fail("fdatasync", "lied")
+        first.data([frame(100)])
+        box.append([(first.sent[-1], first.links[-1])], new_segment=False)
+    files.cut(path, lambda versions: 0)
+    with closing(Outbox.open(path, channel="dso", size=SIZE, inspect=link_of, files=files, segment_size=4096)) as box:
+        assert box.last == first.links[0]
+        first.clock.now += 5 * S
+        second = Run(clock=first.clock, last=box.last, history=replay(box.recovered()))
+    second.begin([group(103, anchor=1005 * S)])
+    second.data([frame(103)])
+    verifier = Verifier([DID])
+    outcomes = [j.findings for envelope in [*first.sent, *second.sent] for j in verifier.feed(envelope)]
+    verifier.finish(complete=True)
+    assert not any(outcomes)
+    assert [run.join for run in verifier.report.runs] == [Join.FIRST, Join.ROLLED_BACK]
+
+
+def test_two_clones_of_one_ring_are_told_apart(tmp_path: Path) -> None:
+    """Both go on with one key: no (stream, seq) has two contents, and that there are two is told as a fork."""
+    path, clone = tmp_path / "ring", tmp_path / "clone"
+    first = Run()
+    first.begin([group(100)])
+    with closing(Outbox.open(path, channel="dso", size=SIZE, inspect=link_of, segment_size=4096)) as box:
+        box.append(list(zip(first.sent, first.links, strict=True)), new_segment=True)
+    shutil.copy(path, clone)
+    sent = list(first.sent)
+    runs = []
+    for each in (path, clone):
+        with closing(Outbox.open(each, channel="dso", size=SIZE, inspect=link_of, segment_size=4096)) as box:
+            run = Run(clock=FakeClock(1010 * S), last=box.last, history=replay(box.recovered()))
+        run.begin([group(110, anchor=1010 * S)])
+        run.data([frame(110)])
+        runs.append(run)
+    for run in runs:
+        run.clock.now += 5 * S
+        run.data([frame(cycle) for cycle in range(111, 115)])
+        sent += run.sent
+    verifier = Verifier([DID])
+    judged = [each for envelope in sent for each in verifier.feed(envelope)]
+    judged += verifier.finish(complete=True)
+    assert len({(link.stream, link.seq) for run in (first, *runs) for link in run.links}) == len(sent)
+    assert any("two agents use this key" in finding.text for each in judged for finding in each.findings)
 
 
 def test_an_error_of_mark_breaks_it_too(tmp_path: Path) -> None:
