@@ -19,7 +19,9 @@ from anyio import to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from agent.config.effective import Channel as Configured
-from agent.drain import Drain
+from agent.delivery.drain import Drain
+from agent.delivery.publisher import AWAY
+from agent.delivery.resending import Resending, Selection
 from agent.errors import AgentError, OutboxError
 from agent.evidence.history import History, replay
 from agent.evidence.record import link_of
@@ -28,11 +30,9 @@ from agent.outbox import MemoryStore, Outbox
 from agent.outbox.files import OS_FILES, Files
 from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
-from agent.publisher import AWAY
-from agent.resending import Resending, Selection
 from agent.router import Route
 from agent.run import Run, make_run
-from agent.sealer import Facts
+from agent.sealing.sealer import Facts
 from agent.tally import COUNTS, Tally
 
 DRAIN_WITHIN = 3.0  # s: how long a run that ends goes on delivering

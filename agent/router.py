@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from agent.batch import Receipt
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Value
+from agent.sealing.batch import Receipt
 
 GroupKey = tuple[str, str]  # device id, group name
 

@@ -14,18 +14,18 @@ import anyio
 from anyio import to_thread
 
 from agent import kinds
-from agent.batcher import Batcher
 from agent.config.effective import Channel as Configured
-from agent.drain import Drain
+from agent.delivery.drain import Drain
+from agent.delivery.publisher import Publisher
+from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, RecordTooLargeError, TransportError
 from agent.evidence.history import History
 from agent.model import Cause, EventCode
 from agent.outbox import MemoryStore, Outbox
 from agent.ports import Clock, Signer
-from agent.publisher import Publisher
-from agent.refusals import Refusals
 from agent.router import Route
-from agent.sealer import Facts, Sealer
+from agent.sealing.batcher import Batcher
+from agent.sealing.sealer import Facts, Sealer
 
 MARK_EVERY = 10.0  # s: how soon the disk knows what was acknowledged, when no record is written
 

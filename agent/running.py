@@ -33,7 +33,7 @@ from agent.outbox.files import OS_FILES, Files
 from agent.ports import Clock, Signer
 from agent.reload import Change, changes, moves, problem, refused
 from agent.router import Router
-from agent.sealer import Facts
+from agent.sealing.sealer import Facts
 from agent.source import Source
 from agent.states import States
 from agent.supervisor import Supervisor

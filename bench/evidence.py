@@ -23,7 +23,7 @@ from agent.clock import SystemClock
 from agent.evidence.envelope import envelopes, unpack
 from agent.evidence.history import History
 from agent.model import Data, DeviceInfo, Frame, GroupPlan, Point, Schedule, ValueType
-from agent.sealer import Facts, Sealer
+from agent.sealing.sealer import Facts, Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
 from bench.figure import Figure, interleaved

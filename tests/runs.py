@@ -24,7 +24,7 @@ from agent.model import (
     ValueType,
     Withdrawn,
 )
-from agent.sealer import Facts, Sealer
+from agent.sealing.sealer import Facts, Sealer
 from agent.signer import KeySigner
 
 # Published test keys: of the web3 documentation, and of the number one.

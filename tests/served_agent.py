@@ -17,11 +17,11 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from agent.control import server as control
 from agent.control.answers import LiveChannel, answers
 from agent.control.server import Answer
+from agent.delivery.resending import Selection
 from agent.errors import AgentError, ConfigError, Problem
 from agent.evidence.record import link_of
 from agent.model import Gap
 from agent.outbox import Outbox
-from agent.resending import Selection
 from testbed.child import wait_for
 from tests.runs import Run, frame, group
 

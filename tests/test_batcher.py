@@ -16,8 +16,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from agent.batch import Receipt
-from agent.batcher import GAPS_WAIT, Batcher
+from agent.delivery.refusals import Refusals
 from agent.errors import NotStoredError, OutboxError
 from agent.evidence.envelope import unpack
 from agent.evidence.history import History
@@ -39,8 +38,9 @@ from agent.model import (
     ValueType,
     Withdrawn,
 )
-from agent.refusals import Refusals
-from agent.sealer import Sealer
+from agent.sealing.batch import Receipt
+from agent.sealing.batcher import GAPS_WAIT, Batcher
+from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
 from tests.fakes import BACKEND, MS, FakeStore, S, turns, virtual_clock

@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.batcher import Batcher
 from agent.config.effective import Channel
 from agent.config.problems import Place
 from agent.config.tables import MIB, Outbox, Site
@@ -27,7 +26,8 @@ from agent.foresight.walk import Walk
 from agent.model import ClockQuality, DeviceInfo, Frame, GroupPlan, Kind, Link, Point, ValueType
 from agent.outbox import Outbox as Ring
 from agent.outbox.outbox import SEGMENT_SIZE
-from agent.sealer import Sealer
+from agent.sealing.batcher import Batcher
+from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from tests.fakes import BACKEND, FakeStore, virtual_clock
 from tests.runs import DID, FACTS, SECRET

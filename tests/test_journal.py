@@ -54,9 +54,9 @@ def test_the_same_line_of_the_same_subject_is_folded_and_counted(log: Log) -> No
 
 def test_the_broker_that_flaps_is_told_too(log: Log) -> None:
     for _ in range(3):
-        assert log.passes("broker away error=%s", "gone", name="agent.publisher")
-        assert log.passes("broker away error=%s", "gone", name="agent.publisher") is None
-        assert log.passes("broker connected waiting=%d", 0, name="agent.publisher")
+        assert log.passes("broker away error=%s", "gone", name="agent.delivery.publisher")
+        assert log.passes("broker away error=%s", "gone", name="agent.delivery.publisher") is None
+        assert log.passes("broker connected waiting=%d", 0, name="agent.delivery.publisher")
 
 
 def test_many_subjects_do_not_fill_the_memory(log: Log) -> None:

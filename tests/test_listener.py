@@ -15,12 +15,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from agent.batcher import Batcher
 from agent.evidence.history import History
 from agent.listener import Listener
 from agent.model import Cause, Data, Event, EventCode, Frame, Gap, Plan, Quality, Record
 from agent.router import Route, Router
-from agent.sealer import Sealer
+from agent.sealing.batcher import Batcher
+from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor

@@ -18,12 +18,12 @@ from anyio import from_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.drain import Drain
+from agent.delivery.drain import Drain
+from agent.delivery.publisher import ACK_WITHIN, WINDOW, Publisher
+from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, TransportError, Verdict
 from agent.model import Cause, Withdrawn
 from agent.ports import Message
-from agent.publisher import ACK_WITHIN, WINDOW, Publisher
-from agent.refusals import Refusals
 from agent.verifier import Verifier
 from tests.fakes import (
     BACKEND,

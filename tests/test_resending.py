@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
+from agent.delivery.publisher import ACK_WITHIN, WINDOW
+from agent.delivery.resending import Resending, Selection
 from agent.errors import TransportError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record
 from agent.model import Cause
-from agent.publisher import ACK_WITHIN, WINDOW
-from agent.resending import Resending, Selection
 from tests.fakes import BACKEND, MS, Fate, S, until
 from tests.test_publisher import REFUSED, SILENT, TOO_LARGE, Bench, drained, running
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from anyio.lowlevel import checkpoint
 
-from agent.batch import Receipt
 from agent.model import (
     Cause,
     DeviceInfo,
@@ -23,6 +22,7 @@ from agent.model import (
     ValueType,
 )
 from agent.router import Route, Router
+from agent.sealing.batch import Receipt
 
 pytestmark = pytest.mark.anyio
 DEVICES = (DeviceInfo("meter", "modbus", "urn:nmi:1"), DeviceInfo("secret", "modbus"), DeviceInfo("battery", "mqtt"))

@@ -24,12 +24,12 @@ import pytest
 from agent.cli import main
 from agent.control.answers import TAP_RECORDS
 from agent.control.status_text import age, aligned, lines, size
+from agent.delivery.resending import Selection
 from agent.errors import Problem
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, decode_record
 from agent.model import Cause, EventCode, Gap
 from agent.printable import printable
-from agent.resending import Selection
 from testbed.child import wait_for
 from tests.runs import Run, frame, group
 from tests.served_agent import FakeChannel, FakeRunning, Ring, Served, serving

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.batcher import Batcher
-from agent.drain import Drain
+from agent.delivery.drain import Drain
+from agent.delivery.publisher import Publisher
+from agent.delivery.refusals import Refusals
 from agent.errors import AcquisitionError, OutboxError, TransportError, Verdict
 from agent.evidence.coverage import GroupKey
 from agent.evidence.envelope import unpack
@@ -44,10 +45,9 @@ from agent.model import (
     Value,
 )
 from agent.ports import Message
-from agent.publisher import Publisher
-from agent.refusals import Refusals
 from agent.router import Closing, Receipts
-from agent.sealer import Sealer
+from agent.sealing.batcher import Batcher
+from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.batcher import Batcher
 from agent.evidence.history import History
 from agent.listener import Listener
 from agent.model import Data, EventCode, Plan
 from agent.router import Route, Router
-from agent.sealer import Sealer
+from agent.sealing.batcher import Batcher
+from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.states import States
 from agent.supervisor import Supervisor

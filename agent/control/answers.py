@@ -14,7 +14,7 @@ Requests, one JSON object each, and the lines of their answers; the last line of
 - ``outbox records`` (``channel``; ``newest``: so many, optional): ``{"channel", "ring", "acked"}``, then
   ``{"records": [[position, envelope], ...]}``, oldest first.
 - ``outbox resend`` (``channel``; ``run``, ``first``, ``last``, or ``since``, ``until``, or ``refused``): how far it has
-  come, at least every few seconds (agent/resending.py, ``Resending.run``).
+  come, at least every few seconds (agent/delivery/resending.py, ``Resending.run``).
 
 Plans and envelopes are base64.
 """
@@ -34,9 +34,9 @@ from anyio import to_thread
 
 from agent.commands import CONFIGURATION, USAGE
 from agent.control.server import Answer
+from agent.delivery.resending import Selection
 from agent.errors import ConfigError, OutboxError
 from agent.outbox.look import Stored, look, records
-from agent.resending import Selection
 
 TAP_RECORDS, TAP_BYTES = 256, 1 << 20  # held for a tap that does not read
 _BATCH = 128 * 1024  # bytes of envelopes in one line

@@ -1,8 +1,9 @@
 """What a channel will send and store: bytes a day, and for how long its outbox lasts, before anything is read.
 
-A span of the channel's timeline is played through: readings fall due, batches close as agent/batcher.py closes them,
-and what would be sealed is encoded by the code that seals, over typical values (agent/foresight/walk.py). Scaled to a
-day, with the repeated plans and the ring's own bytes. Without gaps, quality codes, events and a broker that was away.
+A span of the channel's timeline is played through: readings fall due, batches close as agent/sealing/batcher.py closes
+them, and what would be sealed is encoded by the code that seals, over typical values (agent/foresight/walk.py). Scaled
+to a day, with the repeated plans and the ring's own bytes. Without gaps, quality codes, events and a broker that was
+away.
 Messages of event-driven groups come as they like: they are told one by one, each with a record to itself.
 
 Pure but for the CPU: no clock, no device, no key; the same configuration has the same forecast.
@@ -15,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent import __version__
-from agent.batcher import FULL, S, frame_bound
-from agent.committer import PLAN_EVERY
 from agent.config.effective import Channel
 from agent.config.problems import Place
 from agent.config.tables import MIB, Site
@@ -39,6 +38,8 @@ from agent.model import (
     Sealed,
 )
 from agent.outbox import ring
+from agent.sealing.batcher import FULL, S, frame_bound
+from agent.sealing.committer import PLAN_EVERY
 from agent.units import size_text
 
 ASSUMED = "values that move about 1 % per reading, no gaps; the broker's protocol (about 0.3 KiB a record) not counted"

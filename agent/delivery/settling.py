@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from anyio import to_thread
 
+from agent.delivery.flight import WINDOW
 from agent.errors import EvidenceError, TransportError, Verdict
 from agent.evidence.envelope import Keys, message_id, unpack
 from agent.evidence.record import link_of, plan_of
-from agent.flight import WINDOW
 from agent.model import Link
 from agent.ports import Last, Store, Stored, TransportSession
 

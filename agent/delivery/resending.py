@@ -15,14 +15,14 @@ from typing import Any
 
 from anyio import to_thread
 
-from agent.errand import Errand
+from agent.delivery.errand import Errand
+from agent.delivery.flight import WINDOW
+from agent.delivery.publisher import Publisher
 from agent.errors import EvidenceError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head, plan_of
-from agent.flight import WINDOW
 from agent.model import Cause
 from agent.ports import Store, Stored
-from agent.publisher import Publisher
 
 _READ = 256 * 1024  # bytes read from the outbox at a time
 _AT_ONCE = WINDOW // 2  # records

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 import anyio
 from anyio import to_thread
 
-from agent.batch import Batch
+from agent.delivery.refusals import Refusals
 from agent.errors import RecordTooLargeError
 from agent.evidence.record import Body
 from agent.model import Event, EventCode, Link, Withdrawn
 from agent.ports import Store
-from agent.refusals import Refusals
-from agent.sealer import Sealer
+from agent.sealing.batch import Batch
+from agent.sealing.sealer import Sealer
 
 S = 1_000_000_000
 PLAN_EVERY = 3600 * S

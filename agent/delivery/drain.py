@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 
-from agent.flight import WINDOW
+from agent.delivery.flight import WINDOW
 from agent.ports import Clock
 
 S = 1_000_000_000

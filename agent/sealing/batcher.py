@@ -23,13 +23,13 @@ from dataclasses import replace
 import anyio
 from anyio import to_thread
 
-from agent.batch import Batch, Job, NextTerm, Receipt
-from agent.committer import Committer
+from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, RecordTooLargeError
 from agent.model import Cause, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Link, Point, Value, ValueType
 from agent.ports import Clock, Store
-from agent.refusals import Refusals
-from agent.sealer import Sealer
+from agent.sealing.batch import Batch, Job, NextTerm, Receipt
+from agent.sealing.committer import Committer
+from agent.sealing.sealer import Sealer
 
 S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window

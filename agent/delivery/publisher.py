@@ -21,14 +21,14 @@ from collections.abc import Callable, Collection
 import anyio
 from anyio import to_thread
 
-from agent.drain import Drain
-from agent.errand import Errand
+from agent.delivery.drain import Drain
+from agent.delivery.errand import Errand
+from agent.delivery.flight import WINDOW, Flight
+from agent.delivery.refusals import Refusals
+from agent.delivery.settling import Settling
 from agent.errors import AgentError, TransportError, Verdict, only
 from agent.evidence.envelope import message_id
-from agent.flight import WINDOW, Flight
 from agent.ports import Clock, Message, Store, Stored, Transport, TransportSession
-from agent.refusals import Refusals
-from agent.settling import Settling
 
 __all__ = ["ACK_WITHIN", "WINDOW", "Publisher"]
 

@@ -1,0 +1,1 @@
+"""From frames and gaps to signed records on disk."""
