@@ -69,8 +69,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _envelopes(found: Survey) -> Iterator[bytes]:
+    """What was there when the file was surveyed; a running agent goes on writing."""
     for part in found.parts():
-        yield from (entry.payload for entry in part.entries if entry.link)
+        yield from (entry.payload for entry in part.entries if entry.link and entry.pos < found.next_pos)
 
 
 def _signers(found: Survey) -> list[Signer | str]:
