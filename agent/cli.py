@@ -190,6 +190,11 @@ def _parser() -> argparse.ArgumentParser:
     _accepting(tail)
     _formats(tail)
     tail.add_argument("--new", action="store_true", help="only what comes from now on, not what the stream holds")
+    tail.add_argument(
+        "--durable",
+        metavar="NAME",
+        help="have the broker remember what came and keep it until it is acknowledged; needs --checkpoint",
+    )
     tail.add_argument("--until-idle", action="store_true", help="end with a report once nothing more is in the stream")
     _channel(tail)
     _config(tail)

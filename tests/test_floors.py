@@ -127,6 +127,8 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.nats.config": (PURE, "pydantic"),
     "agent.transports.nats.connection": (EDGE, "nats"),
     "agent.transports.nats.consumer": (EDGE, "nats"),
+    "agent.transports.nats.durable": (EDGE, "nats"),
+    "agent.transports.nats.pull": (EDGE, "nats"),
     "agent.transports.nats.login": (EDGE, ""),
     "agent.transports.nats.nkeys": (PURE, "Crypto"),
     "agent.transports.nats.failures": (EDGE, "nats"),

@@ -24,7 +24,8 @@ from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Last, Message
 from agent.transports.nats.config import NatsServers
 from agent.transports.nats.connection import Timeouts
-from agent.transports.nats.consumer import _BATCH, Consumer, Source
+from agent.transports.nats.consumer import Consumer, Source
+from agent.transports.nats.pull import BATCH
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, free_port
 from tests.nats_sessions import (
@@ -454,7 +455,7 @@ def texts(*numbers: int) -> list[bytes]:
 
 
 async def test_what_is_stored_comes_in_order_and_then_what_comes(server: NatsServer) -> None:
-    count = 3 * _BATCH
+    count = 3 * BATCH
     async with stream(server.url) as (client, subject), nothing_left():
         await publish(client, subject, *range(count))
         await publish(client, subject + ".b", 4711)
@@ -546,7 +547,7 @@ async def test_only_new_messages_and_none_lost_before_the_first(server: NatsServ
 
 async def test_a_slow_reader_holds_one_batch(server: NatsServer) -> None:
     async with stream(server.url) as (client, subject):
-        await publish(client, subject, *range(4 * _BATCH))
+        await publish(client, subject, *range(4 * BATCH))
         async with aclosing(consumer(server, subject).messages()) as messages:
             assert await anext(messages) == b"0"
             await anyio.wait_all_tasks_blocked()
@@ -554,7 +555,7 @@ async def test_a_slow_reader_holds_one_batch(server: NatsServer) -> None:
             assert len(waiting) == 2  # ours and the test's client
             info = await client.jetstream().consumers_info(subject.partition(".")[0])
             assert info[0].delivered is not None
-            assert info[0].delivered.stream_seq == _BATCH
+            assert info[0].delivered.stream_seq == BATCH
 
 
 async def test_a_consumer_that_the_server_forgot(server: NatsServer) -> None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
+import secrets
 import signal
 import time
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any
 
 import anyio
@@ -19,10 +22,11 @@ from agent.commands.printing import Printer, printer
 from agent.commands.target import only
 from agent.commands.which_key import secret
 from agent.config import Config, load
-from agent.errors import SignerError, TransportError
+from agent.errors import CheckpointError, SignerError, TransportError
 from agent.kinds import TRANSPORTS
 from agent.signer import open_signer
 from agent.transports.nats.consumer import Consumer, Source
+from agent.transports.nats.durable import DurableConsumer, judge_name
 from agent.verifier import Signer, Verifier
 
 _SETTLE_EVERY = 6.0  # s; longer than a publisher takes to send again what is missing at the beginning of a stream
@@ -35,14 +39,38 @@ def main(options: argparse.Namespace) -> int:
 
     Raises ConfigError, ControlError (no such channel), PermissionError, and with ``--until-idle`` TransportError.
     """
-    try:
-        source, accept = _source(options)
-        verifier, place = begun(options, accept, source.subject)
-    except ValueError as error:
-        say(f"edge-agent tail: {error}")
-        return USAGE
-    consumer = Consumer(source, only_new=options.new, place=place)
-    return anyio.run(_Tail(consumer, source.subject, verifier, options).run)
+    with ExitStack() as stack:
+        try:
+            source, accept = _source(options)
+            if options.durable is not None:
+                stack.enter_context(_alone(options))
+            verifier, place = begun(options, accept, source.subject)
+        except ValueError as error:
+            say(f"edge-agent tail: {error}")
+            return USAGE
+        return anyio.run(_Tail(source, place, verifier, options).run)
+    raise AssertionError
+
+
+@contextmanager
+def _alone(options: argparse.Namespace) -> Iterator[None]:
+    """The only process here that goes on with this checkpoint. Raises ValueError, OSError."""
+    if options.checkpoint is None:
+        raise ValueError(
+            "--durable needs --checkpoint FILE: the server remembers which records came, the file what they proved; "
+            "one without the other would report what was read before as missing"
+        )
+    judge_name(options.durable)
+    with options.checkpoint.with_name(f"{options.checkpoint.name}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{options.checkpoint} is in use by another process: two would get a part of the records each and find "
+                "the rest missing; share the subjects out (docs/consuming.md), each with its own --durable and "
+                "--checkpoint"
+            ) from None
+        yield
 
 
 def _source(options: argparse.Namespace) -> tuple[Source, list[Signer | str]]:
@@ -94,9 +122,22 @@ def _did_of_key(config: Config) -> str:
 class _Tail:
     """Reads, judges and prints, and keeps how far it came."""
 
-    def __init__(self, consumer: Consumer, source: str, verifier: Verifier, options: argparse.Namespace) -> None:
-        self._consumer = consumer
-        self._source = source
+    def __init__(
+        self, source: Source, place: Sequence[int] | None, verifier: Verifier, options: argparse.Namespace
+    ) -> None:
+        self._consumer: Consumer
+        if options.durable is None:
+            self._consumer = Consumer(source, only_new=options.new, place=place)
+        else:
+            self._consumer = DurableConsumer(
+                source,
+                name=options.durable,
+                owner=place[2] if place and len(place) > 2 else secrets.randbits(63),
+                keep=self._save,
+                only_new=options.new,
+                place=place,
+            )
+        self._source = source.subject
         self._verifier = verifier
         self._options = options
         self._printer: Printer = printer(options, lasting=True)
@@ -133,7 +174,8 @@ class _Tail:
                         elif anyio.current_time() >= settle_at:
                             self._printer.records(self._verifier.settle())
                             settle_at = anyio.current_time() + _SETTLE_EVERY
-                        if anyio.current_time() >= self._saved_at + _SAVE_EVERY:
+                        due = anyio.current_time() >= self._saved_at + _SAVE_EVERY
+                        if due and self._options.durable is None:  # which says itself when
                             self._save()
             except TransportError as error:
                 if self._options.until_idle and not attached:
@@ -144,7 +186,15 @@ class _Tail:
             await anyio.sleep(_PAUSE)
 
     def _save(self) -> None:
-        """What was printed is behind the checkpoint; a crash prints again what came since."""
+        """What was printed is behind the checkpoint; a crash prints again what came since. Raises CheckpointError."""
         self._saved_at = anyio.current_time()
-        if self._options.checkpoint is not None:
+        if self._options.checkpoint is None:
+            return
+        try:
             Checkpoint(self._source, self._consumer.place, self._verifier.save()).write(self._options.checkpoint)
+        except OSError as error:
+            if self._options.durable is None:
+                raise
+            what = f"cannot write {error.filename or self._options.checkpoint}: {error.strerror}"
+            hint = "what came since the last time was not acknowledged and comes again"
+            raise CheckpointError(what, hint=hint) from error

@@ -9,34 +9,31 @@ nats-py's ``fetch`` is not used: it waits for full batches and starts a task for
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qs
 
 import anyio
 import nats.errors
 import nats.js.errors
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from agent.errors import Reason, TransportError
 from agent.transports.nats.config import NatsServers, judge_server, judge_stream, judged_servers
 from agent.transports.nats.connection import Connection, Timeouts, connected
 from agent.transports.nats.failures import api_error, describe
+from agent.transports.nats.pull import Place, Pull
 
-_BATCH = 128  # messages asked for at a time, and held in memory
-_WAIT = 1.0  # s that a request for more stays open
 _FORGOTTEN = 60  # s
 _SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")  # wildcards are welcome
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +67,6 @@ class Source:
         return cls(judged_servers(servers=(server,), **settings), judge_stream(stream) if stream else None, subject[0])
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a message stands in its stream."""
-
-    seq: int
-    time: int  # ns, by the server's clock
-    pending: int  # messages of the subject behind it
-
-    @classmethod
-    def of(cls, message: Msg) -> _Place:
-        """From the reply subject: ``$JS.ACK.[domain.account.]stream.consumer.tries.seq.seq.time.pending[.token]``."""
-        words = message.reply.split(".")
-        seq, _, time, pending = words[5:9] if len(words) == 9 else words[7:11]
-        return cls(int(seq), int(time), int(pending))
-
-
 class Consumer:
     """Yields a subject's messages as they are stored; remembers where it is, so that it can be used again after an
     error.
@@ -99,13 +80,13 @@ class Consumer:
         place: Sequence[int] | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        """``place``: as ``place`` of an earlier one was; go on behind it."""
+        """``place``: as ``place`` of an earlier one was; go on behind it. Zeros: at the beginning."""
         self._source = source
         self._servers = deque(source.servers.servers)
         self._timeouts = timeouts or Timeouts()
         self._only_new = only_new
         self._first: int | None = None  # with ``only_new``: where that begins, once a server said so
-        self._last = None if place is None else _Place(place[0], place[1], 0)  # of the last message yielded
+        self._last = Place(place[0], place[1], 0) if place and place[0] else None  # of the last message yielded
 
     @property
     def place(self) -> list[int] | None:
@@ -122,7 +103,7 @@ class Consumer:
         arrived, incoming = anyio.create_memory_object_stream[Msg](math.inf)  # never more than was asked for
         with arrived, incoming:
             async with connected(server, self._source.servers, timeouts=self._timeouts) as connection:
-                pull = _Pull(connection, arrived, incoming)
+                pull = Pull(connection, arrived, incoming)
                 try:
                     await pull.open()
                     async with aclosing(self._read(connection, pull)) as found:
@@ -139,11 +120,9 @@ class Consumer:
                 except (nats.errors.Error, OSError) as error:
                     raise TransportError(f"{server}: {describe(error)}") from error
 
-    async def _read(self, connection: Connection, pull: _Pull) -> AsyncGenerator[bytes | None]:
+    async def _read(self, connection: Connection, pull: Pull) -> AsyncGenerator[bytes | None]:
         jetstream = connection.client.jetstream(timeout=self._timeouts.answer)
-        source = self._source
-        found = jetstream.find_stream_name_by_subject
-        stream = source.stream if source.stream is not None else await pull.request(found(source.subject))
+        stream = await self._stream(jetstream, pull)
 
         async def attach(config: ConsumerConfig) -> int:
             info = await pull.request(jetstream.add_consumer(stream, config))
@@ -165,18 +144,21 @@ class Consumer:
         if not pending:
             yield None
         while True:
-            await pull.ask(_BATCH, _WAIT)
-            for _ in range(_BATCH):
-                message = await pull.receive()
-                if message is None:
-                    yield None
-                    break
-                place = _Place.of(message)
-                if last is None or place.time > last.time or place.seq > last.seq:
-                    self._last = place
-                    yield message.data
-                if not place.pending:
-                    yield None
+            message = await pull.receive()
+            if message is None:
+                yield None
+                continue
+            place = Place.of(message)
+            if last is None or place.time > last.time or place.seq > last.seq:
+                self._last = place
+                yield message.data
+            if not place.pending:
+                yield None
+
+    async def _stream(self, jetstream: JetStreamContext, pull: Pull) -> str:
+        if self._source.stream is not None:
+            return self._source.stream
+        return await pull.request(jetstream.find_stream_name_by_subject(self._source.subject))
 
     def _start(self) -> ConsumerConfig:
         if self._last is not None:
@@ -206,80 +188,3 @@ class Consumer:
             inactive_threshold=_FORGOTTEN,
             mem_storage=True,  # nothing of it is worth a write on the server's disk
         )
-
-
-class _Pull:
-    """Requests for more, and what comes back (NATS ADR-13)."""
-
-    def __init__(
-        self, connection: Connection, arrived: MemoryObjectSendStream[Msg], incoming: MemoryObjectReceiveStream[Msg]
-    ) -> None:
-        self._connection = connection
-        self._arrived = arrived
-        self._incoming = incoming
-        self._inbox = connection.client.new_inbox()
-        self._subject = ""
-        self._refusal = ""
-        self._requesting = anyio.CancelScope()
-        connection.on_closed, connection.on_refused = self._ended, self._refused
-
-    async def open(self) -> None:
-        """Listen for what comes."""
-        await self._connection.client.subscribe(self._inbox, cb=self._arrive, pending_bytes_limit=0)
-
-    def attach(self, stream: str, consumer: str) -> None:
-        """Ask this consumer from now on."""
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-
-    async def request(self, answer: Awaitable[T]) -> T:
-        """What the server answers. Raises TransportError if it refuses or goes, which no answer tells."""
-        with anyio.CancelScope() as self._requesting:
-            return await answer
-        raise self._lost()
-
-    async def ask(self, batch: int, seconds: float) -> None:
-        """Ask for messages: those stored, then those that come within the time."""
-        request = {"batch": batch, "expires": int(seconds * 1e9)}
-        await self._connection.client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
-
-    async def one(self) -> _Place | None:
-        """Where the next message stands, which is passed over; None if none came."""
-        await self.ask(1, _WAIT)
-        message = await self.receive()
-        return None if message is None else _Place.of(message)
-
-    async def receive(self) -> Msg | None:
-        """The next message; None once the time of the request is over. Raises TransportError."""
-        try:
-            with anyio.fail_after(_WAIT + self._connection.timeouts.answer):
-                message = await self._incoming.receive()
-        except TimeoutError:
-            raise TransportError("the server does not answer", reason=Reason.TIMEOUT) from None
-        except anyio.EndOfStream:
-            raise self._lost() from None
-        headers = message.headers or {}
-        status = headers.get("Status")
-        if status is None or message.reply:
-            return message
-        if status in ("404", "408"):  # nothing more, time over
-            return None
-        words = headers.get("Description") or ("the consumer is gone" if status == "503" else f"status {status}")
-        raise TransportError(f"the server ended the consumer: {words}")
-
-    async def _arrive(self, message: Msg) -> None:
-        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._arrived.send_nowait(message)
-
-    def _refused(self, what: str) -> None:
-        self._refusal = what
-        self._ended()
-
-    def _ended(self) -> None:
-        self._arrived.close()
-        self._requesting.cancel()
-
-    def _lost(self) -> TransportError:
-        if self._refusal:
-            hint = "docs/consuming.md lists the rights needed"
-            return TransportError(f"not permitted: {self._refusal}", hint=hint, reason=Reason.PERMISSION)
-        return self._connection.lost()
