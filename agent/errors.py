@@ -120,6 +120,7 @@ class Reason(enum.StrEnum):
     EXPIRED = "expired"  # credentials that were good once
     PERMISSION = "permission"  # let in, but not to do this
     NO_JETSTREAM = "no_jetstream"
+    NO_LEADER = "no_leader"  # the broker's cluster chooses one, or too few of its servers are there
     NO_STREAM = "no_stream"
     WRONG_STREAM = "wrong_stream"  # it does not take our subject
     STREAM_FULL = "stream_full"  # and keeps the old

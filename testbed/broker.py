@@ -8,7 +8,9 @@ import nats
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
 
-async def create_stream(url: str, name: str, subjects: Sequence[str], *, duplicate_window_s: float = 120) -> None:
+async def create_stream(
+    url: str, name: str, subjects: Sequence[str], *, duplicate_window_s: float = 120, replicas: int = 1
+) -> None:
     """Create the stream on disk; one that exists with the same settings is left as it is.
 
     Message ids are remembered for ``duplicate_window_s`` seconds. Raises what nats-py raises.
@@ -22,6 +24,7 @@ async def create_stream(url: str, name: str, subjects: Sequence[str], *, duplica
                 retention=RetentionPolicy.LIMITS,
                 storage=StorageType.FILE,
                 duplicate_window=duplicate_window_s,
+                num_replicas=replicas,
             )
         )
     finally:

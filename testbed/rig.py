@@ -19,6 +19,7 @@ from testbed.account import Account
 from testbed.bad_disk import Disk
 from testbed.battery_device import MqttBroker
 from testbed.broker import create_stream
+from testbed.cluster import NatsCluster
 from testbed.journal import boot_time
 from testbed.oracle import Oracle
 from testbed.processes import Agent, Battery, NatsServer, Process, ProcessError, Site, Tail, edge_agent, wait_for
@@ -47,7 +48,7 @@ _CHANNEL = """
 [[channel]]
 id = "{channel}"
 transport = "nats"
-servers = ["{url}"]
+servers = {servers}
 send = {send}
 seal_within = "{seal_within}"
 outbox = {{ {outbox} }}
@@ -90,7 +91,8 @@ class Rig:
     ``units``: the Modbus unit behind each device of the configuration. ``mqtt``: the broker, in this folder and not
     started, of a battery that is one more device; ``mqtt_version`` "3.1.1" or "5" for both its clients; ``battery``:
     arguments for it; ``bms``: more lines for its connection. ``channels``: what each channel sends, by id.
-    ``outbox_more``: more keys for their outboxes. ``disk``: what the agent's outboxes lie on.
+    ``outbox_more``: more keys for their outboxes. ``disk``: what the agent's outboxes lie on. ``cluster``: the NATS
+    servers, in this folder and not started, of which ``broker`` is the first; else there is one.
     """
 
     SITE, CHANNEL, STREAM = "rig", "dso", "TELEMETRY"
@@ -112,28 +114,32 @@ class Rig:
         clock_wait: str = "0s",
         outbox_more: str = "",
         disk: Disk | None = None,
+        cluster: NatsCluster | None = None,
     ) -> None:
         self.folder = folder
         self.site = site or Site(folder)
-        self.broker = NatsServer(folder)
+        self.broker = cluster.nodes[0] if cluster is not None else NatsServer(folder)
         self.units = units or {"pv-1": 1, "grid-meter": 2}
         self.config = folder / "agent.toml"
         self.channels = channels or {self.CHANNEL: ["*"]}
         self.mqtt = mqtt
         self._battery: Battery | None = None
         self._battery_span: tuple[int | None, int | None] = (None, None)
-        self._processes: list[Process] = [self.site, self.broker, *([mqtt] if mqtt else [])]
+        self._processes: list[Process | NatsCluster] = [self.site, cluster or self.broker, *([mqtt] if mqtt else [])]
         self._consumers = 0
         self._stopped = 0
         try:
             self.site.start()
-            self.broker.start()
+            (cluster or self.broker).start()
             if mqtt is not None:
                 url = battery_device.broker_url(mqtt.start(), mqtt_version)
                 self._battery = Battery(folder, url, **(battery or {}))
                 self._processes.append(self._battery.start())
                 devices += battery_device.tables(url, self._battery.topic, more=bms)
-            asyncio.run(create_stream(self.broker.url, self.STREAM, ["dx.>"]))
+            if cluster is not None:
+                cluster.create_stream(self.STREAM, "dx.>")
+            else:
+                asyncio.run(create_stream(self.broker.url, self.STREAM, ["dx.>"]))
             self.did = command("init", folder, "--network", "volta").strip()
         except BaseException:
             self.close()
@@ -149,7 +155,7 @@ class Rig:
             + "".join(
                 _CHANNEL.format(
                     channel=channel,
-                    url=self.broker.url,
+                    servers=json.dumps(cluster.urls if cluster is not None else [self.broker.url]),
                     send=json.dumps(list(send)),
                     seal_within=seal_within,
                     outbox=", ".join([f'size = "{outbox}"', *([outbox_more] if outbox_more else [])]),

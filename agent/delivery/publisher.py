@@ -33,7 +33,7 @@ from agent.ports import Clock, Message, Store, Stored, Transport, TransportSessi
 __all__ = ["ACK_WITHIN", "WINDOW", "Publisher"]
 
 ACK_WITHIN = 5_000_000_000  # ns
-AWAY = frozenset({"", "unreachable", "timeout", "lost"})  # reasons of failures that are no refusal
+AWAY = frozenset({"", "unreachable", "timeout", "no_leader", "lost"})  # reasons of failures that are no refusal
 _READ = 256 * 1024  # bytes read from the outbox at a time
 # A broker that was away for hours is found within ten seconds. What that costs while it is away, a failed attempt each
 # 5 to 10 s, is nothing to a box or a line; and the jitter spreads a fleet over five seconds.

@@ -58,6 +58,11 @@ class Connection:
         """Bytes of the largest message that the server takes besides our headers."""
         return self.client.max_payload - _HEADERS
 
+    @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several, whose streams may be without a leader for a while."""
+        return bool(self.client._server_info.get("cluster"))
+
     async def open(self) -> None:
         """Try once. Raises TransportError; close in any case."""
         settings, expires = self._settings, None
@@ -93,6 +98,7 @@ class Connection:
             name="edge-agent",
             error_cb=self._failed,
             closed_cb=self._was_closed,
+            lame_duck_mode_cb=self._leaves,
             allow_reconnect=False,
             connect_timeout=seconds.connect,  # type: ignore[arg-type]  # it takes parts of a second, too
             ping_interval=seconds.ping,  # type: ignore[arg-type]
@@ -131,6 +137,11 @@ class Connection:
         """The first reason stands: what the server says before it closes goes before its closing."""
         last = self.client.last_error
         self._cause = self._cause or (last if last is not self._refused else None) or error
+
+    async def _leaves(self) -> None:
+        """It says that it will close: another one is asked at once, while this one may still answer for a while."""
+        self._keep(nats.errors.Error("the server goes out of service"))
+        self.on_closed()
 
     async def _was_closed(self) -> None:
         self._keep(None)

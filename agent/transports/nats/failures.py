@@ -21,6 +21,7 @@ _TOO_LARGE, _NOT_STORED = 10054, 10077
 _LET_IN = "is it right, and does the server know it? its log says more"
 _ROOM = "give the server's JetStream more room: its disk, max_file_store, or the limits of the account"
 _NO_JETSTREAM = "switch JetStream on for the server and the account"
+_LEADER = "a cluster chooses one within seconds; if it does not, too few of its servers run"
 _CODES = {
     NO_STREAM: (Reason.NO_STREAM, "create the stream on the server, or correct the channel's stream"),
     10060: (
@@ -32,7 +33,7 @@ _CODES = {
     10039: (Reason.NO_JETSTREAM, _NO_JETSTREAM),
     10076: (Reason.NO_JETSTREAM, _NO_JETSTREAM),
     **dict.fromkeys((10002, 10023, 10028, 10047), (Reason.STORE, _ROOM)),
-    **dict.fromkeys((10008, 10009), (Reason.STORE, "JetStream has no leader at the moment; look at the cluster")),
+    **dict.fromkeys((10004, 10008, 10009, 10118), (Reason.NO_LEADER, _LEADER)),
 }
 _SAID = (  # by a part of what the server says, in small letters
     ("authentication expired", Reason.EXPIRED, "renew the credentials; new ones are taken up at the next try"),
@@ -146,6 +147,14 @@ def api_error(error: nats.js.errors.APIError) -> TransportError:
     if found.reason is Reason.NO_JETSTREAM:
         return TransportError(f"no JetStream here: {found}", hint=found.hint, reason=found.reason)
     return found
+
+
+def nobody(subject: str, *, clustered: bool) -> TransportError:
+    """Nobody answers to a record. In a cluster it may be that the stream has no leader."""
+    if not clustered:
+        return no_stream(subject)
+    what = f"nobody takes {subject}: its stream has no leader at the moment, or there is none"
+    return TransportError(what, hint=_LEADER, reason=Reason.NO_LEADER)
 
 
 def no_stream(subject: str) -> TransportError:

@@ -28,7 +28,7 @@ from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Last, Message
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
-from agent.transports.nats.failures import NO_STREAM, answered, api_error, no_stream, too_large
+from agent.transports.nats.failures import NO_STREAM, answered, api_error, no_stream, nobody, too_large
 from agent.transports.nats.stream import prepare
 
 _RESENT = "Edge-Agent-Resent"  # header of a message that does not come in its turn
@@ -176,7 +176,7 @@ class NatsSession:
         raise self._lost()
 
     async def _answered(self, message: Msg) -> None:
-        ack = read_answer(message)
+        ack = read_answer(message, self._subject, clustered=self._connection.clustered)
         if ack is None:  # whoever reads our subject sees the reply subject, too, and may send what he likes
             self.junk += 1
             if self.junk == 1:
@@ -209,15 +209,15 @@ class NatsSession:
         return self._refusal or self._connection.lost(error)
 
 
-def read_answer(message: Msg) -> Ack | None:
-    """The answer to one message: a PubAck, an API error, or no responders (JetStream off or no stream); None: none of
-    these.
+def read_answer(message: Msg, subject: str, *, clustered: bool) -> Ack | None:
+    """The answer to one message: a PubAck, an API error, or no responders (JetStream off, no stream, or in a cluster no
+    leader); None: none of these.
     """
     token = message.subject.rpartition(".")[2]
     if not (token.isascii() and token.isdigit()):
         return None
     if message.headers and message.headers.get("Status") == "503":
-        return Ack(int(token), no_stream("the subject"))
+        return Ack(int(token), nobody(subject, clustered=clustered))
     try:
         answer = json.loads(message.data)
     except (ValueError, RecursionError):
