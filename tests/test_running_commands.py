@@ -271,7 +271,7 @@ def test_status_for_programs_and_for_people(shell: Shell, ring: Ring) -> None:
         "  process   4711, configuration /etc/edge-agent/agent.toml",
         "",
         f"  channel  broker  waiting    {'oldest':{len(age(oldest))}}  delivered  dropped",
-        f"! dso      away    7 (2 KiB)  {age(oldest)}  12         3",
+        f"! dso      away    7 (2 KiB)  {age(oldest):6}  12         3",
         "    dso: no route to host",
         "",
         "  connection  state",
