@@ -19,6 +19,8 @@ class Account:
     repeats: int = 0
     runs: int = 0
     records_withdrawn: int = 0  # missing, and some plan says that they may be
+    records_missing: int = 0  # and no plan says so
+    doubled: int = 0  # records, cycles and messages that are there again as if they were new
     cycles_expected: int = 0
     cycles_present: int = 0
     cycles_in_gaps: int = 0

@@ -59,6 +59,7 @@ class Oracle:
                 account.failed += 1
                 account.problem(f"{line.get('id', 'a record')}: {line['verdict']}: {'; '.join(line['findings'])}")
             elif streams.setdefault(line["stream"], {}).setdefault(line["seq"], line) is not line:
+                account.doubled += 1
                 account.problem(f"{line['id']}: handed over twice")
         plans = [line["plan"] for records in streams.values() for line in records.values() if line["kind"] == "plan"]
         if len({plan["boot_id"] for plan in plans}) > 1:
@@ -236,6 +237,7 @@ class _Channel:
             lost.difference_update(range(low, high + 1))
         self._account.records_withdrawn += last - first + 1 - len(lost)
         if lost:
+            self._account.records_missing += len(lost)
             text = f"records {min(lost)} to {max(lost)} of run {stream[:8]} are missing and not withdrawn"
             self._account.problem(text)
             return None
@@ -353,6 +355,7 @@ class _Channel:
                 account.cycles_missing += first - group.next
                 account.problem(f"{record['id']}: {_name(key)} cycles {group.next} to {first - 1} are not there")
             elif first < group.next:
+                account.doubled += 1
                 account.problem(f"{record['id']}: {_name(key)} cycle {first} is there twice")
             new = last + 1 - max(first, group.next)
             group.next = max(group.next, last + 1)

@@ -31,6 +31,7 @@ class _Run:
     opened: int
     ended: int
     signs: list[int] = field(default_factory=list)  # when something came
+    within: list[tuple[int, int]] = field(default_factory=list)  # something came at some time of these
     quiet: list[tuple[int, int, str]] = field(default_factory=list)
 
 
@@ -122,6 +123,7 @@ class EventGroup:
             text = f"{self._name} cycles {self._next} to {first - 1} are not there"
             self._account.problem(f"{record['id']}: {text}")
         elif first < self._next:
+            self._account.doubled += 1
             self._account.problem(f"{record['id']}: {self._name} cycle {first} is there twice")
         new = last + 1 - max(first, self._next)
         self._next = max(self._next, last + 1)
@@ -168,7 +170,8 @@ class EventGroup:
             account.problem(f"{record['id']}: {self._name}: decode_error, and message {message.n} is JSON")
         others = [each for each in came if each.document is None and each.n not in self._seen and each is not message]
         for each in [message, *others[: new - 1]]:
-            self._runs[-1].signs.append(each.boot)
+            # It may have waited for us at the broker: when it came is not told.
+            self._runs[-1].within.append((each.boot, record["sealed"]["boot"]))
             self._seen.setdefault(each.n, _Seen()).undecoded += 1
 
     def _quiet(self, record: Json, gap: Json) -> None:
@@ -200,6 +203,7 @@ class EventGroup:
             account.messages_retained += seen.retained
             forgotten = any(begin <= at for begin, _ in loses for at in seen.live)
             if len(seen.live) > 1 and not message.again and not forgotten:
+                account.doubled += 1
                 account.problem(f"{self._name}: message {message.n} is there {len(seen.live)} times and not marked")
             if message.n not in owed:
                 continue
@@ -262,6 +266,7 @@ class EventGroup:
             return
         known = sorted([*((sign, sign) for sign in signs), *((begin, end) for begin, end, _ in run.quiet)])
         at = known[0][0] if known else run.opened
+        known = sorted([*known, *((max(begin, at), max(end, at)) for begin, end in run.within)])
         for begin, end in [*known, (run.ended, run.ended)]:
             if begin - at > self._topic.silent_after + _GRACE:
                 yield f"nothing came from {at} to {begin}, and no gap says so"

@@ -980,6 +980,21 @@ def test_a_defect_of_messages_is_found(
     assert not account.good
 
 
+def test_what_cannot_be_decoded_may_have_waited_at_the_broker() -> None:
+    """Published long before the run that got it, which listens from its beginning on."""
+    feed = Feed()
+    feed.listen(A, ZERO)
+    feed.sealed(A, at(1) + 50 * MS, [feed.publish(1)])
+    detail = feed.publish_garbage(2)
+    feed.listen(B, at(200), follows=[A, 2], resumes={"cause": "agent_down", "groups": []})
+    down = quiet(at(200) - 500 * MS, at(200))
+    feed.sealed(B, at(202), [feed.publish(201)], [undecoded(0, detail), down], first=1)
+    feed.record("event", B, at(203), event={"code": "stop", "details": []})
+    account = feed.judge()
+    assert account.problems == []
+    assert account.messages_in_gaps == 1
+
+
 def test_what_a_killed_broker_lost_is_not_counted() -> None:
     feed = listening()
     _message_lost(feed)
