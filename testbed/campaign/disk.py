@@ -43,6 +43,10 @@ class SmallDisk:
         """As before; what is written is written back, unless the power was cut."""
         _run("umount", self.place)
 
+    def sync(self) -> None:
+        """All that was written so far is durable."""
+        _run("sync", "--file-system", self.place)
+
     def cut_power(self) -> None:
         """From now on nothing reaches it, and what was not synced is gone. To be unmounted and mounted again."""
         folder = os.open(self.place, os.O_RDONLY)

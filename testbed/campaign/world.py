@@ -96,6 +96,7 @@ class World(Rig):
         self.agent.start().wait_ready()
         wait_for(lambda: "INFO listening connection" in self.agent.log(), timeout=30, what="the agent to listen")
         self.mosquitto.save()
+        self.disk.sync()  # else a power cut of one that syncs nothing would only tell that it made no file
         self.listening()
         self.wait_for_state()
 
