@@ -631,13 +631,13 @@ _SETTINGS = settings(
 
 
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=25)
+@settings(_SETTINGS, max_examples=15)
 def test_a_true_history_on_a_bad_disk_never_alarms(world: World) -> None:
     live(world)
 
 
 @pytest.mark.slow
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=400)
+@settings(_SETTINGS, max_examples=100)
 def test_many_true_histories_on_a_bad_disk_never_alarm(world: World) -> None:
     live(world)

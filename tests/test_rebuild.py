@@ -390,4 +390,4 @@ def test_random_damage_loses_nothing_unstated(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_much_random_damage_loses_nothing_unstated(tmp_path: Path) -> None:
-    campaign(range(40, 3000), tmp_path)
+    campaign(range(40, 1500), tmp_path)

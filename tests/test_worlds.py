@@ -555,7 +555,7 @@ def test_a_true_history_never_alarms(world: World) -> None:
 
 @pytest.mark.slow
 @given(worlds())
-@settings(_SETTINGS, max_examples=1500)
+@settings(_SETTINGS, max_examples=1000)
 def test_many_true_histories_never_alarm(world: World) -> None:
     live(world)
 

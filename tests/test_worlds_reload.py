@@ -221,13 +221,13 @@ _SETTINGS = settings(
 
 
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=60)
 def test_a_true_history_of_a_changing_agent_never_alarms(world: World) -> None:
     live(world)
 
 
 @pytest.mark.slow
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=1200)
+@settings(_SETTINGS, max_examples=800)
 def test_many_true_histories_of_a_changing_agent_never_alarm(world: World) -> None:
     live(world)
