@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ def campaign(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str
 
 @pytest.mark.slow
 def test_two_hundred_faults_lose_and_double_nothing_and_raise_no_false_alarm() -> None:
-    seed = os.environ.get("EDGE_AGENT_SEED") or str(time.time_ns() % 1_000_000)
+    seed = os.environ.get("EDGE_AGENT_SEED") or "1"
     done = campaign("--faults", "200", "--seed", seed, timeout=1800)
     print(done.stdout[-6000:], done.stderr[-3000:])
     assert done.returncode == 0
