@@ -19,14 +19,18 @@ from typing import Any
 import nats
 import pytest
 
+from agent.delivery.publisher import AWAY
+from agent.errors import Reason, TransportError, Verdict
+from agent.ports import Ack
+from agent.transports.nats.failures import answered
 from testbed.cluster import NatsCluster
 from testbed.processes import NatsServer, Tail, wait_for
 from testbed.rig import Rig
+from tests.nats_sessions import answers, message, transport
 from tests.runs import DID, simple_run
 
 Json = dict[str, Any]
 OK = {"structure": "ok", "signature": "ok", "identity": "ok", "continuity": "ok", "completeness": "ok"}
-ERROR = "<3>"  # how a line of the log with that priority begins
 
 
 @pytest.fixture
@@ -63,6 +67,15 @@ def led(cluster: NatsCluster) -> NatsServer:
     return wait_for(lambda: cluster.leader(Rig.STREAM), timeout=30, what="a leader")
 
 
+def serving(rig: Rig, cluster: NatsCluster) -> NatsServer:
+    """The node that the agent is connected to (proc_pid_fd(5), proc_pid_net(5))."""
+    links = [os.readlink(link) for link in Path(f"/proc/{rig.agent.pid}/fd").iterdir()]
+    ours = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ports = {int(words[2].rpartition(":")[2], 16) for words in lines if words[9] in ours}
+    return next(node for node in cluster.nodes if node.port in ports)
+
+
 def conclude(rig: Rig, cluster: NatsCluster) -> int:
     """Nothing lost, nothing doubled, no alarm. Returns how many records there are."""
     cluster.start()
@@ -75,7 +88,8 @@ def conclude(rig: Rig, cluster: NatsCluster) -> int:
     assert account.good
     assert account.repeats == 0
     assert lines[-1]["report"]["levels"] == OK
-    assert [line for line in rig.agent.log().splitlines() if line.startswith(ERROR)] == []
+    assert " INFO " in rig.agent.log()
+    assert [line for line in rig.agent.log().splitlines() if " ERROR " in line] == []
     return account.records
 
 
@@ -86,6 +100,28 @@ def test_one_node_is_killed(rig: Rig, cluster: NatsCluster) -> None:
     led(cluster).kill()
     goes_on(rig)
     conclude(rig, cluster)
+
+
+def test_a_stream_without_a_leader_is_away_and_no_refusal(tmp_path: Path) -> None:
+    """Its followers answer nothing, which on a single server means that there is no stream."""
+    with NatsCluster(tmp_path) as cluster:
+        cluster.create_stream("S", "S.>")
+        leader = wait_for(lambda: cluster.leader("S"), timeout=20, what="a leader")
+        follower, other = (node for node in cluster.nodes if node is not leader)
+        leader.kill()
+        other.kill()
+
+        async def publish() -> Ack:
+            async with transport(follower.url, subject="S.a").session() as session:
+                await session.send(message(1))
+                [answer] = await answers(session, 1)
+                return answer
+
+        error = asyncio.run(publish()).error
+    assert isinstance(error, TransportError)
+    assert (error.verdict, error.reason) == (Verdict.RETRY, Reason.NO_LEADER)
+    assert error.reason in AWAY
+    assert answered(10008, "JetStream system temporarily unavailable").reason is Reason.NO_LEADER
 
 
 def test_the_stream_is_handed_over_again_and_again(rig: Rig, cluster: NatsCluster) -> None:
@@ -103,7 +139,7 @@ def test_a_server_that_goes_out_of_service_is_left_at_once(rig: Rig, cluster: Na
     """Lame-duck mode, as ``nats-server --signal ldm`` orders it: it would close the connection after 25 s itself."""
     rig.agent.start().wait_ready()
     goes_on(rig)
-    first = cluster.nodes[0]  # the first of ``servers``
+    first = serving(rig, cluster)
     first.signal(signal.SIGUSR2)
     wait_for(lambda: "the server goes out of service" in rig.agent.log(), timeout=20, what="the agent to notice")
     goes_on(rig)
