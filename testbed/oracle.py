@@ -173,7 +173,7 @@ class _Channel:
         before: Json | None = None
         for run in self._runs:
             self._account.runs += 1
-            if any(record["kind"] == "plan" and record["plan"]["volatile"] for record in run):
+            if any(record["kind"] == "plan" and record["plan"].get("volatile") for record in run):
                 self._aside(run)
                 continue
             self._run(run, before)

@@ -302,7 +302,7 @@ def test_the_schema_accepts_what_check_accepts(tmp_path: Path, text: str) -> Non
 
 def test_the_schema_accepts_what_the_tests_rig_writes() -> None:
     text = _CONFIG.format(site="s", did=DID, port=5, devices=PV_AND_METER, clock_wait="0s")
-    text += _CHANNEL.format(channel="c", url="nats://h", send='["*"]', seal_within="1s", outbox='size = "8MiB"')
+    text += _CHANNEL.format(channel="c", servers='["nats://h"]', send='["*"]', seal_within="1s", outbox='size = "8MiB"')
     assert judged(text) == []
 
 

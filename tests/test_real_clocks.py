@@ -95,6 +95,12 @@ def causes(lines: list[Json]) -> set[str]:
 # ---- steps --------------------------------------------------------------------------------------------------------
 
 
+def term(rig: Rig) -> int:
+    """The agent's term now."""
+    found: int = json.loads(command("status", "--config", rig.config, "--json"))["channels"][0]["term"]
+    return found
+
+
 def test_boots_in_1970_is_set_right_then_an_hour_back_and_a_second_back(rig: Rig) -> None:
     clock = clock_of(rig)
     clock.set(YEAR_1970 + 5)
@@ -103,10 +109,12 @@ def test_boots_in_1970_is_set_right_then_an_hour_back_and_a_second_back(rig: Rig
     pause(0.4)
     clock.set(time.time())
     clock.says(SYNCHRONISED)
-    for step in (-3600, -1):
-        pause(1.0)
+    for number, step in enumerate((-3600, -1), 2):
+        wait_for(lambda number=number: term(rig) == number, timeout=20, what="the agent to notice")  # type: ignore[misc]
+        pause(0.5)
         clock.step(step)
-    pause(0.7)
+    wait_for(lambda: term(rig) == 4, timeout=20, what="the agent to notice")
+    pause(0.5)
     lines = conclude(rig)
     (first, right), *back = steps(lines)
     assert YEAR_1970 + 5 < first / S < 60

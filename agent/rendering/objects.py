@@ -97,7 +97,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "channel": plan.channel,
         "topic": plan.topic,
         "window_ms": plan.window_ms,
-        "volatile": plan.volatile,
+        **({"volatile": True} if plan.volatile else {}),
         "follows": [plan.follows[0].hex(), plan.follows[1]] if plan.follows else None,
         "resumes": _resumes(plan),
         "withdrawn": [[w.stream.hex(), w.first, w.last, cause_name(w.cause)] for w in plan.withdrawn],
