@@ -225,7 +225,7 @@ class Listener:
             self._added.set()
             await checkpoint()  # what came is put before it is said that nothing came
             if not self._inbox and not term.over:
-                await self._state(term, last=False)
+                await self._state(term, self._clock.boot(), last=False)
                 self._news = anyio.Event()
                 due = self._silences.due
                 await term.wait(self._news, until=None if due is None else due + _FETCHED)
@@ -244,7 +244,7 @@ class Listener:
                 self._taken()
         self.concluded = self._inbox[0].arrival.received if self._inbox else self._clock.boot()
         self._added.set()
-        await self._state(term, last=True)
+        await self._state(term, self.concluded, last=True)  # no later: who takes our place goes on from there
 
     def _taken(self) -> None:
         """The oldest message was put, all of it."""
@@ -283,9 +283,8 @@ class Listener:
             place, 0, 0, None, sample.values, sample.quality, source_time=sample.source_time, received=arrival.received
         )
 
-    async def _state(self, term: Term, *, last: bool) -> None:
-        """State the spans in which no messages came."""
-        now = self._clock.boot()
+    async def _state(self, term: Term, now: int, *, last: bool) -> None:
+        """State the spans up to now in which no messages came."""
         for span in self._silences.take(now, fetched=now - _FETCHED, last=last):
             for device, group in self.groups:
                 name = device.info.id

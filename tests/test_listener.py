@@ -5,6 +5,7 @@ acknowledged when it is on disk, and when none came is stated (docs/evidence.md 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -375,6 +376,26 @@ async def test_between_two_terms_another_source_may_take_its_place_and_its_cycle
             tasks.cancel_scope.cancel()
     assert [(frame.cycle, frame.values[1]) for frame in bench.frames()] == [(0, 0), (1, 1), (2, 2), (3, 7)]
     assert bench.sealer.term == 2
+
+
+async def test_what_takes_its_place_while_nobody_listens_goes_on_where_it_ended() -> None:
+    """The clock goes on between any two looks at it."""
+    async with running() as bench:
+        bench.source.down = True
+        bench.source.drop()
+        await bench.after(2 * S)
+        frozen, looks = bench.clock.boot, itertools.count()
+        async with bench.supervisor.paused():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(bench.clock, "boot", lambda: frozen() + next(looks) * 1000)
+                await bench.supervisor.conclude([bench.listener])
+            listener = bench.listen(bench.source)
+            listener.deaf_since(bench.listener.concluded)
+            bench.supervisor.listeners = [listener]
+        await bench.after(2 * S)
+    down = [(begin, end) for cause, begin, end in bench.silences() if cause == Cause.LINK_DOWN]
+    assert len(down) > 1
+    assert [end for _, end in down[:-1]] == [begin for begin, _ in down[1:]]
 
 
 async def test_a_message_that_came_while_nothing_was_pumped_ends_the_silence_before() -> None:
