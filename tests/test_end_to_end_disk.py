@@ -181,7 +181,7 @@ def test_an_outbox_that_cannot_be_read_is_opened_again_too(make: Make, disk: Dis
 
 def test_messages_that_are_not_stored_come_again(make: Make, disk: Disk, tmp_path: Path) -> None:
     rig = make(mqtt=Mosquitto(tmp_path), mqtt_version="5")
-    wait_for(lambda: "listening connection" in rig.agent.log(), timeout=20, what="the agent to listen")
+    wait_for(lambda: "INFO listening connection" in rig.agent.log(), timeout=20, what="the agent to listen")
     rig.listening()
     disk.fail("pwrite", "fdatasync")
     wait_for_log(rig, "ERROR outbox failed")
@@ -201,7 +201,7 @@ def test_messages_that_are_not_stored_come_again(make: Make, disk: Disk, tmp_pat
 
 def test_while_the_disk_fails_a_run_in_memory_carries_on(make: Make, disk: Disk, tmp_path: Path) -> None:
     rig = make(outbox_more='on_disk_failure = "memory"', mqtt=Mosquitto(tmp_path))
-    wait_for(lambda: "listening connection" in rig.agent.log(), timeout=20, what="the agent to listen")
+    wait_for(lambda: "INFO listening connection" in rig.agent.log(), timeout=20, what="the agent to listen")
     rig.listening()
     disk.fail("pwrite", "fdatasync")
     wait_for_log(rig, "ERROR outbox failed")

@@ -76,7 +76,10 @@ def live(
                     waiting = []
             if waiting:
                 _recover(waiting, world, outcome, say)
-            world.settle_battery(timeout=RECOVERS_WITHIN)
+            try:
+                world.settle_battery(timeout=RECOVERS_WITHIN / 2)
+            except ProcessError as error:  # which ones, the oracle tells
+                outcome.findings.append(str(error))
             world.wait_for_state(timeout=RECOVERS_WITHIN, failing=None)
             world.stop(timeout=20)
             lines = world.consumed(strict=False)
