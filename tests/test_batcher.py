@@ -621,6 +621,19 @@ async def test_of_event_driven_groups_what_was_not_stored_is_stated_once() -> No
     ]
 
 
+async def test_what_was_not_stored_ends_with_the_first_message_that_is() -> None:
+    """It came before the run began, and waited to be put."""
+    bench = Bench(unstored_since=990 * S)
+    plan = GroupPlan("state", 0, None, 0, (Point("n", None, ValueType.INTEGER),))
+    await bench.batcher.begin_term(opened=(bench.clock.wall(), 1000 * S), devices=[DEVICE], groups=[plan])
+    for cycle, received in enumerate((998 * S, 999 * S)):
+        bench.batcher.put(Frame(0, cycle, 0, None, (1,), received=received))
+    await bench.batcher.flush()
+    [data] = [record.body for record in bodies(bench.store) if isinstance(record.body, Data)]
+    assert [(gap.cause, gap.from_boot, gap.to_boot) for gap in data.gaps] == [(Cause.NOT_STORED, 990 * S, 998 * S)]
+    assert len(data.frames) == 2
+
+
 async def test_a_commit_under_way_is_finished_when_it_is_cancelled() -> None:
     bench, door, inside = Bench(FakeStore(segment_size=4096)), threading.Event(), threading.Event()
     await bench.begin()

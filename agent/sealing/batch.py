@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 
 from agent.errors import NotStoredError
-from agent.model import ClockQuality, Data, DeviceInfo, Event, Frame, Gap, GroupPlan
+from agent.model import Cause, ClockQuality, Data, DeviceInfo, Event, Frame, Gap, GroupPlan
 
 
 @dataclass(slots=True)
@@ -67,6 +67,16 @@ class Batch:
         else:
             gaps.append(gap)
             self.bound += 64 + len((gap.detail or "").encode())
+
+    def end_unstored(self, group: int, received: int) -> None:
+        """A message that is stored came then: what was not stored of its group ends there at the latest."""
+        self.gaps[group] = [
+            replace(gap, to_boot=min(gap.to_boot, received))
+            if gap.cause is Cause.NOT_STORED and gap.to_boot is not None
+            else gap
+            for gap in self.gaps.get(group, ())
+            if gap.cause is not Cause.NOT_STORED or gap.from_boot is None or gap.from_boot < received
+        ]
 
     @property
     def count(self) -> int:

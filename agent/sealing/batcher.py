@@ -136,6 +136,8 @@ class Batcher:
             self.not_stored += isinstance(item, Frame)
             return batch.receipt
         if isinstance(item, Frame):
+            if item.received is not None and item.received < self._told_until:
+                batch.end_unstored(item.group, item.received)
             if not batch.frames:  # the window of a value is shorter than that of gaps alone
                 self._open(batch)
             batch.frames.setdefault(item.group, []).append(item)
