@@ -75,13 +75,14 @@ async def nothing_left() -> AsyncIterator[None]:
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
+    gc.collect()  # what earlier tests left must not go meanwhile
     tasks, files = asyncio.all_tasks(), len(os.listdir("/proc/self/fd"))
     yield
-    with anyio.move_on_after(0.5):  # sockets close in the loop's next turns; a fake server notices that later
-        while asyncio.all_tasks() - tasks or len(os.listdir("/proc/self/fd")) != files:  # noqa: ASYNC110  # no event tells
+    with anyio.move_on_after(5):  # sockets close in the loop's next turns; a fake server notices that later
+        while asyncio.all_tasks() - tasks or len(os.listdir("/proc/self/fd")) > files:  # noqa: ASYNC110  # no event tells
             await asyncio.sleep(0)
     assert asyncio.all_tasks() - tasks == set()
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files
     gc.collect()
     assert complaints == []
     loop.set_exception_handler(None)
