@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
@@ -59,6 +61,14 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:
         yield server
         server.signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random moments, of a seed that is printed; EDGE_AGENT_SEED=N runs them again."""
+    seed = int(os.environ.get("EDGE_AGENT_SEED") or time.time_ns() % 1_000_000)
+    print(f"EDGE_AGENT_SEED={seed}")
+    return random.Random(seed)
 
 
 def _not_skipped(report: Report) -> Report:

@@ -93,15 +93,20 @@ def test_an_agent_that_froze_and_was_dropped_by_the_server_goes_on(rig: Rig) -> 
     assert set(account.gaps) <= {"overrun"}, "what fell due while it was frozen is stated"
 
 
+def restarted(server: NatsServer, *, settings: str) -> None:
+    """Have it run with these settings and an empty stream S."""
+    server.kill()
+    server.settings = settings
+    server.start()
+    asyncio.run(create_stream(server.url, "S", ["S.>"]))
+
+
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_consumer_that_is_slow_is_never_asked_to_take_more_than_it_can(
     own_server: NatsServer, tmp_path: Path, durable: bool
 ) -> None:
     """A server drops who does not take what it has to send; the sockets' buffers hold some megabytes besides."""
-    own_server.kill()
-    own_server.settings = "max_pending: 8MB\nmax_payload: 1MB"
-    own_server.start()
-    asyncio.run(create_stream(own_server.url, "S", ["S.>"]))
+    restarted(own_server, settings="max_pending: 8MB\nmax_payload: 1MB")
     sent = simple_run(80).sent
     publish(own_server, sent[:1])
     options = ["--durable", "desk", "--checkpoint", str(tmp_path / "state")] if durable else []
@@ -122,10 +127,7 @@ def test_a_consumer_that_is_slow_is_never_asked_to_take_more_than_it_can(
 def test_a_consumer_that_was_dropped_because_it_was_too_slow_misses_nothing(
     own_server: NatsServer, tmp_path: Path, durable: bool
 ) -> None:
-    own_server.kill()
-    own_server.settings = "max_pending: 64KB\nmax_payload: 64KB"
-    own_server.start()
-    asyncio.run(create_stream(own_server.url, "S", ["S.>"]))
+    restarted(own_server, settings="max_pending: 64KB\nmax_payload: 64KB")
     sent = simple_run(40).sent
     publish(own_server, sent[:1])
     options = ["--durable", "desk", "--checkpoint", str(tmp_path / "state")] if durable else []

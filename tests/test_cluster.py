@@ -44,13 +44,6 @@ def rig(tmp_path: Path, cluster: NatsCluster) -> Iterator[Rig]:
         yield running
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("EDGE_AGENT_SEED") or time.time_ns() % 1_000_000)
-    print(f"EDGE_AGENT_SEED={seed}")
-    return random.Random(seed)
-
-
 def delivered(rig: Rig) -> int:
     found = re.search(r"(\d+) delivered", rig.agent.status)
     return int(found[1]) if found else 0

@@ -39,13 +39,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield running
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("EDGE_AGENT_SEED") or time.time_ns() % 1_000_000)
-    print(f"EDGE_AGENT_SEED={seed}")
-    return random.Random(seed)
-
-
 def pause(seconds: float) -> None:
     """Let the agent work: what it does in that time is what the test is about."""
     time.sleep(seconds)

@@ -7,7 +7,6 @@ Random moments come from a seed that is printed; EDGE_AGENT_SEED=N runs them aga
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import time
@@ -26,13 +25,6 @@ Json = dict[str, Any]
 Make = Callable[..., Rig]
 OK = {"structure": "ok", "signature": "ok", "identity": "ok", "continuity": "ok", "completeness": "ok"}
 BROKERS = ("nats 3.1.1", "mosquitto 3.1.1", "mosquitto 5")
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    seed = int(os.environ.get("EDGE_AGENT_SEED") or time.time_ns() % 1_000_000)
-    print(f"EDGE_AGENT_SEED={seed}")
-    return random.Random(seed)
 
 
 @pytest.fixture
