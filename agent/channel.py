@@ -282,7 +282,7 @@ class Channel:
         for run in (self._current, self._next):
             if run is not None:
                 run.route.selection = configured.selection
-                run.sealer.facts = self._facts(configured, getattr(run.store, "salt", bytes(16)))
+                run.sealer.facts = self._facts(configured, run.store.salt)
 
     async def flush(self) -> None:
         """Have on disk what was put, as far as that is possible now."""

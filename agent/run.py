@@ -149,10 +149,16 @@ def make_run(
     the run before, though the agent lived. ``elsewhere``: whether a stream of ours is one that the store never held.
     ``seen`` gets the envelopes that have just come onto the disk.
     """
-    salt, last = (store.salt, store.last) if isinstance(store, Outbox) else (bytes(16), None)
+    last = store.last if isinstance(store, Outbox) else None
     cause = Cause.NOT_STORED if unstored else Cause.AGENT_DOWN
     sealer = Sealer(
-        facts(configured, salt), signer=signer, clock=clock, last=last, history=history, cause=cause, volatile=volatile
+        facts(configured, store.salt),
+        signer=signer,
+        clock=clock,
+        last=last,
+        history=history,
+        cause=cause,
+        volatile=volatile,
     )
     transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
     refusals = Refusals()

@@ -28,9 +28,12 @@ class _Segment:
 
 
 class MemoryStore:
-    """Empty at first. It has no ``lost`` records, and nothing in it fails."""
+    """Empty at first. It has no ``lost`` records, and nothing in it fails. ``salt``: zeros, for what it holds is of no
+    ring.
+    """
 
     lost: Sequence[Withdrawn] = ()
+    salt = bytes(16)
 
     def __init__(self, *, segments: int = SEGMENTS, segment_size: int = SEGMENT_SIZE) -> None:
         self.max_envelope = segment_size // 4
