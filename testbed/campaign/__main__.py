@@ -1,9 +1,9 @@
-"""``python -m testbed.campaign [--faults N] [--seed S] [--report FILE] [--defect NAME]``: lives of 40 faults each, two
-at a time, until N are done or something is found. Exit status 1: something was found; it is printed with its life's
-seed.
+"""``python -m testbed.campaign [--faults N] [--seed S] [--report FILE] [--defect NAME]``: lives of some faults each,
+two at a time, until N are done or something is found. Exit status 1: something was found; it is printed with its
+life's seed.
 
-Life number i has seed S + i; ``--seed S+i --faults 40`` plays it alone. What is done in which order follows from the
-seed; moments on a busy machine differ. Each life is a process with namespaces of its own.
+Life number i has seed S + i; ``--seed S+i --faults 40`` (``--life``) plays it alone. What is done in which order
+follows from the seed; moments on a busy machine differ. Each life is a process with namespaces of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from testbed.campaign.faults import KINDS
 from testbed.campaign.life import Outcome, live
 from testbed.child import ROOT
 
-_A_LIFE = 40  # faults
 _NAMESPACES = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _LEASH = ROOT / "testbed" / "leash.py"
 _OUTCOME = "outcome "
@@ -37,6 +36,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="testbed.campaign", description="Random faults, judged by the oracle")
     parser.add_argument("--faults", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, metavar="S")
+    parser.add_argument("--life", type=int, default=40, metavar="N", help="faults of a life")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="lives at a time")
     parser.add_argument("--report", type=Path, metavar="FILE", help="page whose table is replaced")
     parser.add_argument("--defect", choices=list(DEFECTS), default="none", help="given to the agent on purpose")
@@ -117,10 +117,10 @@ def main() -> int:
     if options.inside:
         return _inside(options)
     campaign = _Campaign(options)
-    lives = range(0, options.faults, _A_LIFE)
+    lives = range(0, options.faults, options.life)
     with ThreadPoolExecutor(options.jobs) as pool:
         done = [
-            pool.submit(campaign.life, options.seed + number, min(_A_LIFE, options.faults - begun))
+            pool.submit(campaign.life, options.seed + number, min(options.life, options.faults - begun))
             for number, begun in enumerate(lives)
         ]
     for each in done:

@@ -27,9 +27,11 @@ class Writes:
     def __init__(self, orders: Path) -> None:
         self.orders = orders
 
-    def tear(self, seed: int, *, behind: int = 0) -> None:
-        """The one behind so many of the next ones reaches the disk in part, and then the power is cut."""
-        self._say({"torn": seed, "behind": behind})
+    def tear(self, seed: int, *, behind: int = 0, keep: str | None = None) -> None:
+        """The one behind so many of the next ones reaches the disk in part, and then the power is cut. ``keep``: its
+        "first" or its "last" records.
+        """
+        self._say({"torn": seed, "behind": behind, "keep": keep})
 
     def slow(self, seconds: float) -> None:
         """Each sync takes so long."""
@@ -68,8 +70,9 @@ def _obey(orders: Path) -> None:
             return
         chance = random.Random(seed)
         starts = [found.start() for found in re.finditer(b"REC1", data)][1:]
-        cut = chance.choice(starts) if starts and chance.random() < 0.75 else chance.randrange(len(data))
-        beginning = chance.random() < 0.5
+        between = starts and (chance.random() < 0.75 or now["keep"])
+        cut = chance.choice(starts) if between else chance.randrange(len(data))
+        beginning = chance.random() < 0.5 if now["keep"] is None else now["keep"] == "first"
         print(f"torn: {'up to' if beginning else 'from'} {cut} of {len(data)}, records at {starts}", file=sys.stderr)
         if beginning:
             write(self, fd, data[:cut], offset)

@@ -157,8 +157,8 @@ class PowerCut(Fault):
 
 
 class TornWrite(Fault):
-    """A power cut in the middle of a write, of which any beginning or any end has reached the disk; sometimes of the
-    first record of a start, and of the next start's.
+    """A power cut in the middle of a write, of which any beginning or any end has reached the disk; sometimes of a
+    start and of the next one: what is left of the first may then stand right behind the second's first record.
     """
 
     kind, touches = "power cut in a write", frozenset({"agent"})
@@ -171,8 +171,8 @@ class TornWrite(Fault):
             self._dies()
             return
         agent.kill()
-        for _ in range(2):
-            writes.tear(self.chance.randrange(1 << 30), behind=1)  # start writes the tail again first
+        for keep in ("last", "first") if self.chance.random() < 0.75 else (None, None):
+            writes.tear(self.chance.randrange(1 << 30), behind=1, keep=keep)  # start writes the tail again first
             agent.start()
             self._dies()
 
