@@ -92,6 +92,7 @@ def _nothing_missing(folder: Path, config: Path) -> None:
         text=True,
     )
     report = json.loads(done.stdout.splitlines()[-1])["report"]
-    lost = {c: n for group in report["groups"] for c, n in group["gaps"].items() if c != "agent_down"}
+    groups = [group for channel in report["channels"] for group in channel["groups"]]
+    lost = {cause: n for group in groups for cause, n in group["gaps"].items() if cause != "agent_down"}
     if lost or report["failed"] or not report["frames"]:
         raise RuntimeError(f"the agent did not deliver everything: {lost}, {report['failed']} failed")
