@@ -78,7 +78,7 @@ class Term(Protocol):
     def look(self) -> None:
         """End the term if the wall clock has left it and no poller will see that."""
 
-    def cut_off(self, *, grace: float) -> AbstractContextManager[None]:
+    def cut_off(self, *, grace: float) -> AbstractContextManager[object]:
         """What is awaited in here is cancelled ``grace`` s after the term's end."""
 
     async def wait(self, event: anyio.Event, *, until: int | None) -> None:

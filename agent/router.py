@@ -139,8 +139,12 @@ class Router:
         self.routes = dict(routes)
         self._begun = anyio.Event()  # a term
 
+    def stuck(self, group: int) -> bool:
+        """Whether a channel that takes the group is stuck."""
+        return any(route.sealing.stuck for route, _ in self._taking(group))
+
     async def room(self, group: int) -> None:
-        """Wait while a channel that takes the group is stuck."""
+        """Wait while one is."""
         while stuck := next((route.sealing for route, _ in self._taking(group) if route.sealing.stuck), None):
             await stuck.moving()
 

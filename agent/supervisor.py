@@ -10,6 +10,7 @@ device does not hold up the others), what fell due meanwhile is stated, and the 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -35,8 +36,11 @@ log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Where frames, gaps and terms go: the router."""
 
+    def stuck(self, group: int) -> bool:
+        """Whether a channel that takes the group is full for want of acknowledgements."""
+
     async def room(self, group: int) -> None:
-        """Return once no channel that takes the group is full for want of acknowledgements."""
+        """Return once none is."""
 
     async def put(self, item: Frame | Gap) -> Receipts:
         """Accept a frame or gap of the term in force."""
@@ -202,49 +206,60 @@ class Supervisor:
         """
         schedule, device = term.schedules[index], group.device
         name = device.info.id
-        while await term.sleep_until(schedule.due(term.next[index])):
-            wall, boot = self._clock.wall(), self._clock.boot()
-            if clock_stepped(schedule, wall=wall, boot=boot):
-                log.warning("clock stepped group=%s/%s", name, group.name)
-                term.end()
-                return
-            if device.revision != term.revisions[name]:
-                term.end()
-                return
-            missed, cycle = term.next[index], latest_due(schedule, boot)
-            item = await self._acquire(term, index, cycle)
-            if device.revision != term.revisions[name]:
-                log.info("plan changed device=%s", name)
-                term.end()
-            if not await self._room(term, index):
-                return
-            if missed < cycle:  # the acquisition before took longer than the period
-                await self._sink.put(Gap(index, missed, cycle - 1, Cause.OVERRUN))
-            await self._sink.put(item)
-            term.next[index] = cycle + 1
+        item: Frame | Gap | None = None
+        cycle = 0
+        with term.cut_off(grace=0) as scope:
+            while not term.over:
+                term.allow(scope, grace=0)
+                await self._clock.sleep_until(schedule.due(term.next[index]))
+                wall, boot = self._clock.wall(), self._clock.boot()
+                if clock_stepped(schedule, wall=wall, boot=boot):
+                    log.warning("clock stepped group=%s/%s", name, group.name)
+                    term.end()
+                    return
+                if device.revision != term.revisions[name]:
+                    term.end()
+                    return
+                cycle = latest_due(schedule, boot)
+                # No time-out, which would speak of the device: it is the agent that gives this cycle no more time.
+                item = Gap(index, cycle, cycle, Cause.OVERRUN, "cut off at the end of the term")
+                term.allow(scope, grace=END_WITHIN)
+                item = await self._acquire(term, index, cycle)
+                if device.revision != term.revisions[name]:
+                    log.info("plan changed device=%s", name)
+                    term.end()
+                if term.over:
+                    break
+                term.allow(scope, grace=math.inf)
+                await self._put(term, index, cycle, item)
+                item = None
+        if item is not None:  # the term ended meanwhile
+            await self._put(term, index, cycle, item)
 
-    async def _room(self, term: Term, index: int) -> bool:
-        """Whether a group's channels are not full; waits for that until the term ends. What there is no room for until
-        then is stated as not acquired.
+    async def _put(self, term: Term, index: int, cycle: int, item: Frame | Gap) -> None:
+        """Hand on one cycle of a group, and state those that were missed before it; waits until the group's channels
+        are not full. What there is no room for until the term ends is stated by the next one.
         """
-        with term.cut_off(grace=0):
-            await self._sink.room(index)
-            return True
-        return False
+        while self._sink.stuck(index):
+            with term.cut_off(grace=0):
+                await self._sink.room(index)
+            if term.over and self._sink.stuck(index):
+                return
+        missed = term.next[index]
+        if missed < cycle:  # the acquisition before took longer than the period
+            await self._sink.put(Gap(index, missed, cycle - 1, Cause.OVERRUN))
+        await self._sink.put(item)
+        term.next[index] = cycle + 1
 
     async def _acquire(self, term: Term, index: int, cycle: int) -> Frame | Gap:
         """One cycle of a group: what was read, or why nothing was."""
-        group, sample = term.groups[index], None
+        group = term.groups[index]
         name = group.device.info.id
         try:
-            with term.cut_off(grace=END_WITHIN):
-                sample = await group.device.acquire(group.name)
+            sample = await group.device.acquire(group.name)
         except AcquisitionError as error:
             self.states.failed(name, group.name, error.cause, error.detail)
             return Gap(index, cycle, cycle, error.cause, error.detail)
-        if sample is None:
-            # No time-out, which would speak of the device: it was the agent that gave this cycle no more time.
-            return Gap(index, cycle, cycle, Cause.OVERRUN, "cut off at the end of the term")
         self.states.good(name, group.name)
         late = max(0, sample.started - term.schedules[index].due(cycle)) // 1000
         took = (sample.ended - sample.started) // 1000

@@ -93,14 +93,20 @@ class Term:
             scope.deadline = now + grace
 
     @contextmanager
-    def cut_off(self, *, grace: float, after: float = math.inf) -> Iterator[None]:
+    def cut_off(self, *, grace: float, after: float = math.inf) -> Iterator[anyio.CancelScope]:
         """What is awaited in here is cancelled ``grace`` s after the term's end, or ``after`` s at the latest."""
         with anyio.CancelScope(deadline=anyio.current_time() + (grace if self.over else after)) as scope:
             self._scopes[scope] = grace
             try:
-                yield
+                yield scope
             finally:
                 del self._scopes[scope]
+
+    def allow(self, scope: anyio.CancelScope, *, grace: float) -> None:
+        """From now on the block of a ``cut_off`` has another grace, as long as the term is not over. Cheaper than a
+        block for each thing that is awaited.
+        """
+        self._scopes[scope] = grace
 
     async def sleep_until(self, boot: int) -> bool:
         """Sleep; False if the term ended meanwhile."""

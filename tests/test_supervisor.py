@@ -62,11 +62,15 @@ class Terms:
         self.items: list[list[Frame | Gap]] = []
         self.events: list[tuple[int, EventCode, tuple[Value, ...]]] = []
         self.slow: Callable[[], int] = lambda: 0  # ns that the next ``put`` takes
+        self.full_until = 0  # boot time
         self.problems: list[str] = []
         self._coverage: Coverage | None = None
 
+    def stuck(self, group: int) -> bool:
+        return self.clock.now < self.full_until
+
     async def room(self, group: int) -> None:
-        """There is always room."""
+        await self.clock.sleep_until(self.full_until)
 
     async def put(self, item: Frame | Gap) -> Receipts:
         if wait := self.slow():
@@ -350,6 +354,26 @@ async def test_a_sample_that_the_sink_does_not_take_yet_is_not_cut_off(clock: Fa
         await clock.sleep_until(1004 * S + 500 * MS)
     assert terms.plans[1].opened[1] == 1003 * S + 50 * MS
     assert terms.brief(1) == [(0, 0, None), (1, 3, Cause.OVERRUN)]
+
+
+async def test_while_channels_are_full_readings_wait_and_cycles_are_stated(clock: FakeClock) -> None:
+    terms, device = Terms(clock), FakeDevice(clock, script=script())
+    terms.full_until = 1003 * S + 200 * MS
+    async with running(terms, PolledGroup(device, "ac", S)):
+        await clock.sleep_until(1005 * S + 500 * MS)
+    assert terms.brief() == [(0, 0, None), (1, 2, Cause.OVERRUN), (3, 3, None), (4, 4, None), (5, 5, None)]
+
+
+async def test_a_full_channel_does_not_hold_up_the_end_of_a_term(clock: FakeClock) -> None:
+    """What there was no room for is stated, not put."""
+    terms = Terms(clock)
+    changing = FakeDevice(clock, "a", script=script(Acquisition(100 * MS, new_points=OTHER_POINTS)))
+    other = FakeDevice(clock, "b", script=script(Acquisition(50 * MS)))
+    terms.full_until = 1010 * S
+    async with running(terms, PolledGroup(changing, "ac", S), PolledGroup(other, "ac", S)):
+        await clock.sleep_until(1002 * S)
+    assert terms.plans[1].opened[1] == 1000 * S + 100 * MS
+    assert terms.brief(0) == terms.brief(1) == [(0, 0, Cause.OVERRUN)]
 
 
 @pytest.mark.parametrize("drift", [-4 * MS, -MS, -1000, 0, 1000, MS, 4 * MS])

@@ -141,8 +141,12 @@ class Spy:
         self._batcher, self._ledger = batcher, ledger
         self._keys: list[GroupKey] = []
 
-    async def room(self, group: int) -> None:
+    def stuck(self, group: int) -> bool:
         """There is always room."""
+        return False
+
+    async def room(self, group: int) -> None:
+        """There is."""
 
     async def put(self, item: Frame | Gap) -> Receipts:
         await self._batcher.room()
