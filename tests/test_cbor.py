@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -171,6 +172,25 @@ def test_integers_are_encoded_as_all_items_are(arrays: list[list[int]]) -> None:
 def test_what_is_no_integer_of_40_bits_is_not_encoded_as_one(number: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         cbor.encode_integers([[1], [number]])
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_integers_have_their_shortest_form(bits: int) -> None:
+    edges = [sign * 2**bits + step for sign in (1, -1) for step in (-2, -1, 0, 1)]
+    assert cbor.encode_integers([edges]) == cbor.encode([edges])
+
+
+@given(st.integers(1, 4), st.data())
+def test_small_steps_are_encoded_as_all_integers_are(width: int, draw: st.DataObject) -> None:
+    firsts = draw.draw(st.lists(st.integers(-(2**40), 2**40 - 1), min_size=width, max_size=width))
+    rows = draw.draw(st.lists(st.lists(st.integers(-24, 23), min_size=width, max_size=width), max_size=30))
+    steps = b"".join(struct.pack(f"{width}b", *row) for row in rows)
+    assert cbor.encode_steps(firsts, steps) == cbor.encode(list(zip(firsts, *rows, strict=True)))
+
+
+@pytest.mark.parametrize("step", [-128, -25, 24, 127])
+def test_a_step_of_more_than_a_byte_is_left_to_others(step: int) -> None:
+    assert cbor.encode_steps([5, 6], struct.pack("4b", 1, 2, 3, step)) is None
 
 
 @given(st.lists(scalars), st.dictionaries(st.integers(0, 300), scalars))

@@ -9,7 +9,9 @@ object per reading.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate, chain, groupby, pairwise, repeat
 from operator import attrgetter, ge, sub
@@ -70,8 +72,13 @@ def _encode(group: int, frames: list[Frame], types: Sequence[ValueType], sealed:
 
 def _columns_of_differences(rows: Sequence[tuple[Any, ...]]) -> bytes | None:
     """The columns, encoded, of integers that are all there and far from the limit: at C speed. Else None."""
-    differences = zip(rows[0], *(map(sub, row, before) for before, row in pairwise(rows)), strict=True)
     try:
+        with suppress(struct.error):  # more than a byte
+            pack = struct.Struct(f"{len(rows[0])}b").pack
+            steps = b"".join([pack(*map(sub, row, before)) for before, row in pairwise(rows)])
+            if (encoded := cbor.encode_steps(rows[0], steps)) is not None:
+                return encoded
+        differences = zip(rows[0], *(map(sub, row, before) for before, row in pairwise(rows)), strict=True)
         return cbor.encode_integers(list(differences))  # each below 2^40: so are 2^20 frames of them below 2^60
     except (TypeError, OverflowError):  # a null, or more than 40 bits
         return None

@@ -11,6 +11,7 @@ A regular expression steps over the heads: most of a verifier's time would else 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -63,6 +64,17 @@ def encode_integers(arrays: Sequence[Sequence[int]]) -> bytes:
     return join([head + b"".join(map(_INTEGERS.__getitem__, each)) for each in arrays])
 
 
+def encode_steps(firsts: Sequence[int], steps: bytes) -> bytes | None:
+    """The same where all but the first integer of each array are signed bytes that CBOR writes as one byte, -24 to 23;
+    else None. ``steps`` has the second of each array, then the third of each, and so on. Twice as fast.
+    """
+    if steps.translate(None, _SMALL):
+        return None
+    width = len(firsts)
+    head, rest = _head(4, 1 + len(steps) // width), steps.translate(_FROM_SIGNED)
+    return join([head + _INTEGERS[first] + rest[place::width] for place, first in enumerate(firsts)])
+
+
 def join(items: Sequence[bytes]) -> bytes:
     """An array of items that are encoded."""
     return _head(4, len(items)) + b"".join(items)
@@ -82,12 +94,20 @@ class _Encodings(dict[int, bytes]):
     """Encodings of integers, those of small ones at hand."""
 
     def __missing__(self, number: int) -> bytes:
-        if not -1 << 40 <= number < 1 << 40:
-            raise OverflowError(f"{number} has more than 40 bits")
-        return cbor2.dumps(number)
+        major, argument = (0, number) if number >= 0 else (0x20, ~number)
+        if argument < 1 << 16:
+            return _PACK_16(major | 25, argument)
+        if argument < 1 << 32:
+            return _PACK_32(major | 26, argument)
+        if argument < 1 << 40:
+            return _PACK_64(major | 27, argument)
+        raise OverflowError(f"{number} has more than 40 bits")
 
 
+_PACK_16, _PACK_32, _PACK_64 = (struct.Struct(f">B{letter}").pack for letter in "HIQ")
 _INTEGERS = _Encodings({number: encode(number) for number in range(-256, 256)})
+_SMALL = bytes([*range(24), *range(232, 256)])  # -24 to 23 as signed bytes
+_FROM_SIGNED = bytes.maketrans(_SMALL, bytes([*range(24), *range(0x37, 0x1F, -1)]))
 
 
 def _encode_map(encoder: cbor2.CBOREncoder, item: dict[int, Any]) -> None:
