@@ -79,6 +79,7 @@ class Bench:
         history: History | None = None,
         block: bool = False,
         unstored_since: int | None = None,
+        window: int = S,
     ) -> None:
         self.clock = virtual_clock()
         self.store = store or FakeStore()
@@ -95,7 +96,7 @@ class Bench:
             outbox=self.store,
             sealer=self.sealer,
             clock=self.clock,
-            window=S,
+            window=window,
             block=block,
             unstored_since=unstored_since,
             on_durable=lambda _: self.announced.append(len(self.store.written)),
@@ -161,6 +162,18 @@ async def test_values_are_on_disk_within_the_window_of_the_first() -> None:
         assert kinds(bench.store) == "pdd"
     assert bench.verified().report.cycles() == (6, 6, 0)
     assert bench.announced == [1, 2, 3]
+
+
+async def test_without_a_window_each_value_is_on_disk_at_once() -> None:
+    bench = Bench(window=0)
+    async with running(bench):
+        for _ in range(3):
+            began = bench.clock.now
+            await (await bench.put()).durable()
+            assert bench.clock.now == began
+            await bench.clock.sleep_until(began + 20 * MS)
+        assert kinds(bench.store) == "pddd"
+    bench.verified()
 
 
 async def test_gaps_alone_wait_longer_and_join() -> None:

@@ -398,13 +398,8 @@ WRONG = [
     ),
     (
         'id = "dso"',
-        'id = "dso"\nseal_within = "99ms"',
-        ["24: channel[0].seal_within: 99ms is out of range; choose 100ms to 60s"],
-    ),
-    (
-        'id = "dso"',
         'id = "dso"\nseal_within = "61s"',
-        ["24: channel[0].seal_within: 61s is out of range; choose 100ms to 60s"],
+        ["24: channel[0].seal_within: 61s is out of range; choose 0s to 60s"],
     ),
     (
         'id = "dso"',

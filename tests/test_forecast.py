@@ -75,6 +75,7 @@ CASES: list[tuple[int, list[PlannedGroup]]] = [
     (5 * S, [polled(S), polled(60 * S, MIXED, "minutes"), polled(900 * S, INTEGERS[:1], "quarters")]),
     (S, [polled(2 * S, phase=300 * MS), polled(60 * S, MIXED, "minutes", phase=1500 * MS)]),
     (60 * S, [polled(5 * S, MIXED), polled(7 * S, INTEGERS, "sevens")]),
+    (0, [polled(200 * MS), polled(S, MIXED, "energy", phase=50 * MS)]),
     (S, [polled(900 * S), polled(3600 * S, INTEGERS[:2], "hours")]),
     (S, [polled(S, tuple(replace(INTEGERS[0], name=f"P{i}") for i in range(5_000)))]),
     (10 * S, [polled(S, tuple(replace(INTEGERS[0], name=f"P{i}") for i in range(2_000)))]),

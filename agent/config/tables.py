@@ -162,8 +162,8 @@ class ChannelTable(Table):
     id: Id
     transport: str
     send: tuple[str, ...] = Field(min_length=1, strict=False)
-    seal_within: Annotated[Duration, duration_range("100ms", "60s")] = S
-    seal_within_away: Annotated[Duration, duration_range("100ms", "60s")] | None = None
+    seal_within: Annotated[Duration, duration_range("0s", "60s")] = S
+    seal_within_away: Annotated[Duration, duration_range("0s", "60s")] | None = None
     outbox: Outbox = Outbox()
     drain: Drain = Field(default_factory=Drain)
 
