@@ -187,7 +187,8 @@ PLACES: Mapping[str, Place] = {
     "adapters.conformance.watch": (EDGE, ""),
     "adapters.modbus": (EDGE, ""),
     "adapters.modbus.addresses": (PURE, ""),
-    "adapters.modbus.client": (EDGE, "pymodbus"),
+    "adapters.modbus.adu": (PURE, ""),
+    "adapters.modbus.client": (EDGE, ""),
     "adapters.modbus.config": (PURE, "pydantic"),
     "adapters.modbus.decode": (PURE, ""),
     "adapters.modbus.definitions": (PURE, ""),  # constant tables of pysunspec2, read when first needed

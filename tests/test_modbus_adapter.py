@@ -429,14 +429,14 @@ async def test_a_connection_made_anew_is_not_taken_for_the_one_asked_for(clock: 
         wire = Connection(host="127.0.0.1", port=units.port, timeout=S, pause=0, clock=clock)
         asked = [Registers("holding", 0, 1)]
         assert wire.number == 1
-        assert (await wire.read(1, asked, over=1)).blocks == [[5]]
+        assert (await wire.read(1, asked, over=1)).blocks == [b"\0\5"]
         assert wire.number == 1
         await restart(units, wire)
         assert wire.number == 2
         with pytest.raises(AcquisitionError, match="made anew") as caught:
             await wire.read(1, asked, over=1)
         assert caught.value.cause is Cause.LINK_DOWN
-        assert (await wire.read(1, asked, over=2)).blocks == [[5]]
+        assert (await wire.read(1, asked, over=2)).blocks == [b"\0\5"]
         await wire.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from adapters.modbus.decode import Counters, Decoded, GroupDecoder, Source
 from adapters.modbus.registers import NUMBER_TYPES, Block, Field
 from adapters.modbus.requests import Limits, Registers
 from agent.model import Quality, Value
+
+
+def sent(registers: Sequence[int]) -> bytes:
+    """Registers as they travel."""
+    return b"".join(each.to_bytes(2, "big") for each in registers)
 
 
 def source(address: int, kind: str = "int16", **more: Any) -> Source:
@@ -48,13 +54,13 @@ def test_every_type_in_every_order(kind: str, registers: list[int], value: float
     }
     for (words, swap), image in orders.items():
         decoder = GroupDecoder([source(1, kind, little_words=words, little_bytes=swap)], Limits())
-        assert decoder.decode([image]) == Decoded((value,))
+        assert decoder.decode([sent(image)]) == Decoded((value,))
 
 
 def test_a_block_with_holes_orders_and_overlaps() -> None:
     fields = [Field(0, "uint32"), Field(1, "uint16"), Field(3, "uint16", little_bytes=True)]
-    assert Block(5, fields).values([0x0001, 0x0002, 0xAAAA, 0x1234, 0xBBBB]) == (65538, 2, 0x3412)
-    assert Block(5, [Field(1, "int16"), Field(3, "uint16")]).values([9, 0xFFFF, 9, 5, 9]) == (-1, 5)
+    assert Block(5, fields).values(sent([0x0001, 0x0002, 0xAAAA, 0x1234, 0xBBBB])) == (65538, 2, 0x3412)
+    assert Block(5, [Field(1, "int16"), Field(3, "uint16")]).values(sent([9, 0xFFFF, 9, 5, 9])) == (-1, 5)
 
 
 codes = st.sampled_from(sorted(NUMBER_TYPES))
@@ -83,7 +89,7 @@ def test_packed_numbers_come_back_in_the_order_of_the_points(data: st.DataObject
         address += number.count
     order = data.draw(st.permutations(range(len(sources))))
     decoder = GroupDecoder([sources[i] for i in order], Limits(max_registers=data.draw(st.integers(4, 125))))
-    answers = [[image.get(i, 0xDEAD) for i in range(each.address, each.end)] for each in decoder.requests]
+    answers = [sent([image.get(i, 0xDEAD) for i in range(each.address, each.end)]) for each in decoder.requests]
     assert decoder.decode(answers) == Decoded(tuple(values[i] for i in order))
 
 
@@ -109,19 +115,21 @@ def test_packed_numbers_come_back_in_the_order_of_the_points(data: st.DataObject
 )
 def test_values_that_are_not_plain(point: Source, registers: list[int], value: Value, quality: Quality | None) -> None:
     expected = Decoded((value,), () if quality is None else ((0, quality),))
-    assert GroupDecoder([point], Limits()).decode([registers]) == expected
+    assert GroupDecoder([point], Limits()).decode([sent(registers)]) == expected
 
 
 def test_one_bad_value_leaves_the_others_as_they_are() -> None:
     sources = [source(0, "float32", multiplier=2), source(2, multiplier=5), source(3, sentinel=-1)]
     decoder = GroupDecoder(sources, Limits())
-    assert decoder.decode([[0x3F80, 0, 3, 7]]) == Decoded((2.0, 15, 7))
-    assert decoder.decode([[0x3F80, 0, 3, 0xFFFF]]) == Decoded((2.0, 15, None), ((2, Quality.NOT_IMPLEMENTED),))
+    assert decoder.decode([sent([0x3F80, 0, 3, 7])]) == Decoded((2.0, 15, 7))
+    assert decoder.decode([sent([0x3F80, 0, 3, 0xFFFF])]) == Decoded((2.0, 15, None), ((2, Quality.NOT_IMPLEMENTED),))
 
 
 def test_minus_zero_becomes_zero() -> None:
     for image in ([0x8000, 0, 1], [0x8000, 0, 0x8000]):  # the good case, and with a sentinel beside it
-        value = GroupDecoder([source(0, "float32"), source(2, sentinel=-0x8000)], Limits()).decode([image]).values[0]
+        value = (
+            GroupDecoder([source(0, "float32"), source(2, sentinel=-0x8000)], Limits()).decode([sent(image)]).values[0]
+        )
         assert isinstance(value, float)
         assert math.copysign(1, value) == 1
 
@@ -145,13 +153,13 @@ def test_a_scale_factor_that_moved(
     *, exponent: int, value: int, scale: int, expected: int | None, quality: Quality | None, moved: dict[int, int]
 ) -> None:
     decoder = GroupDecoder([scaled(0, 1, exponent=exponent)], Limits())
-    decoded = decoder.decode([[value, scale]])
+    decoded = decoder.decode([sent([value, scale])])
     assert decoded == Decoded((expected,), () if quality is None else ((0, quality),), moved)
 
 
 def test_all_points_of_a_scale_factor_that_needs_a_new_plan_are_null_once() -> None:
     decoder = GroupDecoder([scaled(0, 2), scaled(1, 2), source(3)], Limits())
-    decoded = decoder.decode([[2300, 2304, 0xFFFF, 7]])
+    decoded = decoder.decode([sent([2300, 2304, 0xFFFF, 7])])
     assert decoded == Decoded((None, None, 7), ((0, Quality.BAD_ENCODING), (1, Quality.BAD_ENCODING)), {2: -1})
 
 
@@ -160,13 +168,13 @@ def test_a_scale_factor_is_read_with_its_point_if_one_request_holds_both() -> No
     assert together.requests == (Registers("holding", 0, 61),)
     apart = GroupDecoder([scaled(0, 60)], Limits(max_registers=60))
     assert apart.requests == (Registers("holding", 0, 1), Registers("holding", 60, 1))
-    assert apart.decode([[23], [0]]) == Decoded((23,))
-    assert apart.decode([[23], [1]]) == Decoded((230,), ((0, Quality.SUSPECT),))
+    assert apart.decode([sent([23]), sent([0])]) == Decoded((23,))
+    assert apart.decode([sent([23]), sent([1])]) == Decoded((230,), ((0, Quality.SUSPECT),))
 
 
 def test_an_exception_response_costs_only_its_points() -> None:
     decoder = GroupDecoder([source(100), source(0), None], Limits())
-    assert decoder.decode([[5], 2]) == Decoded(
+    assert decoder.decode([sent([5]), 2]) == Decoded(
         (None, 5, None), ((0, Quality.DEVICE_EXCEPTION), (2, Quality.NOT_IMPLEMENTED))
     )
 
@@ -174,7 +182,7 @@ def test_an_exception_response_costs_only_its_points() -> None:
 def test_no_answer_costs_only_its_points() -> None:
     decoder = GroupDecoder([source(100), source(0), scaled(200, 400)], Limits())
     assert [each.address for each in decoder.requests] == [0, 100, 200, 400]
-    assert decoder.decode([[4], None, [3], None]) == Decoded(
+    assert decoder.decode([sent([4]), None, sent([3]), None]) == Decoded(
         (None, 4, None), ((0, Quality.NO_VALUE), (2, Quality.NO_VALUE))
     )
 
@@ -183,7 +191,8 @@ def test_counters_that_fall_are_suspect() -> None:
     sources = [source(0, counter=True, high=100), source(1), source(2, counter=True)]
     decoder, counters = GroupDecoder(sources, Limits()), Counters(sources)
     seen = [
-        counters.judge(decoder.decode([image])).quality for image in ([10, 9, 10], [10, 1, 9], [11, 0, 9], [200, 0, 8])
+        counters.judge(decoder.decode([sent(image)])).quality
+        for image in ([10, 9, 10], [10, 1, 9], [11, 0, 9], [200, 0, 8])
     ]
     assert seen == [(), ((2, Quality.SUSPECT),), (), ((0, Quality.OUT_OF_RANGE), (2, Quality.SUSPECT))]
 
@@ -191,5 +200,5 @@ def test_counters_that_fall_are_suspect() -> None:
 def test_a_counter_is_compared_with_its_last_good_value() -> None:
     sources = [source(0, counter=True, sentinel=-1)]
     decoder, counters = GroupDecoder(sources, Limits()), Counters(sources)
-    seen = [counters.judge(decoder.decode([[word]])).quality for word in (10, 0xFFFF, 9)]
+    seen = [counters.judge(decoder.decode([sent([word])])).quality for word in (10, 0xFFFF, 9)]
     assert seen == [(), ((0, Quality.NOT_IMPLEMENTED),), ((0, Quality.SUSPECT),)]

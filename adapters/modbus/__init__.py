@@ -1,6 +1,6 @@
 """Modbus TCP: reads registers of devices described by hand or by SunSpec's models.
 
-Importing this package, as a check of a configuration does, loads neither pymodbus nor SunSpec's definitions.
+Importing this package, as a check of a configuration does, loads neither the client nor SunSpec's definitions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ModbusAdapter:
     def __init__(
         self, name: str, connection: ModbusConnection, devices: Sequence[DeviceSelection], clock: Clock
     ) -> None:
-        from adapters.modbus.client import Connection  # pymodbus: 14 MiB, only for who reads
+        from adapters.modbus.client import Connection  # asyncio and anyio, only for who reads
         from adapters.modbus.device import RegisterDevice
         from adapters.modbus.sunspec_device import SunSpecDevice
 

@@ -1,4 +1,4 @@
-"""The wire: one Modbus TCP connection that its devices share. The only module that knows pymodbus.
+"""The wire: one Modbus TCP connection that its devices share. The only module that knows sockets.
 
 It tries once. What goes wrong becomes an AcquisitionError with a cause; retry is the next cycle's. Two back-offs,
 both on the agent's clock, keep trouble from spreading: after a failed or lost connection nothing is tried for 0.2 s,
@@ -9,10 +9,9 @@ No state outlives the process.
 Function 43/14 is unknown to many devices. Most say so; some gateways close the connection or lock up. So a unit that
 gave no good answer to it once is not asked again, and nobody is once two units gave none and no unit ever gave one.
 
-pymodbus (3.16) as it is: a request whose connection breaks waits for its time-out, and an answer that it cannot parse
-is raised into the event loop, which prints a traceback; both are turned into an error of the request here. A late
-answer is recognised by its transaction id and skipped; one without id (0) would be taken for the answer to a later
-request, so it is refused.
+One request is under way at a time, and its answer must have its transaction id (adu.py). An answer with an earlier id
+comes late, after a time-out or a cancelled acquisition, and is skipped; so is what comes unasked. Bytes that are not
+Modbus close the connection. docs/adr/0014-our-own-modbus-tcp-client.md says why this is not a library's.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import NamedTuple, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import cancel_shielded_checkpoint
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ConnectionException, ModbusException
-from pymodbus.pdu.mei_message import ReadDeviceInformationResponse
 
+from adapters.modbus import adu
+from adapters.modbus.adu import Adu, NotAsked, NotModbus
 from adapters.modbus.identification import Objects, Question
 from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
@@ -40,30 +40,19 @@ MS = 1_000_000
 S = 1_000 * MS
 _TIMEOUTS_IN_A_ROW = 3
 _CLOSED = "the connection was closed by the agent"
+_LOST = "the connection was lost"
 _NOT_TRIED = "not tried after repeated time-outs"
 _MOST_MUTE = 2
-_MORE_FOLLOWS = 0xFF
 GATEWAY_LOST_UNIT = (0x0A, 0x0B)
 """Exceptions of a gateway that cannot reach the unit: asking on would only hold the wire."""
 
-_EXCEPTIONS = {
-    1: "illegal function",
-    2: "illegal data address",
-    3: "illegal data value",
-    4: "device failure",
-    5: "acknowledge",
-    6: "device busy",
-    8: "memory parity error",
-    10: "gateway path unavailable",
-    11: "gateway target did not respond",
-}
-"""Modbus Application Protocol V1.1b3, section 7."""
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""s, s and probes: keeps a router from forgetting an idle connection, and notices a dead end between two polls."""
+_TICK = 0.001  # s; uvloop's clock and timers count milliseconds
+_OLDEST = 0x8000  # an id is reused after 65535 requests: of an answer so old it cannot be said what it is
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class _Junk(Exception):
-    """Bytes that are no Modbus answer."""
 
 
 @dataclass(slots=True)
@@ -91,23 +80,126 @@ class _Unit:
     backoff: _Backoff = field(default_factory=lambda: _Backoff(1 * S, 60 * S))
 
 
-Answer = list[int] | int | None
+class _Link(asyncio.Protocol):
+    """One TCP connection with at most one request under way. ``timeout`` in seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self.open = False
+        self.transaction = 0  # of the last request
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._transport: asyncio.Transport | None = None
+        self._splitter = adu.Splitter()
+        self._waiting: asyncio.Future[Adu] | None = None
+        self._unit = 0
+        self._requests = 0
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._skipped = 0
+        self._said = ""  # about the request under way, should nothing come of it
+
+    async def ask(self, unit: int, pdu: bytes) -> Adu:
+        """What comes back for a request. Raises TimeoutError, after which the next may be made, NotModbus and
+        ConnectionError, after which the connection is closed. If it is cancelled the next may be made, too.
+        """
+        if self._transport is None or not self.open:
+            raise ConnectionResetError(_LOST)
+        self._unit = unit
+        self.transaction = adu.after(self.transaction)
+        self._requests += 1
+        self._said = ""
+        self._deadline = self._loop.time() + self._timeout
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+        self._waiting = self._loop.create_future()
+        self._transport.write(adu.encode(self.transaction, unit, pdu))
+        try:
+            return await self._waiting
+        finally:
+            self._waiting = None
+
+    def close(self, error: Exception) -> None:
+        """Let go of the connection; a request under way fails with the error."""
+        self.open = False
+        self._fail(error)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- what the event loop calls --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        wire = self._transport.get_extra_info("socket")
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            wire.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.close(ConnectionResetError(_LOST))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._splitter.feed(data):
+                self._received(message)
+        except NotModbus as error:
+            if self._waiting is None:
+                log.debug("not Modbus, connection closed why=%r", str(error))
+            self.close(error)
+
+    def _received(self, message: Adu) -> None:
+        """Hand the answer to who waits for it, unless it cannot be the one."""
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            self._skip(message, "nobody waits for it")
+        elif message.transaction != self.transaction and self._is_late(message.transaction):
+            self._skip(message, "late")
+        elif self._unit and message.unit != self._unit:  # 0 is whoever is there (Messaging on TCP/IP, 4.4.2)
+            self._said = f"unit {message.unit} answered instead"
+            self._skip(message, "another unit")
+        else:
+            waiting.set_result(message)
+
+    def _is_late(self, transaction: int) -> bool:
+        """Whether an earlier request of this connection had the id; 0 never."""
+        return bool(transaction) and adu.age(transaction, self.transaction) < min(self._requests, _OLDEST)
+
+    def _skip(self, message: Adu, why: str) -> None:
+        self._skipped += 1
+        log.debug("answer skipped why=%r unit=%d total=%d", why, message.unit, self._skipped)
+
+    def _expire(self) -> None:
+        """End the request whose time is over. One timer serves all requests: it is set again only if it must be."""
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._deadline - self._loop.time() > _TICK:
+            self._timer = self._loop.call_at(self._deadline, self._expire)
+        else:
+            self._fail(TimeoutError(self._said))
+
+    def _fail(self, error: Exception) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
+            self._waiting.exception()  # seen, also if who waits is cancelled in the same turn of the loop
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What came back: per request its registers, the code of an exception response, or None for no answer. Times are
-    boot times.
+Answer = bytes | int | None
+
+
+class Answers(NamedTuple):
+    """What came back: per request its registers as they travelled, the code of an exception response, or None for no
+    answer. Times are boot times.
     """
 
     started: int
     ended: int
     blocks: list[Answer]
-
-
-def exception_text(code: int) -> str:
-    """``exception 2 illegal data address``."""
-    return f"exception {code} {_EXCEPTIONS.get(code, '')}".rstrip()
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -128,10 +220,9 @@ class Connection:
         self._timeout = timeout / S
         self._pause = pause
         self._clock = clock
-        self._wire = asyncio.Lock()  # serves in turn; pymodbus is asyncio's anyway, and anyio's costs 3 us more
-        self._client: AsyncModbusTcpClient | None = None
+        self._turn = asyncio.Lock()  # anyio's costs 3 us more, and the link is asyncio's anyway
+        self._link: _Link | None = None
         self._made = 0  # how many connections were made
-        self._waiting = False  # a request is on the wire
         self._closed = False
         self._quiet_until = 0
         self._timeouts = 0  # in a row, of all units
@@ -140,14 +231,11 @@ class Connection:
         self._units: dict[int, _Unit] = {}
         self._mute: set[int] = set()  # units that are not asked again what they are
         self._identified = False  # one was asked, and answered
-        if not log.isEnabledFor(logging.DEBUG):
-            # It reports as errors, with dumps of what was sent, what is an expected state here.
-            logging.getLogger("pymodbus").setLevel(logging.CRITICAL + 1)
 
     @property
     def number(self) -> int:
         """Which connection, counted from 1, a request would use now: the open one, or the next."""
-        return self._made + (self._client is None or not self._client.connected)
+        return self._made + (self._link is None or not self._link.open)
 
     async def read(self, unit: int, requests: Sequence[Registers], *, over: int | None = None) -> Answers:
         """Send the requests one after another, nobody else's between them. Raises AcquisitionError.
@@ -156,11 +244,11 @@ class Connection:
         time-out, the rest is not asked; a time-out is an error only if nothing was answered before it. ``over``: the
         ``number`` of the only connection that will do.
         """
-        if self._wire.locked():
+        if self._turn.locked():
             self._refuse(unit)  # do not queue for nothing
-        async with self._wire:
+        async with self._turn:
             self._refuse(unit)
-            client = await self._connected(over)
+            link = await self._connected(over)
             started = None
             blocks: list[Answer] = []
             for request in requests:
@@ -169,7 +257,7 @@ class Connection:
                 if started is None:
                     started = self._clock.boot()
                 try:
-                    answer = await self._request(client, unit, request)
+                    answer = await self._ask(link, unit, adu.ask_registers(request), partial(adu.registers, request))
                 except AcquisitionError as error:
                     if error.cause is not Cause.DEVICE_TIMEOUT or not blocks:
                         raise
@@ -190,14 +278,14 @@ class Connection:
         """
         if unit in self._mute or (len(self._mute) >= _MOST_MUTE and not self._identified):
             return None
-        async with self._wire:
+        async with self._turn:
             self._refuse(unit)
-            client = await self._connected(over)
+            link = await self._connected(over)
             if self._pause:
                 await self._clock.sleep_until(self._quiet_until)
             answer: Objects | int | None = None
             try:
-                answer = await self._question(client, unit, question)
+                answer = await self._ask(link, unit, adu.ask_objects(question), adu.objects)
             except AcquisitionError:
                 if self._closed:
                     raise
@@ -225,103 +313,69 @@ class Connection:
         if unit in self._units and now < self._units[unit].backoff.until:
             raise AcquisitionError(Cause.DEVICE_TIMEOUT, _NOT_TRIED)
 
-    async def _connected(self, over: int | None) -> AsyncModbusTcpClient:
+    async def _connected(self, over: int | None) -> _Link:
         """The open connection, opened now if need be. Raises AcquisitionError, also if it is not the one asked for."""
-        if self._client is None or not self._client.connected:
-            await self._connect()
-        assert self._client is not None
+        link = self._link
+        if link is None or not link.open:
+            link = await self._connect()
         if over is not None and over != self._made:
             raise AcquisitionError(Cause.LINK_DOWN, "the connection was lost and made anew")
-        return self._client
+        return link
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> _Link:
         """Open the connection. Raises AcquisitionError."""
-        client = AsyncModbusTcpClient(
-            self._host,
-            port=self._port,
-            timeout=self._timeout,
-            retries=0,
-            reconnect_delay=0,
-            trace_connect=self._changed,
-        )
-        # A late answer and the one that is waited for may come together; pymodbus drops what exceeds one answer.
-        client.ctx.max_buffer_size = 4096
-        client.ctx.callback_data = self._guarded(client)  # type: ignore[method-assign]
+        link = _Link(self._timeout)
         try:
-            # Not client.connect(): it says only that it failed, not why.
             with anyio.fail_after(self._timeout):
-                await client.ctx.call_create()
+                await asyncio.get_running_loop().create_connection(lambda: link, self._host, self._port)
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be asked for (idna), among others
-            client.close()
+            link.close(error)
             raise self._lost(f"cannot connect: {_reason(error)}") from error
         except BaseException:
-            client.close()  # cancelled: the half-open connection must not linger
+            link.close(ConnectionAbortedError(_CLOSED))  # cancelled: the half-open connection must not linger
             raise
         if self._closed:
-            client.close()
+            link.close(ConnectionAbortedError(_CLOSED))
             raise AcquisitionError(Cause.LINK_DOWN, _CLOSED)
-        self._client = client
+        self._link = link
         self._made += 1
         self._timeouts = 0
+        return link
 
-    async def _request(self, client: AsyncModbusTcpClient, unit: int, request: Registers) -> list[int] | int:
-        """Registers, or the code of an exception response. Raises AcquisitionError."""
-        read: Callable[..., Any] = (
-            client.read_holding_registers if request.kind == "holding" else client.read_input_registers
-        )
-        response = await self._answer(unit, read(request.address, count=request.count, device_id=unit))
-        if response.isError():
-            return int(response.exception_code)
-        if response.function_code != (3 if request.kind == "holding" else 4):
-            raise AcquisitionError(Cause.DECODE_ERROR, f"function {response.function_code} in the answer")
-        registers: list[int] = response.registers
-        if len(registers) != request.count:
-            raise AcquisitionError(
-                Cause.DECODE_ERROR, f"{len(registers)} registers instead of {request.count} in the answer"
-            )
-        return registers
-
-    async def _question(self, client: AsyncModbusTcpClient, unit: int, question: Question) -> Objects | int:
-        """Objects, or the code of an exception response. Raises AcquisitionError."""
-        response = await self._answer(
-            unit,
-            client.read_device_information(read_code=question.category, object_id=question.first, device_id=unit),
-        )
-        if response.isError():
-            return int(response.exception_code)
-        if not isinstance(response, ReadDeviceInformationResponse):
-            raise AcquisitionError(Cause.DECODE_ERROR, f"function {response.function_code} in the answer")
-        texts = {key: each[0] if isinstance(each, list) else each for key, each in response.information.items()}
-        more = response.more_follows == _MORE_FOLLOWS
-        return Objects(texts, response.conformity, response.next_object_id if more else None)
-
-    async def _answer(self, unit: int, request: Awaitable[Any]) -> Any:
+    async def _ask(self, link: _Link, unit: int, question: bytes, decode: Callable[[bytes], T]) -> T:
         """What comes back for a request, an exception response too. Raises AcquisitionError."""
-        self._waiting = True
         try:
-            response = await request
-        except ConnectionException as error:
-            raise self._lost(_CLOSED if self._closed else "the connection was lost") from error
-        except _Junk as error:
-            self._disconnect(str(error))  # where the next answer would begin is unknown
+            answer = await link.ask(unit, question)
+            self._answered(unit)
+            if answer.transaction == 0:
+                raise AcquisitionError(
+                    Cause.DECODE_ERROR, "the answer has no transaction id", hint="not supported yet by this version"
+                )
+            if answer.transaction != link.transaction:
+                raise NotAsked(f"transaction id {answer.transaction} instead of {link.transaction} in the answer")
+            return decode(answer.pdu)
+        except ConnectionError as error:
+            raise self._lost(_CLOSED if self._closed else str(error)) from error
+        except TimeoutError as error:
+            raise self._timed_out(unit, str(error)) from error
+        except NotAsked as error:
             raise AcquisitionError(Cause.DECODE_ERROR, str(error)) from error
-        except ModbusException as error:
-            raise self._timed_out(unit) from error
+        except NotModbus as error:
+            log.debug("not Modbus, connection closed why=%r unit=%d", str(error), unit)
+            self._disconnect("not Modbus")
+            raise AcquisitionError(Cause.DECODE_ERROR, "the answer is not Modbus") from error
         finally:
-            self._waiting = False
             if self._pause:
                 self._quiet_until = self._clock.boot() + self._pause
+
+    def _answered(self, unit: int) -> None:
         self._timeouts = 0
         if self._backoff.delay:
             self._backoff.succeed()
-        self._units.pop(unit, None)
-        if response.transaction_id == 0:
-            raise AcquisitionError(
-                Cause.DECODE_ERROR, "the answer has no transaction id", hint="not supported yet by this version"
-            )
-        return response
+        if self._units:
+            self._units.pop(unit, None)
 
-    def _timed_out(self, unit: int) -> AcquisitionError:
+    def _timed_out(self, unit: int, said: str) -> AcquisitionError:
         now = self._clock.boot()
         state = self._units.setdefault(unit, _Unit())
         state.timeouts += 1
@@ -331,7 +385,7 @@ class Connection:
         if self._timeouts >= _TIMEOUTS_IN_A_ROW:
             # Perhaps the other end is gone and the network did not say so: the next acquisition opens a new connection.
             self._disconnect("no unit answers")
-        return AcquisitionError(Cause.DEVICE_TIMEOUT, f"no answer within {self._timeout:g} s")
+        return AcquisitionError(Cause.DEVICE_TIMEOUT, f"no answer within {self._timeout:g} s", hint=said)
 
     def _lost(self, reason: str) -> AcquisitionError:
         self._trouble = reason
@@ -341,36 +395,6 @@ class Connection:
         return AcquisitionError(Cause.LINK_DOWN, reason, hint=f"is {self._host} port {self._port} reachable from here?")
 
     def _disconnect(self, reason: str) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            self._fail_request(client, ConnectionException(reason))
-            client.close()
-
-    def _changed(self, connected: bool) -> None:
-        """pymodbus tells that the connection was made, or lost by the other end."""
-        if not connected and self._client is not None:
-            self._fail_request(self._client, ConnectionException("the connection was lost"))
-
-    def _fail_request(self, client: AsyncModbusTcpClient, error: Exception) -> None:
-        future = client.ctx.response_future
-        if self._waiting and not future.done():
-            future.set_exception(error)
-
-    def _guarded(self, client: AsyncModbusTcpClient) -> Callable[..., int]:
-        """pymodbus's reception, which never raises into the event loop."""
-        receive = client.ctx.callback_data
-
-        def guarded(data: bytes, addr: tuple[Any, ...] | None = None) -> int:
-            # Protocol id 0, and a length that fits into one byte (Modbus Messaging on TCP/IP V1.0b, 3.1.3).
-            if not any(data[2:5]):
-                try:
-                    return receive(data, addr)
-                except ModbusException:
-                    pass
-            if self._client is client:
-                self._fail_request(client, _Junk("the answer is not Modbus"))
-                if not self._waiting:
-                    self._disconnect("not Modbus")
-            return len(data)
-
-        return guarded
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(ConnectionAbortedError(reason))

@@ -1,6 +1,6 @@
 """The Modbus part of a configuration, as models: all problems are found at once, each at the key where it is.
 
-Imports neither pymodbus nor, unless a device speaks SunSpec, its model definitions: checking a configuration stays
+Imports neither the client nor, unless a device speaks SunSpec, its model definitions: checking a configuration stays
 cheap. What later versions will understand is refused by name; nothing is accepted and ignored. Errors read "what is
 wrong; what to do".
 """

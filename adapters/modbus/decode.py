@@ -125,9 +125,9 @@ class GroupDecoder:
         self._lows = tuple(low for _, low, _ in bounds)
         self._highs = tuple(high for _, _, high in bounds)
 
-    def decode(self, answers: Sequence[Sequence[int] | int | None]) -> Decoded:
-        """The values of one acquisition; each request is answered by its registers, by the code of an exception
-        response, or not at all.
+    def decode(self, answers: Sequence[bytes | int | None]) -> Decoded:
+        """The values of one acquisition; each request is answered by its registers as they travelled, by the
+        code of an exception response, or not at all.
         """
         numbers: tuple[Any, ...] = ()
         unusual = self._lacking

@@ -21,12 +21,13 @@ from fractions import Fraction
 
 import anyio
 
-from adapters.modbus.client import GATEWAY_LOST_UNIT, Connection, exception_text
+from adapters.modbus.adu import exception_text
+from adapters.modbus.client import GATEWAY_LOST_UNIT, Connection
 from adapters.modbus.config import ModbusDevice
 from adapters.modbus.decode import Counters, GroupDecoder, Source
 from adapters.modbus.identification import describe, inquire
 from adapters.modbus.point import ModbusPoint
-from adapters.modbus.registers import NUMBER_TYPES
+from adapters.modbus.registers import NUMBER_TYPES, words
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, Point, Sample, ValueType
 
@@ -71,7 +72,7 @@ class Device:
         answers = await self._connection.read(self._config.unit, decoder.requests, over=self._over)
         if self.keep_raw:
             pairs = zip(decoder.requests, answers.blocks, strict=True)
-            self.raw = [(each.kind, each.address, block) for each, block in pairs if isinstance(block, list)]
+            self.raw = [(each.kind, each.address, words(block)) for each, block in pairs if isinstance(block, bytes)]
         if self._decoders[group] is not decoder:
             # Another group's sample changed the exponents: it would be unclear to which plan these values belong.
             raise AcquisitionError(
@@ -79,7 +80,7 @@ class Device:
             )
         blocks = answers.blocks
         self._silent = bool(blocks) and (blocks[-1] is None or blocks[-1] in GATEWAY_LOST_UNIT)
-        if blocks and isinstance(blocks[0], int) and not any(isinstance(block, list) for block in blocks):
+        if blocks and isinstance(blocks[0], int) and not any(isinstance(block, bytes) for block in blocks):
             raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(blocks[0]))
         decoded = self._counters[group].judge(decoder.decode(blocks))
         if decoded.moved:

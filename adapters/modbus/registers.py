@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from struct import Struct
+from struct import Struct, unpack
 from typing import Any
 
 from agent.model import ValueType
@@ -61,12 +61,11 @@ class Block:
     overlap.
     """
 
-    __slots__ = ("_pack", "_permute", "_unpack", "count", "width")
+    __slots__ = ("_permute", "_unpack", "count", "width")
 
     def __init__(self, count: int, fields: Sequence[Field]) -> None:
         self.count = count
         self.width = len(fields)
-        self._pack: Callable[..., bytes] = Struct(f">{count}H").pack
         self._permute: Callable[[bytes], tuple[int, ...]] | None = None
         code = ">"
         end = 0
@@ -83,12 +82,14 @@ class Block:
             self._permute = itemgetter(*(byte for field in fields for byte in _bytes_of(field)))
         self._unpack = Struct(code).unpack
 
-    def values(self, registers: Sequence[int]) -> tuple[Any, ...]:
-        """The numbers, in the order of the fields; ``registers`` must be as many as the block has."""
-        data = self._pack(*registers)
-        if self._permute is not None:
-            data = bytes(self._permute(data))
-        return self._unpack(data)
+    def values(self, data: bytes) -> tuple[Any, ...]:
+        """The numbers, in the order of the fields; ``data`` is the block's registers as they travelled."""
+        return self._unpack(data if self._permute is None else bytes(self._permute(data)))
+
+
+def words(data: bytes) -> list[int]:
+    """Registers as they travelled, each as the number that its two bytes are."""
+    return list(unpack(f">{len(data) // 2}H", data))
 
 
 def _bytes_of(field: Field) -> list[int]:

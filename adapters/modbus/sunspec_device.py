@@ -14,12 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 import anyio
 
 from adapters.modbus import definitions, sunspec
-from adapters.modbus.client import Connection, exception_text
+from adapters.modbus.adu import exception_text
+from adapters.modbus.client import Connection
 from adapters.modbus.config import ModbusDevice, sunspec_point
 from adapters.modbus.decode import Source
 from adapters.modbus.definitions import COMMON, SUNSPEC_TYPES, PointDefinition
 from adapters.modbus.device import Device
-from adapters.modbus.registers import NUMBER_TYPES
+from adapters.modbus.registers import NUMBER_TYPES, words
 from adapters.modbus.requests import Registers, plan
 from adapters.modbus.sunspec import ModelAt
 from agent.errors import AcquisitionError
@@ -71,9 +72,8 @@ class SunSpecDevice(Device):
         info = DeviceInfo(self._config.id, "modbus", self._config.asset)
         if COMMON in models:
             blocks = await self._ask(sunspec.common_registers(models[COMMON], self._limits.max_registers), over)
-            words = [word for block in blocks if not isinstance(block, int) for word in block]
             if not any(isinstance(block, int) for block in blocks):
-                info = sunspec.describe(info, words)
+                info = sunspec.describe(info, [word for block in blocks if isinstance(block, list) for word in block])
         exponents = await self._read_exponents(models, over)
         if info != self._info:
             self._decoders.clear()  # another device's counters begin anew
@@ -123,7 +123,7 @@ class SunSpecDevice(Device):
                 raise AcquisitionError(Cause.DEVICE_TIMEOUT, "no answer while the device's models were read")
             if isinstance(block, int) and block not in _NOTHING_THERE:
                 raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(block))
-            blocks.append(block)
+            blocks.append(block if isinstance(block, int) else words(block))
         return blocks
 
     def _adopt(self, moved: Mapping[int, int]) -> None:
