@@ -84,7 +84,6 @@ class _Link(asyncio.Protocol):
     """One TCP connection with at most one request under way. ``timeout`` in seconds."""
 
     def __init__(self, timeout: float) -> None:
-        self.open = False
         self.transaction = 0  # of the last request
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
@@ -98,11 +97,16 @@ class _Link(asyncio.Protocol):
         self._skipped = 0
         self._said = ""  # about the request under way, should nothing come of it
 
+    @property
+    def open(self) -> bool:
+        """Whether requests can be made: not before it is connected, nor once either end has closed."""
+        return self._transport is not None and not self._transport.is_closing()
+
     async def ask(self, unit: int, pdu: bytes) -> Adu:
         """What comes back for a request. Raises TimeoutError, after which the next may be made, NotModbus and
         ConnectionError, after which the connection is closed. If it is cancelled the next may be made, too.
         """
-        if self._transport is None or not self.open:
+        if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError(_LOST)
         self._unit = unit
         self.transaction = adu.after(self.transaction)
@@ -120,7 +124,6 @@ class _Link(asyncio.Protocol):
 
     def close(self, error: Exception) -> None:
         """Let go of the connection; a request under way fails with the error."""
-        self.open = False
         self._fail(error)
         if self._timer is not None:
             self._timer.cancel()
@@ -137,7 +140,6 @@ class _Link(asyncio.Protocol):
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
             wire.setsockopt(socket.IPPROTO_TCP, option, value)
-        self.open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
