@@ -252,6 +252,7 @@ def before_it_was_refused(pieces: Iterable[bytes]) -> list[Adu]:
 )
 def test_what_is_no_header(header: bytes) -> None:
     assert before_it_was_refused([header]) == []
+    assert before_it_was_refused([header + bytes(600)]) == []
     assert before_it_was_refused(cut(header, range(8))) == []
     assert before_it_was_refused([sent(GOOD) + header]) == [GOOD]
     assert before_it_was_refused([sent(GOOD)[:5], sent(GOOD)[5:] + header]) == [GOOD]

@@ -49,7 +49,6 @@ GATEWAY_LOST_UNIT = (0x0A, 0x0B)
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 """s, s and probes: keeps a router from forgetting an idle connection, and notices a dead end between two polls."""
 _TICK = 0.001  # s; uvloop's clock and timers count milliseconds
-_OLDEST = 0x8000  # an id is reused after 65535 requests: of an answer so old it cannot be said what it is
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class _Link(asyncio.Protocol):
         """What comes back for a request. Raises TimeoutError, after which the next may be made, NotModbus and
         ConnectionError, after which the connection is closed. If it is cancelled the next may be made, too.
         """
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             raise ConnectionResetError(_LOST)
         self._unit = unit
         self.transaction = adu.after(self.transaction)
@@ -169,7 +168,7 @@ class _Link(asyncio.Protocol):
 
     def _is_late(self, transaction: int) -> bool:
         """Whether an earlier request of this connection had the id; 0 never."""
-        return bool(transaction) and adu.age(transaction, self.transaction) < min(self._requests, _OLDEST)
+        return bool(transaction) and adu.age(transaction, self.transaction) < self._requests
 
     def _skip(self, message: Adu, why: str) -> None:
         self._skipped += 1
@@ -188,7 +187,6 @@ class _Link(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
-            self._waiting.exception()  # seen, also if who waits is cancelled in the same turn of the loop
 
 
 Answer = bytes | int | None
@@ -330,11 +328,12 @@ class Connection:
         try:
             with anyio.fail_after(self._timeout):
                 await asyncio.get_running_loop().create_connection(lambda: link, self._host, self._port)
-        except (OSError, ValueError) as error:  # ValueError: a name that cannot be asked for (idna), among others
-            link.close(error)
-            raise self._lost(f"cannot connect: {_reason(error)}") from error
-        except BaseException:
-            link.close(ConnectionAbortedError(_CLOSED))  # cancelled: the half-open connection must not linger
+        except BaseException as error:
+            link.close(ConnectionAbortedError(_CLOSED))  # it may just have been made, and must not linger
+            if isinstance(
+                error, OSError | ValueError
+            ):  # ValueError: a name that cannot be asked for (idna), among others
+                raise self._lost(f"cannot connect: {_reason(error)}") from error
             raise
         if self._closed:
             link.close(ConnectionAbortedError(_CLOSED))

@@ -9,10 +9,11 @@ docs/evidence.md, section 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, isfinite
 from operator import add, eq, gt, itemgetter, lt, mul
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from adapters.modbus.registers import NUMBER_TYPES, Block, Field
 from adapters.modbus.requests import Limits, Registers, plan
@@ -44,8 +45,7 @@ class Source:
     counter: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """Values, what is not good about them, and the new exponents by the address of their scale factor.
 
     All points of a scale factor in ``moved`` are null: such a sample is right under the old plan and under the new one.
@@ -54,7 +54,7 @@ class Decoded:
 
     values: tuple[Value, ...]
     quality: tuple[tuple[int, Quality], ...] = ()
-    moved: Mapping[int, int] = field(default_factory=dict)
+    moved: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

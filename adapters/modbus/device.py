@@ -127,7 +127,7 @@ class RegisterDevice(Device):
         sample = await super().acquire(group)
         if not self._settled and not self._silent:
             await self._identify()
-        if self._info != before != self._unknown:
+        if self._info is not before and before != self._unknown:
             text = "another device answers, or another firmware; values follow with the next cycle"
             raise AcquisitionError(Cause.LINK_DOWN, text)
         return sample
