@@ -83,6 +83,7 @@ def test_what_is_answered() -> None:
     assert adu.objects(b"\x2b\x0e\x01\x01\x00\x00\x03" + body) == Objects(texts, 1)
     assert adu.objects(b"\x2b\x0e\x01\x81\xff\x02\x01\x00\x01A") == Objects({0: b"A"}, 0x81, 2)
     assert adu.objects(b"\x2b\x0e\x01\x01\xff\x00\x00") == Objects({}, 1, 0)
+    assert adu.objects(b"\x2b\x0e\x01\x01\x01\x02\x00") == Objects({}, 1)  # 0 and FF are the only words for it
     assert adu.objects(b"\x2b\x0e\x01\x01\x00\x00\x02\x00\x01A\x00\x01B") == Objects({0: b"A"}, 1)
     assert adu.objects(b"\x2b\x0e\x01\x01\x00\x00\x09\x00\x01A") == Objects({0: b"A"}, 1)  # the count is not trusted
     assert adu.objects(b"\xab\x01") == 1

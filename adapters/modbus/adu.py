@@ -136,9 +136,9 @@ def registers(asked: Registers, pdu: bytes) -> bytes | int:
     """
     if pdu[0] != _READ[asked.kind]:
         return _exception(pdu, _READ[asked.kind])
-    length = len(pdu) - 2
-    if length < 0 or length % 2 or pdu[1] != length:
-        raise NotModbus(f"{pdu[1:2].hex() or 'no'} as the byte count of {max(length, 0)} bytes")
+    length = len(pdu) - 2  # -1 if there is no byte count: odd, too
+    if length % 2 or pdu[1] != length:
+        raise NotModbus(f"a byte count that does not fit into {len(pdu)} bytes")
     if length != 2 * asked.count:
         raise NotAsked(f"{length // 2} registers instead of {asked.count} in the answer")
     return pdu[2:]

@@ -330,9 +330,7 @@ class Connection:
                 await asyncio.get_running_loop().create_connection(lambda: link, self._host, self._port)
         except BaseException as error:
             link.close(ConnectionAbortedError(_CLOSED))  # it may just have been made, and must not linger
-            if isinstance(
-                error, OSError | ValueError
-            ):  # ValueError: a name that cannot be asked for (idna), among others
+            if isinstance(error, OSError | ValueError):  # ValueError: a name that cannot be asked for (idna), say
                 raise self._lost(f"cannot connect: {_reason(error)}") from error
             raise
         if self._closed:
@@ -356,7 +354,7 @@ class Connection:
                 raise NotAsked(f"transaction id {answer.transaction} instead of {link.transaction} in the answer")
             return decode(answer.pdu)
         except ConnectionError as error:
-            raise self._lost(_CLOSED if self._closed else str(error)) from error
+            raise self._lost(_CLOSED if self._closed else _LOST) from error
         except TimeoutError as error:
             raise self._timed_out(unit, str(error)) from error
         except NotAsked as error:
