@@ -194,6 +194,7 @@ PLACES: Mapping[str, Place] = {
     "adapters.modbus.definitions": (PURE, ""),  # constant tables of pysunspec2, read when first needed
     "adapters.modbus.device": (EDGE, ""),
     "adapters.modbus.identification": (PURE, ""),
+    "adapters.modbus.patience": (PURE, ""),
     "adapters.modbus.point": (PURE, "pydantic"),
     "adapters.modbus.registers": (PURE, ""),
     "adapters.modbus.requests": (PURE, ""),

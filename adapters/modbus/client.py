@@ -1,10 +1,9 @@
 """The wire: one Modbus TCP connection that its devices share. The only module that knows sockets.
 
-It tries once. What goes wrong becomes an AcquisitionError with a cause; retry is the next cycle's. Two back-offs,
-both on the agent's clock, keep trouble from spreading: after a failed or lost connection nothing is tried for 0.2 s,
-doubling to 30 s; a unit that did not answer three times in a row is left alone for 1 s, doubling to 60 s, so that it
-does not hold the wire for the others. Meanwhile acquisitions fail at once, with the same words. Any answer ends both.
-No state outlives the process.
+It tries once. What goes wrong becomes an AcquisitionError with a cause; retry is the next cycle's. Two back-offs
+(patience.py), both on the agent's clock, keep trouble from spreading: of a connection that failed or was lost, and of a
+unit that does not answer, so that it does not hold the wire for the others. Meanwhile acquisitions fail at once, with
+the same words. No state outlives the process.
 
 Function 43/14 is unknown to many devices. Most say so; some gateways close the connection or lock up. So a unit that
 gave no good answer to it once is not asked again, and nobody is once two units gave none and no unit ever gave one.
@@ -21,7 +20,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
@@ -31,17 +29,15 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from adapters.modbus import adu
 from adapters.modbus.adu import Adu, NotAsked, NotModbus
 from adapters.modbus.identification import Objects, Question
+from adapters.modbus.patience import Patience
 from adapters.modbus.requests import Registers
 from agent.errors import AcquisitionError
 from agent.model import Cause
 from agent.ports import Clock
 
-MS = 1_000_000
-S = 1_000 * MS
-_TIMEOUTS_IN_A_ROW = 3
+S = 1_000_000_000
 _CLOSED = "the connection was closed by the agent"
 _LOST = "the connection was lost"
-_NOT_TRIED = "not tried after repeated time-outs"
 _MOST_MUTE = 2
 GATEWAY_LOST_UNIT = (0x0A, 0x0B)
 """Exceptions of a gateway that cannot reach the unit: asking on would only hold the wire."""
@@ -52,31 +48,6 @@ _TICK = 0.001  # s; uvloop's clock and timers count milliseconds
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Backoff:
-    """When the next try is due: after ``first`` ns, then twice as long each time, ``most`` at most."""
-
-    first: int
-    most: int
-    until: int = 0
-    delay: int = 0
-
-    def fail(self, now: int) -> None:
-        self.delay = min(self.delay * 2 or self.first, self.most)
-        self.until = now + self.delay
-
-    def succeed(self) -> None:
-        self.until = self.delay = 0
-
-
-@dataclass(slots=True)
-class _Unit:
-    """What is known of a unit: how often in a row it did not answer."""
-
-    timeouts: int = 0
-    backoff: _Backoff = field(default_factory=lambda: _Backoff(1 * S, 60 * S))
 
 
 class _Link(asyncio.Protocol):
@@ -225,10 +196,7 @@ class Connection:
         self._made = 0  # how many connections were made
         self._closed = False
         self._quiet_until = 0
-        self._timeouts = 0  # in a row, of all units
-        self._trouble = ""
-        self._backoff = _Backoff(200 * MS, 30 * S)
-        self._units: dict[int, _Unit] = {}
+        self._patience = Patience()
         self._mute: set[int] = set()  # units that are not asked again what they are
         self._identified = False  # one was asked, and answered
 
@@ -289,8 +257,7 @@ class Connection:
             except AcquisitionError:
                 if self._closed:
                     raise
-                self._backoff.succeed()
-                self._units.pop(unit, None)
+                self._patience.forgive(unit)
             if answer is None or answer in GATEWAY_LOST_UNIT:
                 self._mute.add(unit)
                 return None
@@ -307,11 +274,8 @@ class Connection:
         """Raise if nothing may be tried now."""
         if self._closed:
             raise AcquisitionError(Cause.LINK_DOWN, _CLOSED)
-        now = self._clock.boot()
-        if now < self._backoff.until:
-            raise AcquisitionError(Cause.LINK_DOWN, self._trouble)
-        if unit in self._units and now < self._units[unit].backoff.until:
-            raise AcquisitionError(Cause.DEVICE_TIMEOUT, _NOT_TRIED)
+        if refusal := self._patience.refusal(unit, self._clock.boot()):
+            raise AcquisitionError(*refusal)
 
     async def _connected(self, over: int | None) -> _Link:
         """The open connection, opened now if need be. Raises AcquisitionError, also if it is not the one asked for."""
@@ -338,14 +302,14 @@ class Connection:
             raise AcquisitionError(Cause.LINK_DOWN, _CLOSED)
         self._link = link
         self._made += 1
-        self._timeouts = 0
+        self._patience.connected()
         return link
 
     async def _ask(self, link: _Link, unit: int, question: bytes, decode: Callable[[bytes], T]) -> T:
         """What comes back for a request, an exception response too. Raises AcquisitionError."""
         try:
             answer = await link.ask(unit, question)
-            self._answered(unit)
+            self._patience.answered(unit)
             if answer.transaction == 0:
                 raise AcquisitionError(
                     Cause.DECODE_ERROR, "the answer has no transaction id", hint="not supported yet by this version"
@@ -356,7 +320,10 @@ class Connection:
         except ConnectionError as error:
             raise self._lost(_CLOSED if self._closed else _LOST) from error
         except TimeoutError as error:
-            raise self._timed_out(unit, str(error)) from error
+            if self._patience.timed_out(unit, self._clock.boot()):
+                self._disconnect("no unit answers")
+            text = f"no answer within {self._timeout:g} s"
+            raise AcquisitionError(Cause.DEVICE_TIMEOUT, text, hint=str(error)) from error
         except NotAsked as error:
             raise AcquisitionError(Cause.DECODE_ERROR, str(error)) from error
         except NotModbus as error:
@@ -367,30 +334,9 @@ class Connection:
             if self._pause:
                 self._quiet_until = self._clock.boot() + self._pause
 
-    def _answered(self, unit: int) -> None:
-        self._timeouts = 0
-        if self._backoff.delay:
-            self._backoff.succeed()
-        if self._units:
-            self._units.pop(unit, None)
-
-    def _timed_out(self, unit: int, said: str) -> AcquisitionError:
-        now = self._clock.boot()
-        state = self._units.setdefault(unit, _Unit())
-        state.timeouts += 1
-        if state.timeouts >= _TIMEOUTS_IN_A_ROW:
-            state.backoff.fail(now)
-        self._timeouts += 1
-        if self._timeouts >= _TIMEOUTS_IN_A_ROW:
-            # Perhaps the other end is gone and the network did not say so: the next acquisition opens a new connection.
-            self._disconnect("no unit answers")
-        return AcquisitionError(Cause.DEVICE_TIMEOUT, f"no answer within {self._timeout:g} s", hint=said)
-
     def _lost(self, reason: str) -> AcquisitionError:
-        self._trouble = reason
         self._disconnect(reason)
-        if not self._closed:
-            self._backoff.fail(self._clock.boot())
+        self._patience.lost(reason, self._clock.boot())
         return AcquisitionError(Cause.LINK_DOWN, reason, hint=f"is {self._host} port {self._port} reachable from here?")
 
     def _disconnect(self, reason: str) -> None:
