@@ -1,6 +1,7 @@
 """``bench/run [NAME...] [--json]``: print each figure beside its reference and target.
 
-Without a name all of them but ``mqtt_memory``, which takes some minutes and runs when it is named.
+Without a name all of them but the long ones, which take minutes or need another program's environment and run when they
+are named.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.figure import Figure
 
+# Where each is measured: a function that returns one Figure; or ``figures``, which takes the names of those that are
+# wanted, measures them together and returns a list.
 FIGURES = {
     "cpu_per_reading": "bench.cpu_per_reading:figure",
     "mqtt_cpu_per_message_qos0": "bench.mqtt_cpu_per_message:qos0",
@@ -36,11 +39,15 @@ def chosen(names: Sequence[str]) -> list[str]:
     return list(names) or [name for name in FIGURES if name not in LONG]
 
 
-def measured(name: str) -> Figure:
-    """Measure one."""
-    module, _, function = FIGURES[name].partition(":")
-    figure: Figure = getattr(importlib.import_module(module), function)()
-    return figure
+def measured(names: Sequence[str]) -> Iterator[Figure]:
+    """Measure them, one place after the other."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        places.setdefault(FIGURES[name], []).append(name)
+    for place, wanted in places.items():
+        module, _, function = place.partition(":")
+        measure = getattr(importlib.import_module(module), function)
+        yield from measure(wanted) if function == "figures" else [measure()]
 
 
 def main() -> int:
@@ -48,15 +55,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="bench/run", description="Measures, each figure beside its reference in the same run."
     )
-    default = f"default: all but {', '.join(LONG)}, which takes minutes and must be named"
+    default = f"default: all but {', '.join(LONG)}, which must be named"
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)} ({default})")
     parser.add_argument("--json", action="store_true", help="one JSON object, name to figure")
     options = parser.parse_args()
     if unknown := set(options.names) - set(FIGURES):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
     found = []
-    for name in chosen(options.names):
-        found.append(figure := measured(name))
+    for figure in measured(chosen(options.names)):
+        found.append(figure)
         if not options.json:
             print(figure.line(), flush=True)
     if options.json:

@@ -13,33 +13,44 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value beside its reference; the target is a bound on their ratio (value / reference)."""
+    """A measured value, beside a reference measured in the same run where there is one.
+
+    ``target`` is what the ratio (value / reference) may be at most; with ``absolute``, or without a reference, what the
+    value itself may be. None: there is none, and the figure is told for comparison.
+    """
 
     name: str
     value: float
     unit: str
-    reference: float
+    reference: float | None
     reference_name: str
-    target: float  # the ratio is to be at most this
+    target: float | None
     note: str = ""  # what else was seen
+    absolute: bool = False
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """How many times the reference."""
-        return self.value / self.reference
+        return None if self.reference is None else self.value / self.reference
 
     @property
     def met(self) -> bool:
-        """Whether the target is met."""
-        return self.ratio <= self.target
+        """Whether the target is met; without one it is."""
+        bounded = self.value if self.absolute or self.ratio is None else self.ratio
+        return self.target is None or bounded <= self.target
 
     def line(self) -> str:
-        """For people."""
-        verdict = "met" if self.met else "MISSED"
-        return (
-            f"{self.name}: {self.value:.3f} {self.unit}, {self.reference_name}: {self.reference:.3f}, "
-            f"ratio {self.ratio:.2f}, target at most {self.target:g}: {verdict}"
-        ) + (f" ({self.note})" if self.note else "")
+        """For people: the target stands behind what it bounds."""
+        own, beside = f"{self.value:.3f} {self.unit}", ""
+        if self.reference is not None and self.ratio is not None:
+            beside = f"{self.reference_name}: {self.reference:.3f} {self.unit}, ratio {_times(self.ratio)}"
+        if self.target is not None:
+            verdict = "met" if self.met else "MISSED"
+            if self.absolute or not beside:
+                own += f", at most {self.target:g} {self.unit}: {verdict}"
+            else:
+                beside += f", at most {_times(self.target)}: {verdict}"
+        return f"{self.name}: {'; '.join(filter(None, (own, beside)))}" + (f" ({self.note})" if self.note else "")
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -47,11 +58,18 @@ class Figure:
             "value": self.value,
             "unit": self.unit,
             "reference": self.reference,
+            "reference_name": self.reference_name,
             "ratio": self.ratio,
             "target": self.target,
+            "target_of": "value" if self.absolute or self.reference is None else "ratio",
             "met": self.met,
             "note": self.note,
         }
+
+
+def _times(ratio: float) -> str:
+    """A ratio as it is read most easily: 2.10, or 1/30.0 if it is small."""
+    return f"1/{1 / ratio:.1f}" if 0 < ratio < 0.5 else f"{ratio:.2f}"
 
 
 def cpu_seconds(pid: int) -> float:

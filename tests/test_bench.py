@@ -8,16 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import provision
 from adapters.mqtt.packets import Packets
-from bench.__main__ import FIGURES, LONG, chosen
+from bench.__main__ import FIGURES, LONG, chosen, measured
 from bench.figure import Figure, cpu_seconds, interleaved, resident_mib
 from bench.mqtt_memory import highest
 from bench.mqtt_rig import Publisher, missing, said
@@ -37,12 +38,53 @@ def test_a_figure_is_met_when_its_ratio_is_within_the_target(value: float, met: 
         "value": value,
         "unit": "us",
         "reference": 1.0,
+        "reference_name": "the reference",
         "ratio": value,
         "target": 3.0,
+        "target_of": "ratio",
         "met": met,
         "note": "",
     }
-    assert ("MISSED" in figure.line()) is not met
+
+
+@pytest.mark.parametrize(("value", "met"), [(2.5, True), (2.6, False)])
+def test_an_absolute_target_bounds_the_value_whatever_the_ratio_is(value: float, met: bool) -> None:
+    for reference, absolute in ((0.1, True), (100.0, True), (None, True), (None, False)):
+        figure = Figure("cpu", value, "us", reference, "the reference", 2.5, absolute=absolute)
+        assert figure.met is met
+        assert figure.as_json()["target_of"] == "value"
+
+
+@pytest.mark.parametrize(
+    ("figure", "line"),
+    [
+        (Figure("a", 5, "us", 2, "alone", 2.5), "a: 5.000 us; alone: 2.000 us, ratio 2.50, at most 2.50: met"),
+        (Figure("a", 5, "us", 100, "b", 1 / 30), "a: 5.000 us; b: 100.000 us, ratio 1/20.0, at most 1/30.0: MISSED"),
+        (
+            Figure("a", 5, "us", 2, "alone", 2.5, "seen", absolute=True),
+            "a: 5.000 us, at most 2.5 us: MISSED; alone: 2.000 us, ratio 2.50 (seen)",
+        ),
+        (Figure("a", 5, "us", None, "", 9, absolute=True), "a: 5.000 us, at most 9 us: met"),
+        (Figure("a", 5, "us", 4, "other", None), "a: 5.000 us; other: 4.000 us, ratio 1.25"),
+    ],
+)
+def test_the_target_stands_behind_what_it_bounds(figure: Figure, line: str) -> None:
+    assert figure.line() == line
+
+
+def test_figures_of_one_place_are_measured_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def figures(names: Sequence[str]) -> list[Figure]:
+        asked.append(list(names))
+        return [Figure(name, 1, "us", None, "", None) for name in names]
+
+    place = types.SimpleNamespace(figures=figures, alone=lambda: Figure("b", 1, "us", None, "", None))
+    monkeypatch.setitem(sys.modules, "bench.place", cast(types.ModuleType, place))
+    for name, function in {"a": "figures", "b": "alone", "c": "figures"}.items():
+        monkeypatch.setitem(FIGURES, name, f"bench.place:{function}")
+    assert [figure.name for figure in measured(["c", "b", "a"])] == ["c", "a", "b"]
+    assert asked == [["c", "a"]]
 
 
 def test_measures_are_taken_in_turn_and_their_medians_count() -> None:
