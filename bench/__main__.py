@@ -1,7 +1,7 @@
 """``bench/run [NAME...] [--json]``: print each figure beside its reference and target.
 
 Without a name all of them but the long ones, which take minutes or need another program's environment and run when they
-are named.
+are named. docs/performance.md tells how to read what is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from bench.figure import Figure
 # Where each is measured: a function that returns one Figure; or ``figures``, which takes the names of those that are
 # wanted, measures them together and returns a list.
 FIGURES = {
-    "cpu_per_reading": "bench.cpu_per_reading:figure",
+    "cpu_per_reading": "bench.cpu_per_reading:figures",
+    "cpu_per_reading_vs_rows": "bench.cpu_per_reading:figures",
+    "cpu_per_reading_vs_thingsboard": "bench.cpu_per_reading:figures",
+    "cpu_per_reading_vs_thingsboard_blocks": "bench.cpu_per_reading:figures",
+    "idle_memory": "bench.idle:idle_memory",
+    "start_cpu": "bench.idle:start_cpu",
     "mqtt_cpu_per_message_qos0": "bench.mqtt_cpu_per_message:qos0",
     "mqtt_cpu_per_message_qos1": "bench.mqtt_cpu_per_message:qos1",
     "mqtt_cpu_per_message_qos1_v5": "bench.mqtt_cpu_per_message:qos1_v5",
@@ -31,7 +36,13 @@ FIGURES = {
     "encode_per_reading": "bench.evidence:encode_per_reading",
     "outbox_start": "bench.outbox_start:figure",
 }
-LONG = ("mqtt_memory",)  # only when named
+LONG = (  # only when named
+    "cpu_per_reading_vs_thingsboard",
+    "cpu_per_reading_vs_thingsboard_blocks",
+    "idle_memory",
+    "start_cpu",
+    "mqtt_memory",
+)
 
 
 def chosen(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import time
@@ -77,6 +78,29 @@ def cpu_seconds(pid: int) -> float:
     the id of. (The ticks of proc(5) are too coarse for a process that is rarely busy.)
     """
     return time.clock_gettime(~pid << 3 | 2)
+
+
+class Others:
+    """What other programs take of the machine from here on: the figures of a busy machine are worth little."""
+
+    def __init__(self) -> None:
+        self._taken = _taken()
+
+    def share(self) -> float:
+        """Of all cores' time, from 0 to 1. Our children's is not in it, if they are the same as before."""
+        busy, whole = (now - then for now, then in zip(_taken(), self._taken, strict=True))
+        return max(0.0, busy / whole)
+
+
+def _taken() -> tuple[float, float]:
+    """Seconds of CPU that others took since the machine was started, and that there were (proc(5), /proc/stat)."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    children = [
+        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
+    ours = time.process_time() + sum(cpu_seconds(pid) for pid in children)
+    second = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) / second - ours, sum(ticks) / second  # 3 and 4: idle
 
 
 def resident_mib(pid: int) -> float:

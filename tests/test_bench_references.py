@@ -10,6 +10,7 @@ import hashlib
 import json
 import sqlite3
 import struct
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -24,10 +25,12 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 import provision
-from bench import row_per_reading
+from agent.config import load
+from bench import cpu_per_reading, idle, row_per_reading
+from bench.figure import cpu_seconds
 from bench.modbus_device import Device, ModbusDevice
 from bench.thingsboard import Server, files, values_of
-from testbed.child import wait_for
+from testbed.child import Process, wait_for
 from testbed.mosquitto import Mosquitto
 from testbed.processes import NatsServer
 from testbed.registers import PlainUnit
@@ -179,6 +182,15 @@ async def test_the_row_reference_delivers_every_reading_once(server: NatsServer,
 # ---- configurations -------------------------------------------------------------------------------------------------
 
 
+def test_the_agents_configurations_are_good_and_read_what_the_references_read(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(cpu_per_reading.configuration(502, "nats://127.0.0.1:4222"))
+    config = load(file)
+    assert [len(device.groups["all"].points) for device in config.devices] == [100] * 10
+    file.write_text(idle.configuration(502, "mqtt://127.0.0.1:1883", "nats://127.0.0.1:4222"))
+    assert len(load(file).devices) == 2
+
+
 def test_thingsboard_is_asked_for_the_same_registers_at_the_same_rate() -> None:
     found = json.loads(json.dumps(files(5020, 1883, units=3, registers=4, period_ms=200)))
     slaves = found["modbus.json"]["master"]["slaves"]
@@ -233,9 +245,14 @@ def test_the_stand_in_for_the_thingsboard_server_tells_the_limits_and_counts(tmp
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def test_the_device_is_a_process_that_ends_with_its_input(tmp_path: Path) -> None:
+def test_the_device_is_a_process_that_ends_with_its_input_and_its_leash_is_not_counted(tmp_path: Path) -> None:
     with ModbusDevice(tmp_path, units=1, registers=2) as process:
+        assert idle.at_exec(process) == 0  # it is the program already
         assert process.port
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(10) == 0
+    with Process([sys.executable, "-S", "-c", "input()"], name="waits", folder=tmp_path, piped=True) as other:
+        before = idle.at_exec(other)
+        assert before > 0
+        wait_for(lambda: cpu_seconds(other.pid) > before, timeout=10, what="the program to run")
