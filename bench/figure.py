@@ -87,7 +87,7 @@ class Others:
         self._taken = _taken()
 
     def share(self) -> float:
-        """Of all cores' time, from 0 to 1. Our children's is not in it, if they are the same as before."""
+        """Of all cores' time, from 0 to 1. Ours and our children's is not in it, if none of these has ended."""
         busy, whole = (now - then for now, then in zip(_taken(), self._taken, strict=True))
         return max(0.0, busy / whole)
 

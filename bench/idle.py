@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.figure import Figure, cpu_seconds, interleaved, resident_mib
+from bench.figure import Figure, Others, cpu_seconds, interleaved, resident_mib
 from bench.modbus_device import FIRST_UNIT, ModbusDevice
 from bench.thingsboard import Server, ThingsBoard, files
 from testbed.broker import create_stream
@@ -41,18 +41,19 @@ class Rig:
     @contextmanager
     def agent(self) -> Iterator[tuple[Agent, float]]:
         """The agent when it has delivered, and the CPU seconds that it took until it said READY=1."""
-        began = time.monotonic()
+        others, began = Others(), time.monotonic()
         with Agent(self._folder, self._config) as agent:
             before = at_exec(agent)
             wait_for(lambda: "READY=1" in agent.states, timeout=30, what="READY=1")
             ready, seconds = cpu_seconds(agent.pid) - before, time.monotonic() - began
+            busy = f"other programs took {others.share():.0%} of the machine"
             wait_for(
                 lambda: "0 waiting, broker connected" in agent.status and " 0 delivered" not in agent.status,
                 timeout=30,
                 what="the agent to deliver",
             )
             self.notes["agent"] = f"ready in {seconds:.2f} s, CPU until it has delivered "
-            self.notes["agent"] += f"{cpu_seconds(agent.pid) - before:.2f} s"
+            self.notes["agent"] += f"{cpu_seconds(agent.pid) - before:.2f} s, {busy}"
             yield agent, ready
 
     @contextmanager
@@ -61,12 +62,13 @@ class Rig:
         port = self._mosquitto.port
         configuration = files(self._device.port, port, units=1, registers=POINTS, period_ms=1000)
         with Server(port) as server:
-            began = time.monotonic()
+            others, began = Others(), time.monotonic()
             with ThingsBoard(self._folder / "tb", configuration) as gateway:
                 before = at_exec(gateway)
                 server.wait_values(1, timeout=60)
                 used = cpu_seconds(gateway.pid) - before
-                self.notes["thingsboard"] = f"first value after {time.monotonic() - began:.2f} s"
+                busy = f"other programs took {others.share():.0%} of the machine"
+                self.notes["thingsboard"] = f"first value after {time.monotonic() - began:.2f} s, {busy}"
                 yield gateway, used
 
 
@@ -111,7 +113,7 @@ def _figure(
     name: str, unit: str, target: float, here: Rig, agent: Callable[[], float], thingsboard: Callable[[], float]
 ) -> Figure:
     value, reference = interleaved([agent, thingsboard])
-    note = f"{here.notes['agent']}; reference: {here.notes['thingsboard']}"
+    note = f"last round: agent: {here.notes['agent']}; thingsboard: {here.notes['thingsboard']}"
     return Figure(name, value, unit, reference, "ThingsBoard Gateway", target, note, absolute=True)
 
 
