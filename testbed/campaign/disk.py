@@ -31,7 +31,7 @@ class SmallDisk:
         self._filler = place / "filler"
         with image.open("wb") as file:
             file.truncate(SIZE)
-        _run("mkfs.ext4", "-q", "-F", image)
+        _run("mkfs.ext4", "-q", "-F", "-b", "4096", image)  # as on a large disk; a small one gets smaller blocks
         place.mkdir()
         self.mount()
 
