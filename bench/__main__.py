@@ -34,7 +34,16 @@ FIGURES = {
     "bytes_per_reading_50_points": "bench.evidence:bytes_per_reading_50_points",
     "bytes_per_reading_1000": "bench.evidence:bytes_per_reading_1000",
     "encode_per_reading": "bench.evidence:encode_per_reading",
+    "flat_out": "bench.flat_out:figures",
+    "overload": "bench.flat_out:figures",
+    "latency_p99": "bench.latency:figure",
+    "scaling_devices": "bench.scaling:devices",
+    "scaling_pending": "bench.scaling:pending",
+    "wire_bytes_per_reading": "bench.bytes_per_reading:figures",
+    "device_bytes_per_reading": "bench.bytes_per_reading:figures",
+    "device_bytes_per_payload_byte": "bench.device_bytes:figure",
     "outbox_start": "bench.outbox_start:figure",
+    "drain": "bench.drain:figure",
 }
 LONG = (  # only when named
     "cpu_per_reading_vs_thingsboard",
@@ -42,6 +51,11 @@ LONG = (  # only when named
     "idle_memory",
     "start_cpu",
     "mqtt_memory",
+    "flat_out",
+    "overload",
+    "scaling_devices",
+    "scaling_pending",
+    "drain",
 )
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import anyio
 
 from agent.delivery.refusals import Refusals
-from agent.evidence.record import link_of
 from agent.evidence.history import History
+from agent.evidence.record import link_of
 from agent.evidence.timetable import anchor
 from agent.model import ClockQuality, DeviceInfo, Frame, GroupPlan, Point, ValueType
 from agent.outbox import Outbox
 from agent.outbox.files import OsFiles
+from agent.ports import Signer
 from agent.sealing.batch import Batch
 from agent.sealing.committer import Committer
 from agent.sealing.sealer import Facts, Sealer
-from agent.ports import Signer
 from testbed.registers import PlainUnit
 
 S = 1_000_000_000
@@ -64,9 +64,7 @@ async def _write(path: Path, size: int, records: int, points: int, signer: Signe
     clock = _Clock()
     outbox = Outbox.open(path, channel=facts.channel, size=size, inspect=link_of, files=_Files())
     sealer = Sealer(facts, signer=signer, clock=clock, last=None, history=History())
-    committer = Committer(
-        outbox=outbox, sealer=sealer, block=False, on_durable=lambda _: None, refusals=Refusals()
-    )
+    committer = Committer(outbox=outbox, sealer=sealer, block=False, on_durable=lambda _: None, refusals=Refusals())
     schedule = anchor(period=S, phase=0, wall=clock.wall(), boot=clock.boot())
     columns = tuple(Point(f"R{number}", "W", ValueType.INTEGER) for number in range(points))
     group = GroupPlan("all", 0, schedule, schedule.first, columns)

@@ -1,8 +1,9 @@
-"""Bytes per reading on the wire and to the device, at 10,000 readings a second and ``seal_within = "1s"``: 10 devices of
-100 registers at 10 Hz, each register a random walk.
+"""Bytes per reading on the wire and to the device, at 10,000 readings a second and ``seal_within = "1s"``: 10 devices
+of 100 registers at 10 Hz, each register a random walk.
 
 On the wire: all that the agent says to the broker, of TCP's payload. To the device: all that an ext4 which holds the
-agent's state writes, journal and metadata too. ``python -m bench.bytes_per_reading FOLDER`` measures where it may mount.
+agent's state writes, journal and metadata too. ``python -m bench.bytes_per_reading FOLDER`` measures where it may
+mount.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file system writes to its device: an ext4 behind a loop device, in a mount namespace of its own. Needs root."""
+"""What a file system writes to its device: an ext4 behind a loop device, in a mount namespace of its own. Root only."""
 
 from __future__ import annotations
 

@@ -58,7 +58,11 @@ def figure() -> Figure:
 def _drain(folder: Path, config: Path, line: Line) -> tuple[float, int]:
     with Agent(folder, config) as agent:
         agent.wait_ready()
-        wait_for(lambda: "broker connected" in agent.status or "draining" in agent.status, timeout=30, what="the agent to connect")
+        wait_for(
+            lambda: "broker connected" in agent.status,
+            timeout=30,
+            what="the agent to connect",
+        )
         began, before = time.monotonic(), line.bytes_sent()
         wait_for(lambda: " 0 waiting, broker connected" in agent.status, timeout=600, what="the backlog to be sent")
         return time.monotonic() - began, line.bytes_sent() - before

@@ -91,8 +91,8 @@ async def serve(server: int, delay: float) -> None:
         near, far = _End(delay, "to"), _End(delay, "from")
         near.other, far.other = far, near
         task = loop.create_task(loop.create_connection(lambda: far, "127.0.0.1", server))
-        connecting.add(task)  # type: ignore[arg-type]
-        task.add_done_callback(connecting.discard)  # type: ignore[arg-type]
+        connecting.add(task)
+        task.add_done_callback(connecting.discard)
         return near
 
     listening = await loop.create_server(accept, "127.0.0.1", 0)

@@ -1,5 +1,4 @@
-"""An agent under load: units of plain registers behind one Modbus connection, read at one rate and sent on one channel.
-"""
+"""An agent under load: units of plain registers, read at one rate and sent on one channel."""
 
 from __future__ import annotations
 

@@ -40,15 +40,15 @@ def figure() -> Figure:
     """Open an outbox with a million records that wait."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bench.ring")
-        size = _write(path)
+        size = write(path)
         command = [sys.executable, "-m", "bench.outbox_start", str(path), str(size)]
         seconds, grown = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     note = f"{RECORDS:,} records in {size >> 20} MiB, the process grew by {grown:.1f} MiB"
     return Figure("outbox_start", seconds, "s", None, "", 1, note)
 
 
-def _write(path: Path) -> int:
-    """Fill a ring file; returns its size."""
+def write(path: Path) -> int:
+    """Fill the ring file of a channel "bench" with records that wait; returns its size in bytes."""
     protected, signer = protected_header(_DID), _Unsigned()
     body = pack(Kind.EVENT, encode_event(Event(EventCode.STOP, 1, ("bench",))))
     header = ring.FileHeader(SEGMENT, RECORDS * 400 // SEGMENT, os.urandom(16), os.urandom(16), "bench")

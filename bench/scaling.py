@@ -50,7 +50,8 @@ def pending() -> Figure:
         for waiting in (True, False):
             (folder := Path(name) / f"{'full' if waiting else 'empty'}").mkdir()
             (folder / "state").mkdir()
-            size = outbox_start.write(folder / "state" / f"{load.CHANNEL}.ring") if waiting else outbox_start.SIZE
+            ring = folder / "state" / f"{load.CHANNEL}.ring"
+            size = outbox_start.write(ring) if waiting else 64 << 20
             text = load.configuration(
                 device.port,
                 "nats://127.0.0.1:9",  # discard (RFC 863): nobody listens there
