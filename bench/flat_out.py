@@ -2,8 +2,8 @@
 when three times as many are due.
 
 Devices of 125 registers, each on a connection of its own; the agent may use one core, device and broker the others.
-More and more is asked for until a quarter of it is not delivered; what counts is what the broker had when the time was
-up, and the agent is killed then.
+More and more is asked for, and the most that is delivered counts: what the broker had when the time was up. The agent
+is killed then.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bench.modbus_device import ModbusDevice
 from testbed.processes import Agent, NatsServer
 
 REGISTERS = 125
-STEPS = ((10, 5), (10, 4), (10, 3), (10, 2), (20, 3), (20, 2), (40, 3))  # devices, and ms between two reads of each
-MOST = ((10, 1), (15, 1), (20, 1), (30, 1), (40, 1))
+STEPS = ((10, 4), (10, 3), (10, 2), (10, 1))  # devices, and ms between two reads of each
+FLOODS = ((10, 1), (20, 1), (40, 1))
 WARM_UP, SECONDS = 3.0, 15.0
 TARGET, TARGET_SHARE = 400_000, 0.9
 S = 1_000_000_000
@@ -39,13 +39,9 @@ def figures(names: object) -> list[Figure]:
     """Both are of one run of the whole."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = list[_Run]()
-        for units, every in STEPS:
-            runs.append(_run(folder / f"{units}-{every}", units, every))
-            if runs[-1].delivered < 0.75 * runs[-1].due:
-                break
+        runs = [_run(folder / f"{units}-{every}", units, every) for units, every in STEPS]
         best = max(runs, key=lambda run: run.delivered)
-        asked = next(each for each in MOST if _due(*each) >= 3 * best.delivered)
+        asked = next(each for each in FLOODS if _due(*each) >= 3 * best.delivered)
         flood = _run(folder / "flood", *asked)
     share = flood.delivered / best.delivered
     steps = ", ".join(f"{run.delivered / 1000:.0f} of {run.due / 1000:.0f}" for run in runs)
