@@ -367,6 +367,7 @@ def test_the_oracle_judges_without_the_code_that_it_judges() -> None:
         ("agent.transports.nats.transport", "agent.transports.nats.config", None),
         ("agent.transports.nats.transport", "pymodbus", "is not its library"),
         ("adapters.modbus.client", "agent.errors", None),
+        ("adapters.modbus.client", "pymodbus", "is not its library"),
         ("adapters.modbus.point", "agent.units", None),
         ("adapters.modbus.decode", "agent.evidence.record", "is not for adapters"),
         ("adapters.modbus.device", "adapters.modbus.client", None),
