@@ -31,7 +31,7 @@ from agent.outbox.files import OS_FILES, Files
 from agent.outbox.filesystem import against
 from agent.ports import Clock, Signer
 from agent.router import Route
-from agent.run import Run, make_run
+from agent.run import Means, Run, make_run
 from agent.sealing.sealer import Facts
 from agent.tally import COUNTS, Tally
 
@@ -65,10 +65,6 @@ class Channel:
         self.configured = configured
         self.id = configured.id
         self.ring = state / f"{configured.id}.ring"
-        self._facts = facts
-        self._signer = signer
-        self._clock = clock
-        self._seen = seen
         self._reroute = reroute
         self._files = files
         self._failing: bool = before is not None and before._failing  # nothing has been stored in the outbox since
@@ -80,7 +76,14 @@ class Channel:
         self._next: Run | None = None  # and to this one, from the next term on
         self._outbox: Outbox | MemoryStore  # the ring as it was last open; if it never was, nothing
         self._tally: Tally = Tally(None if before is None else before._tally)
-        self._drain = Drain(rate=configured.drain.rate, spread=configured.drain.spread, clock=clock)
+        self._means = Means(
+            facts=facts,
+            signer=signer,
+            clock=clock,
+            drain=Drain(rate=configured.drain.rate, spread=configured.drain.spread, clock=clock),
+            elsewhere=self._volatile.__contains__,
+            seen=lambda envelopes: seen(self, envelopes),
+        )
         self._resending = False
         self._end = anyio.Event()
         self.closed = anyio.Event()
@@ -189,7 +192,7 @@ class Channel:
             return self._current
         if self.configured.outbox.on_disk_failure != "memory":
             return None
-        memory = self._next = self._make(MemoryStore(), History(), started=None, volatile=True)
+        memory = self._next = self._make(MemoryStore(), History())
         self._volatile.add(memory.sealer.stream)
         runs.start_soon(memory.live)
         runs.start_soon(self._change)
@@ -227,7 +230,7 @@ class Channel:
         while self._failed:
             self._failed.pop().batcher.found(outbox.last)
         mine = self._failing and outbox.last is not None and outbox.last.stream in self._mine
-        run = self._make(outbox, history, started=history.clean, unstored=mine, after=after)
+        run = self._make(outbox, history, unstored=mine, after=after)
         self._mine.add(run.sealer.stream)
         log.info(
             "channel opened channel=%s run=%s waiting=%d", self.id, run.sealer.stream.hex(), outbox.pending.records
@@ -237,35 +240,14 @@ class Channel:
     def _wire_nothing(self, error: OutboxError) -> Run:
         """A run that stores nothing: there is no outbox."""
         self._outbox = MemoryStore()
-        run = self._make(self._outbox, History(), started=None)
+        run = self._make(self._outbox, History())
         run.batcher.fail(error)
         return run
 
     def _make(
-        self,
-        store: Outbox | MemoryStore,
-        history: History,
-        *,
-        started: bool | None,
-        unstored: bool = False,
-        volatile: bool = False,
-        after: Run | None = None,
+        self, store: Outbox | MemoryStore, history: History, *, unstored: bool = False, after: Run | None = None
     ) -> Run:
-        run = make_run(
-            self.configured,
-            store,
-            history,
-            facts=self._facts,
-            signer=self._signer,
-            clock=self._clock,
-            started=started,
-            unstored=unstored,
-            volatile=volatile,
-            after=after,
-            drain=self._drain,
-            elsewhere=lambda stream: volatile or stream in self._volatile,
-            seen=lambda envelopes: self._seen(self, envelopes),
-        )
+        run = make_run(self.configured, store, history, self._means, unstored=unstored, after=after)
         self._tally.add(run)
         return run
 
@@ -282,7 +264,7 @@ class Channel:
         for run in (self._current, self._next):
             if run is not None:
                 run.route.selection = configured.selection
-                run.sealer.facts = self._facts(configured, run.store.salt)
+                run.sealer.facts = self._means.facts(configured, run.store.salt)
 
     async def flush(self) -> None:
         """Have on disk what was put, as far as that is possible now."""

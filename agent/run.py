@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import anyio
 from anyio import to_thread
@@ -128,55 +129,60 @@ class Run:
         await self._sealed.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all runs of a channel have in common. ``facts``: what plans say, given the outbox's salt. ``elsewhere``:
+    whether a stream of ours is one that the outbox never held. ``seen`` gets the envelopes that have just come onto the
+    disk.
+    """
+
+    facts: Callable[[Configured, bytes], Facts]
+    signer: Signer
+    clock: Clock
+    drain: Drain
+    elsewhere: Callable[[bytes], bool]
+    seen: Callable[[Sequence[bytes]], None]
+
+
 def make_run(
     configured: Configured,
     store: Outbox | MemoryStore,
     history: History,
+    means: Means,
     *,
-    facts: Callable[[Configured, bytes], Facts],
-    signer: Signer,
-    clock: Clock,
-    started: bool | None,
-    unstored: bool,
-    volatile: bool,
-    after: Run | None,
-    drain: Drain,
-    elsewhere: Callable[[bytes], bool],
-    seen: Callable[[Sequence[bytes]], None],
+    unstored: bool = False,
+    after: Run | None = None,
 ) -> Run:
-    """A run on a store that holds ``history``. ``facts``: what plans say, given the outbox's salt. ``started``: whether
-    the run before stopped in order, for the start event; None: no such event. ``unstored``: nothing was stored since
-    the run before, though the agent lived. ``elsewhere``: whether a stream of ours is one that the store never held.
-    ``seen`` gets the envelopes that have just come onto the disk.
+    """A run on a store that holds ``history``; one in memory is volatile, and has no start event. ``unstored``: nothing
+    was stored since the run before, though the agent lived.
     """
-    last = store.last if isinstance(store, Outbox) else None
-    cause = Cause.NOT_STORED if unstored else Cause.AGENT_DOWN
+    in_memory = isinstance(store, MemoryStore)
+    clock, refusals = means.clock, Refusals()
     sealer = Sealer(
-        facts(configured, store.salt),
-        signer=signer,
+        means.facts(configured, store.salt),
+        signer=means.signer,
         clock=clock,
-        last=last,
+        last=None if isinstance(store, MemoryStore) else store.last,
         history=history,
-        cause=cause,
-        volatile=volatile,
+        cause=Cause.NOT_STORED if unstored else Cause.AGENT_DOWN,
+        volatile=in_memory,
     )
     transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
-    refusals = Refusals()
     publisher = Publisher(
         channel=configured.id,
         store=store,
         transport=transport,
-        did=signer.did,
+        did=means.signer.did,
         topic=configured.topic,
         clock=clock,
-        drain=drain,
+        drain=means.drain,
         refusals=refusals,
-        elsewhere=elsewhere,
+        elsewhere=(lambda stream: True) if in_memory else means.elsewhere,
     )
 
     def durable(envelopes: Sequence[bytes]) -> None:
         publisher.notify()
-        seen(envelopes)
+        means.seen(envelopes)
 
     batcher = Batcher(
         outbox=store,
@@ -185,8 +191,8 @@ def make_run(
         window=configured.seal_within,
         window_away=configured.seal_within_away,
         away=lambda: not publisher.connected,
-        block=configured.outbox.when_full == "block" and not volatile,
-        started=None if started is None else (sealer.facts.version, started),
+        block=configured.outbox.when_full == "block" and not in_memory,
+        started=None if in_memory else (sealer.facts.version, history.clean),
         unstored_since=history.sealed if unstored else None,
         on_durable=durable,
         refusals=refusals,
