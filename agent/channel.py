@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ class Channel:
     # ---- from opening to closing ----------------------------------------------------------------------------
 
     async def run(self, *, patient: bool = False, task_status: TaskStatus[None]) -> None:
-        """Until ``conclude``. Raises SignerError, RecordTooLargeError, and OutboxError if the outbox cannot be opened
-        at first, unless that is to be waited for (``patient``).
+        """Until ``conclude``. ``patient``: the channel was there before, so that its outbox is not made anew, and may
+        be opened later. Raises SignerError, RecordTooLargeError, and OutboxError if the outbox cannot be opened at
+        first.
         """
         pause = FIRST_PAUSE
         try:
             try:
-                run = self._current = self._wire(*await self._open(new=True))
+                run = self._current = self._wire(*await self._open(new=not patient))
                 self._failing = False
             except OutboxError as error:
                 if not patient:
@@ -120,7 +122,10 @@ class Channel:
                     outbox, pause = await self._opened_again(pause)
                     if outbox is None:
                         break
-                    run = self._next = self._wire(*outbox, after=memory)
+                    run = self._wire(*outbox, after=memory)
+                    overtaken, self._next = self._next, run
+                    if overtaken is not None:  # in memory, and nothing came to it yet
+                        runs.start_soon(partial(overtaken.conclude, "", drain_within=0))
                     runs.start_soon(self._change)
         finally:
             self.closed.set()
@@ -165,10 +170,7 @@ class Channel:
         size = self.configured.outbox.size
 
         def open_() -> tuple[Outbox, History]:
-            if not new and not self.ring.exists():
-                hint = "is its disk mounted? a new one is made at start only"
-                raise OutboxError(f"{self.ring} is not there", hint=hint)
-            outbox = Outbox.open(self.ring, channel=self.id, size=size, inspect=link_of, files=self._files)
+            outbox = Outbox.open(self.ring, channel=self.id, size=size, inspect=link_of, new=new, files=self._files)
             try:
                 return outbox, replay(outbox.recovered())
             except BaseException:
@@ -186,10 +188,8 @@ class Channel:
         return await to_thread.run_sync(open_)
 
     def _carry_on(self, runs: TaskGroup) -> Run | None:
-        """The run in memory, if that is wanted: the one that there is, or a new one."""
+        """A run in memory, if that is wanted. There is none yet: while there is one, nothing touches the outbox."""
         self._next = None
-        if self._in_memory:
-            return self._current
         if self.configured.outbox.on_disk_failure != "memory":
             return None
         memory = self._next = self._make(MemoryStore(), History())
@@ -212,10 +212,12 @@ class Channel:
 
     async def change_over(self) -> None:
         """Between two terms: what is acquired goes to the run that waits for it."""
-        run, self._next = self._next, None
-        if run is None:
+        if self._next is None:
             return
         await self._current.conclude("the outbox is open again", drain_within=DRAIN_WITHIN)
+        run, self._next = self._next, None  # not before: who ends the channel meanwhile must find it
+        if run is None:  # it failed meanwhile
+            return
         self._current = run
         self._tally.fold(run)
         if run.store is self._outbox and run.batcher.storing:

@@ -4,7 +4,9 @@ nobody else is held up (docs/outbox.md, rules 2 and 6).
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import random
 import tempfile
 from collections import Counter
@@ -18,7 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import OutboxError, only
+from agent.evidence.record import link_of
 from agent.model import Cause, Event, EventCode, Gap, Plan
+from agent.outbox import Outbox
 from agent.ports import Message
 from tests.fakes import BACKEND, MS, Fate, S, VirtualLoop
 from tests.house import House, fake_transport
@@ -218,6 +222,97 @@ async def test_a_ring_that_is_gone_is_not_replaced_by_a_new_one(tmp_path: Path) 
     house.verified()
 
 
+async def test_a_reload_does_not_replace_a_ring_that_is_gone(tmp_path: Path) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        (tmp_path / "state").rename(tmp_path / "unmounted")
+        house.files.fail("fdatasync", "failed")
+        await house.in_state("failed")
+        house.configure({"dso": SMALL + "mark = 1\n"})
+        assert list(await house.running.reload()) == ["channel dso: changed, restarted"]
+        await anyio.sleep(2)
+        assert "not there" in house.status()["outbox"]["trouble"]
+        assert not (tmp_path / "state").exists()
+        (tmp_path / "unmounted").rename(tmp_path / "state")
+        await house.in_state("ok")
+        await anyio.sleep(2)
+
+    await house.live(work)
+    assert causes(house) == [None, Cause.NOT_STORED]
+    house.verified()
+
+
+async def test_a_disk_that_does_not_even_say_what_lies_on_it_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if str(path).endswith("dso.ring"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **named)
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", stat)
+            house.files.fail("fdatasync", "failed")
+            await anyio.sleep(20)
+            assert "Input/output error" in house.status()["outbox"]["trouble"]
+        await house.in_state("ok")
+        await anyio.sleep(2)
+
+    await house.live(work)
+    assert causes(house) == [None, Cause.NOT_STORED]
+
+
+async def test_a_stop_while_the_next_run_takes_over_ends_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        channel, begun = house.running.channels["dso"], anyio.Event()
+        real = channel.change_over
+
+        async def change_over() -> None:
+            begun.set()
+            await real()
+
+        monkeypatch.setattr(channel, "change_over", change_over)
+        house.files.fail("fdatasync", "failed")
+        await begun.wait()
+
+    with anyio.fail_after(60):
+        await house.live(work)
+
+
+async def test_a_stop_while_the_outbox_is_opened_again_lets_go_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        channel = house.running.channels["dso"]
+        real = channel._open
+
+        async def open_(*, new: bool) -> Any:
+            found = await real(new=new)
+            channel._end.set()
+            return found
+
+        monkeypatch.setattr(channel, "_open", open_)
+        house.files.fail("fdatasync", "failed")
+        await channel.closed.wait()
+        Outbox.open(channel.ring, channel="dso", size=5 << 20, inspect=link_of).close()
+
+    with anyio.fail_after(60):
+        await house.live(work)
+
+
 async def test_a_disk_that_is_bad_at_the_start_ends_the_agent(tmp_path: Path) -> None:
     house = House(tmp_path, {"dso": SMALL})
     house.files.away.add("dso.ring.new")
@@ -352,6 +447,34 @@ async def test_a_run_in_memory_carries_on_until_the_disk_is_back(
     events = [r.body.code for r in house.records() if isinstance(r.body, Event)]
     assert events == [EventCode.START, EventCode.STOP, EventCode.START, EventCode.STOP]
     assert not lines(caplog, "broker holds a record that this outbox does not")
+
+
+async def test_a_run_in_memory_that_the_disk_overtakes_holds_up_neither_delivery_nor_the_end(tmp_path: Path) -> None:
+    """The outbox is open again before the term could change to the run in memory."""
+    house = House(tmp_path, {"dso": SMALL + MEMORY, "market": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        house.broker("market").down()
+        await anyio.sleep(2)
+        house.configure({"dso": SMALL + MEMORY})
+        await house.running.reload()
+        house.configure({"dso": SMALL + MEMORY, "market": SMALL})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.running.reload)  # waits until the channel that was removed has done with its outbox
+            await anyio.sleep(0.1)
+            house.files.fail("fdatasync", "failed", ring="dso.ring")
+            await house.in_state("failed")
+        await house.in_state("ok")
+        house.broker("market").up()
+        await house.until(lambda: not house.status()["pending_records"], within=20)
+        await anyio.sleep(5)
+
+    with anyio.fail_after(60):
+        await house.live(work)
+    assert causes(house) == [None, Cause.NOT_STORED]
+    assert not any(plan.volatile for plan in first_plans(house))
+    house.verified()
 
 
 async def test_what_is_in_memory_only_is_not_acknowledged_to_its_source(tmp_path: Path) -> None:

@@ -705,6 +705,19 @@ def test_creation_leaves_a_whole_file_or_none(tmp_path: Path, call: str, how: st
     assert os.listdir(tmp_path) == ["ring"]
 
 
+def test_a_link_to_a_disk_that_is_not_there_is_not_replaced_by_an_outbox(tmp_path: Path) -> None:
+    path, there = tmp_path / "ring", tmp_path / "disk" / "ring"
+    path.symlink_to(there)
+    with pytest.raises(OutboxError, match=r"it is a link to .*disk/ring, which is not there") as error:
+        open_outbox(path)
+    assert error.value.hint.startswith("is its disk mounted?")
+    assert os.listdir(tmp_path) == ["ring"]
+    there.parent.mkdir()
+    open_outbox(there).close()
+    open_outbox(path).close()
+    assert path.is_symlink()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutboxError, match="No such file"):
         open_outbox(tmp_path / "state" / "ring")

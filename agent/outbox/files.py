@@ -124,6 +124,22 @@ def create_locked(path: Path, fill: Callable[[int], None]) -> int:
     return _create(path, fill, None, None)
 
 
+def open_or_create(path: Path, fill: Callable[[int], None], *, new: bool) -> int:
+    """``open_locked``; with ``new``, if there is no file, ``create_locked``. Raises as they do, and OutboxError: there
+    is none, and none is to be made, or a link leads to none.
+    """
+    try:
+        return open_locked(path)
+    except FileNotFoundError as error:
+        if path.is_symlink():  # a file in the place of the link would lie on the wrong disk, and hold nothing
+            hint = "is its disk mounted? remove the link to begin a new outbox"
+            raise OutboxError(f"it is a link to {path.readlink()}, which is not there", hint=hint) from error
+        if not new:
+            hint = "is its disk mounted? a new one is made at start only"
+            raise OutboxError("it is not there", hint=hint) from error
+    return create_locked(path, fill)
+
+
 def replace_locked(fd: int, path: Path, fill: Callable[[int], None], *, aside: Path | None = None) -> None:
     """Put a file that holds what ``fill`` wrote and synced in the place of the one that ``fd`` has open and locked;
     FileExistsError (``aside``), OSError. Owner and rights stay.

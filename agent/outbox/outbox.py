@@ -33,7 +33,7 @@ from agent.errors import OutboxError
 from agent.model import Withdrawn
 from agent.outbox import ring
 from agent.outbox.backlog import Backlog, Pending
-from agent.outbox.files import OS_FILES, Files, RingFile, create_locked, open_locked
+from agent.outbox.files import OS_FILES, Files, RingFile, open_or_create
 from agent.outbox.reader import Reader, Stored
 from agent.outbox.recovery import recover
 from agent.outbox.ring import FileHeader, Inspect, Segment, SegmentHeader, View
@@ -88,14 +88,16 @@ class Outbox:
         channel: str,
         size: int,
         inspect: Inspect,
+        new: bool = True,
         files: Files = OS_FILES,
         segment_size: int = SEGMENT_SIZE,
     ) -> Outbox:
-        """Open or create the ring file of a channel, at most ``size`` bytes, and recover what it holds.
+        """Open the ring file of a channel, at most ``size`` bytes, or create it if there is none (not without ``new``),
+        and recover what it holds.
 
         Holds a lock on the file until ``close``. Raises OutboxError: the file is in use, damaged, not of this channel
-        or size, of an unknown version, or cannot be read or written. ValueError: a channel name or a segment size that
-        cannot be.
+        or size, of an unknown version, not there, or cannot be read or written. ValueError: a channel name or a
+        segment size that cannot be.
         """
         segments = (size - ring.START) // segment_size
         if len(channel.encode()) > ring.MAX_CHANNEL or segment_size < ring.BLOCK or segment_size % ring.BLOCK:
@@ -111,10 +113,7 @@ class Outbox:
             files.fdatasync(fd)
 
         try:
-            try:
-                fd = open_locked(path)
-            except FileNotFoundError:
-                fd = create_locked(path, fill)
+            fd = open_or_create(path, fill, new=new)
             try:
                 header = ring.unpack_file_header(files.pread(fd, ring.START, 0))
                 ring.agree(header, wanted, os.fstat(fd).st_size)
