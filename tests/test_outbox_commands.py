@@ -16,7 +16,7 @@ from agent.model import Cause
 from agent.outbox import Outbox, ring
 from agent.outbox.files import OsFiles
 from agent.outbox.look import look
-from agent.outbox.rebuild import repair
+from agent.outbox.rebuild import repair, resize
 from agent.outbox.survey import survey
 from tests.runs import DID
 from tests.served_agent import Ring
@@ -259,6 +259,19 @@ def test_blocks_that_the_disk_does_not_give(path: Path) -> None:
 
 
 # ---- resize ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_what_the_disk_does_not_give_is_not_left_behind(path: Path, newest: bool) -> None:
+    made = small(path, 100)
+    slot = look(path, channel="dso").segments_used - 1 if newest else 0
+    bad = BadBlock(ring.START + slot * 16_384 + ring.BLOCK)
+    with pytest.raises(OutboxError, match="Input/output error") as error:
+        resize(path, channel="dso", size=ring.START + 8 * 16_384, inspect=link_of, files=bad)
+    assert "outbox repair" in error.value.hint
+    assert os.listdir(path.parent) == ["dso.ring"]
+    resize(path, channel="dso", size=ring.START + 8 * 16_384, inspect=link_of)  # it gives it again
+    assert look(path, channel="dso").pending_records == len(made.held)
 
 
 def test_a_new_size_in_the_configuration(shell: Shell, made: Ring) -> None:

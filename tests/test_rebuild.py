@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_owner_and_rights_stay(tmp_path: Path) -> None:
 def test_what_was_lost_before_is_still_stated(tmp_path: Path, segments: int) -> None:
     path = tmp_path / "ring"
     make(path, records=22, acked=0)
-    spoil(path, segment(0) + 20)
+    zero(path, segment(0), SEGMENT)
     before = open_outbox(path)
     assert before.lost
     before.close()
@@ -191,6 +192,20 @@ def test_another_channel_or_a_damaged_one_is_not_resized(tmp_path: Path) -> None
     assert "outbox repair" in error.value.hint
 
 
+@pytest.mark.parametrize("slot", [0, 1])
+def test_what_a_repair_would_save_is_not_left_behind(tmp_path: Path, slot: int) -> None:
+    path = tmp_path / "ring"
+    held = make(path, records=22, acked=0)
+    headers(path, slot)
+    before = path.read_bytes()
+    with pytest.raises(OutboxError, match="its records would stay behind") as error:
+        resized(path, 9)
+    assert "outbox repair" in error.value.hint
+    assert path.read_bytes() == before
+    repaired(path)
+    assert everything(resized(path, 9)) == held
+
+
 @pytest.mark.parametrize("how", ["failed", "applied", "cut"])
 @pytest.mark.parametrize(("call", "after"), [("pwrite", 0), ("pwrite", 2), ("fdatasync", 0)])
 @pytest.mark.parametrize("damaged", [False, True])
@@ -217,6 +232,15 @@ def test_a_crash_leaves_the_old_file_in_its_place(
     attempt(OS_FILES)
     assert not (tmp_path / "ring.new").exists()
     assert everything(open_outbox(path, size=SIZE if damaged else size_of(9))) == held
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ring"
+    make(path, records=3, acked=0)
+    monkeypatch.setattr(OsFiles, "fallocate", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        resized(path, 9)
+    assert os.listdir(tmp_path) == ["ring"]
 
 
 # ---- repair ---------------------------------------------------------------------------------------------------------

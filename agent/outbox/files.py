@@ -167,7 +167,7 @@ def _create(path: Path, fill: Callable[[int], None], old: os.stat_result | None,
                 os.link(path, aside)
                 _sync_directory(path)
             os.rename(temporary, path)
-        except OSError:
+        except (OSError, KeyboardInterrupt):  # as large as an outbox
             temporary.unlink(missing_ok=True)
             raise
         _sync_directory(path)

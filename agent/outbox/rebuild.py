@@ -27,7 +27,7 @@ from agent.outbox.files import OS_FILES, Files, RingFile, open_locked, replace_l
 from agent.outbox.outbox import MIN_SEGMENTS
 from agent.outbox.recovery import recover
 from agent.outbox.ring import FileHeader, Inspect, SegmentHeader
-from agent.outbox.survey import Damage, LenientFiles, Part, Survey, survey
+from agent.outbox.survey import Damage, LookingFiles, Part, Survey, given_up, survey
 
 if TYPE_CHECKING:
     from agent.evidence.envelope import Link
@@ -67,13 +67,18 @@ def resize(path: Path, *, channel: str, size: int, inspect: Inspect, files: File
     """Make the outbox of a channel ``size`` bytes large, at most. All that waits is kept, and as much before it as
     fits.
 
-    Raises OutboxError: too small for what waits, damaged, in use, not of this channel, or no room on the disk.
+    Raises OutboxError: too small for what waits, damaged, in use, not of this channel, no room on the disk, or what
+    only ``repair`` can still read would be gone for good.
     """
     with _held(path) as fd:
         old = ring.unpack_file_header(files.pread(fd, ring.START, 0))
         ring.agree(old, replace(old, channel=channel), os.fstat(fd).st_size)
-        file = RingFile(fd, old, LenientFiles(files))
+        file = RingFile(fd, old, LookingFiles(files))
         found = recover(file, inspect)
+        headless = [place.slot for place in survey(fd, inspect, files).places if place.head is None]
+        if not all(given_up(file.read(slot, 0, ring.SEGMENT_HEADER + ring.RECORD_HEADER)) for slot in headless):
+            hint = "run `edge-agent outbox repair` first: it saves them"
+            raise OutboxError("the header of a segment is broken, and its records would stay behind", hint=hint)
         segments = found.view.segments
         waiting = len(segments) - max(0, found.view.holding(found.acked + 1))
         # Where a start has to state what lay before the oldest segment, the new file must show that there was one.
@@ -244,6 +249,8 @@ def _held(path: Path) -> Iterator[int]:
         raise OutboxError(f"{path} is in use: the agent runs", hint="stop the agent first") from error
     except OSError as error:
         hint = "look at the disk and the rights of the folder"
+        if error.errno == errno.EIO:
+            hint = "look at the disk; `edge-agent outbox repair` saves what it still gives"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "the new file is made beside the old one: make room for it"
         raise OutboxError(f"{path}: {error.strerror or error}", hint=hint) from error

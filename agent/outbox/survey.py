@@ -31,11 +31,28 @@ _TRIES = 5  # to see a file whose writer keeps overtaking us
 _LISTED = 1000  # places with damage that are told one by one
 
 
-class LenientFiles(OsFiles):
-    """Reads what can be read: zeros for blocks that the disk does not give, and behind the end. Writes nothing."""
+class LookingFiles(OsFiles):
+    """Reads, and writes nothing."""
 
     def __init__(self, files: Files = OS_FILES) -> None:
         self._files = files
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """``length`` bytes, fewer only at the end of the file."""
+        return self._files.pread(fd, length, offset)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Nothing."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Nothing."""
+
+
+class LenientFiles(LookingFiles):
+    """Reads what can be read: zeros for blocks that the disk does not give, and behind the end. Writes nothing."""
+
+    def __init__(self, files: Files = OS_FILES) -> None:
+        super().__init__(files)
         self.unread: dict[int, str] = {}  # offset of each block that the disk does not give, and what it says
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
@@ -52,12 +69,6 @@ class LenientFiles(OsFiles):
         except OSError as error:
             self.unread[at - at % ring.BLOCK] = error.strerror or str(error)
             return bytes(end - at)
-
-    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
-        """Nothing."""
-
-    def fdatasync(self, fd: int) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +186,7 @@ class Survey:
         """Whether records under no header are held: not if a start gave the segment up, which wipes its header and
         leaves the record behind it; but also then if they wait.
         """
-        wiped = not any(data[: ring.SEGMENT_HEADER]) and data[ring.SEGMENT_HEADER :].startswith(ring.RECORD_MAGIC)
-        if first.pos > newest.first_pos or not wiped:
+        if first.pos > newest.first_pos or not given_up(data):
             return True
         entries = self._entries([newest], 0, self.file.read(newest.slot))
         *_, last = ring.walk(data, first.at, pos=first.pos, prev=None, inspect=self._inspect, stop=newest.first_pos)
@@ -214,6 +224,11 @@ class Survey:
             recover(self.file, self._inspect)
         except OutboxError as error:
             yield str(error)
+
+
+def given_up(data: bytes) -> bool:
+    """Whether a start wiped a segment's header, of which it states what it held."""
+    return not any(data[: ring.SEGMENT_HEADER]) and data[ring.SEGMENT_HEADER :].startswith(ring.RECORD_MAGIC)
 
 
 def _first(data: bytes, inspect: Inspect) -> Entry | None:
