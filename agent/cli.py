@@ -44,6 +44,7 @@ _REMEDIES = {
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "a part of the path is no folder",
     errno.EEXIST: "name a folder",
+    errno.EBUSY: "wait for its end, or name another file",
     errno.EROFS: "name a place that can be written",
 }
 

@@ -21,6 +21,7 @@ from agent import __version__
 from agent.cli import _parser, main
 from agent.commands import tail
 from agent.commands import target as target_module
+from agent.commands.whole_file import replacing
 from agent.config import load
 from agent.config.template import agent_toml
 from agent.evidence.record import link_of
@@ -307,6 +308,21 @@ def test_an_export_takes_the_place_of_an_earlier_one(config: Path, tmp_path: Pat
         assert export(config, target) == 0
         assert target.read_bytes() == stored(config)
         assert sorted(each.name for each in tmp_path.iterdir()) == ["agent", "all.cbor"]
+
+
+def test_of_two_exports_to_one_file_the_second_is_told_and_the_first_stays_whole(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "all.cbor"
+    target.write_bytes(b"earlier")
+    with replacing(target) as out:
+        out.write(b"the ")
+        assert export(config, target) == 2
+        assert f"{target}: another command is writing it; wait" in capsys.readouterr().err
+        assert target.read_bytes() == b"earlier"
+        out.write(b"first")
+    assert target.read_bytes() == b"the first"
+    assert export(config, target) == 0
 
 
 def test_an_export_to_stdout_and_to_what_is_no_file(config: Path) -> None:

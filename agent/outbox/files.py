@@ -102,7 +102,7 @@ def open_locked(path: Path) -> int:
         fd = open_regular(path, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same(fd, path):
+            if same(fd, path):
                 _sync_directory(path)  # who created it may have died before doing so
                 return fd
         except BaseException:
@@ -155,7 +155,7 @@ def _create(path: Path, fill: Callable[[int], None], old: os.stat_result | None,
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (old is None and path.exists()) or not _same(fd, temporary):
+        if (old is None and path.exists()) or not same(fd, temporary):
             raise FileExistsError(path)  # another process was faster, and may have renamed this very file
         try:
             os.ftruncate(fd, 0)
@@ -177,7 +177,7 @@ def _create(path: Path, fill: Callable[[int], None], old: os.stat_result | None,
         raise
 
 
-def _same(fd: int, path: Path) -> bool:
+def same(fd: int, path: Path) -> bool:
     """Whether ``path`` still names the file that ``fd`` has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
