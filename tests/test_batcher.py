@@ -39,7 +39,7 @@ from agent.model import (
     Withdrawn,
 )
 from agent.sealing.batch import Receipt
-from agent.sealing.batcher import GAPS_WAIT, Batcher
+from agent.sealing.batcher import FULL, GAPS_WAIT, Batcher
 from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
@@ -554,6 +554,26 @@ async def test_a_full_outbox_that_blocks_keeps_two_batches_and_holds_up_who_puts
         bench.batcher.discard()
         await bench.batcher.moving()
         assert bench.batcher.not_stored == put + 1, "given up: counted"
+
+
+async def test_what_is_kept_while_it_blocks_becomes_no_record_larger_than_any_other() -> None:
+    store = FakeStore(segment_size=1 << 17, segments=4)
+    async with running(Bench(store, block=True)) as bench:
+        await bench.begin(Point("text", None, ValueType.TEXT))
+        draw = random.Random(3)
+        while not bench.batcher.blocked:
+            await bench.put(draw.randbytes(2_000).hex())
+            await bench.batcher.flush()
+        held = len(store.written)
+        while not bench.batcher.stuck:
+            await bench.put(draw.randbytes(2_000).hex())
+        store.settle(store.written[-1].pos)
+        bench.batcher.acknowledged()
+        await bench.clock.sleep_until(bench.clock.now + 10 * S)
+        sizes = [len(record.body.frames) * 16_000 for record in bodies(store)[held:] if isinstance(record.body, Data)]
+        assert sum(sizes) > FULL + 16_000
+        assert max(sizes) <= FULL + 16_000
+        bench.verified()
 
 
 # ---- the disk ---------------------------------------------------------------------------------------------------

@@ -153,6 +153,8 @@ class Batcher:
                 self._open(batch)
             batch.add_gap(item)
         if batch.bound >= FULL:
+            if self.blocked:
+                self._take()  # two records, not one that may be larger than the outbox takes
             self._sleep.cancel()
         return batch.receipt
 
