@@ -5,17 +5,27 @@ is back (docs/outbox.md, rule 2). Real processes; the oracle decides.
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.clock import SystemClock, boot_id
+from agent.evidence.history import History
+from agent.evidence.record import link_of
+from agent.model import Event, EventCode
+from agent.outbox import Outbox
+from agent.sealing.sealer import Sealer
+from agent.signer import KeySigner
 from testbed.bad_disk import Disk
 from testbed.mosquitto import Mosquitto
 from testbed.processes import ProcessError, wait_for
 from testbed.rig import Rig, command, told
+from tests.runs import FACTS
 
 Json = dict[str, Any]
 Make = Callable[..., Rig]
@@ -194,6 +204,44 @@ def test_messages_that_are_not_stored_come_again(make: Make, disk: Disk, tmp_pat
     assert causes(lines) == [None, "not_stored"]
     gaps = [gap for line in lines for gap in line.get("gaps", []) if gap["device"] == "battery"]
     assert "not_stored" in {gap["cause"] for gap in gaps}
+
+
+# ---- full ---------------------------------------------------------------------------------------------------------
+
+
+def nearly_fill(rig: Rig) -> None:
+    """Put events of an earlier run into the outbox until little room is left before it must overwrite them."""
+    clock, secret = SystemClock(), bytes.fromhex((rig.folder / "key").read_text())
+    facts = replace(FACTS, boot_id=boot_id(), site=rig.SITE, channel=rig.CHANNEL, topic=f"dx.{rig.SITE}.{rig.CHANNEL}")
+    sealer = Sealer(facts, signer=KeySigner(secret, did=rig.did), clock=clock, last=None, history=History())
+    sealer.begin_term(opened=(clock.wall(), clock.boot()), devices=[], groups=[])
+    path = rig.folder / "state" / "dso.ring"
+    path.parent.mkdir()
+    box = Outbox.open(path, channel=rig.CHANNEL, size=5 << 20, inspect=link_of)
+    for _ in range(4):
+        box.append([sealer.seal(sealer.plan_body(), at=sealer.now())], new_segment=True)
+        for size in (100_000, 20_000, 2_000):
+            words = random.Random(size).randbytes(size).hex()
+            event = sealer.event_body(Event(EventCode.CONFIGURATION_REFUSED, clock.boot(), (words,)))
+            while box.fits(size + 4_000, 1):
+                box.append([sealer.seal(event, at=sealer.now())], new_segment=False)
+    box.close()
+
+
+def test_an_outbox_that_is_full_and_blocks_loses_nothing(tmp_path: Path) -> None:
+    with Rig(tmp_path, outbox="5MiB", outbox_more='when_full = "block"') as rig:
+        nearly_fill(rig)
+        rig.broker.kill()
+        rig.agent.start().wait_ready()
+        full = wait_until(rig, "blocked")
+        assert full["pending_records"] > 40
+        let_it_work(0.5)
+        assert status(rig)["seq"] == full["seq"], "nothing is sealed"
+        rig.broker.start()
+        wait_until(rig, "ok")
+        lines = concluded(rig)
+    assert told(lines, "holes") == []
+    assert causes(lines) == [None, "agent_down"]
 
 
 # ---- in memory ----------------------------------------------------------------------------------------------------
