@@ -19,7 +19,7 @@ from agent.config.effective import Channel as Configured
 from agent.delivery.drain import Drain
 from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
-from agent.errors import OutboxError, RecordTooLargeError, TransportError
+from agent.errors import OutboxError, RecordTooLargeError, TransportError, only
 from agent.evidence.history import History
 from agent.model import Cause, EventCode
 from agent.outbox import MemoryStore, Outbox
@@ -207,13 +207,9 @@ def make_run(
 
 def _failure(raised: BaseException) -> OutboxError:
     """The outbox's error in what ended a run, whatever the connection made of it; raises all else again."""
-    if isinstance(raised, BaseExceptionGroup):
-        found, others = raised.split(OutboxError)
-        if others is not None:
-            others = others.split(TransportError)[1]
-        if found is None or others is not None:
-            raise raised
-        return _failure(found.exceptions[0])
-    if not isinstance(raised, OutboxError) or isinstance(raised, RecordTooLargeError):
+    group = raised if isinstance(raised, BaseExceptionGroup) else BaseExceptionGroup("", [raised])
+    grave = group.split((OutboxError, TransportError))[1] or group.subgroup(RecordTooLargeError)
+    found = group.subgroup(OutboxError)
+    if grave is not None or found is None:
         raise raised
-    return raised
+    return only(OutboxError, found)

@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import OutboxError, only
+from agent.errors import OutboxError, RecordTooLargeError, SignerError, TransportError, only
 from agent.evidence.record import link_of
 from agent.model import Cause, Event, EventCode, Gap, Plan
 from agent.outbox import Outbox
 from agent.ports import Message
+from agent.run import _failure
 from tests.fakes import BACKEND, MS, Fate, S, VirtualLoop
 from tests.house import House, fake_transport
 
@@ -202,6 +204,61 @@ async def test_a_run_that_follows_one_of_an_earlier_process_says_that_the_agent_
     await house.live(lambda: anyio.sleep(5))
     assert causes(house) == [None, Cause.AGENT_DOWN]
     house.verified()
+
+
+async def test_a_run_for_a_channel_that_a_reload_replaced_meanwhile_begins_no_term(tmp_path: Path) -> None:
+    house = House(tmp_path, {"dso": SMALL, "market": SMALL, "spare": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        house.broker("spare").down()
+        await anyio.sleep(2)
+        house.configure({"dso": SMALL, "market": SMALL})
+        await house.running.reload()
+        house.configure({"dso": SMALL + "mark = 1\n", "market": SMALL, "spare": SMALL})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.running.reload)  # waits until the channel that was removed has done with its outbox
+            await anyio.sleep(0.1)
+            house.files.fail("fdatasync", "failed", ring="dso.ring")
+        await house.in_state("ok")
+        terms = house.status("market")["term"]
+        await anyio.sleep(5)
+        assert house.status("market")["term"] == terms
+
+    await house.live(work)
+    assert causes(house) == [None, Cause.NOT_STORED]
+    house.verified("market")
+
+
+DISK, WAY = OutboxError("the disk"), TransportError("the way")
+TOO_LARGE, KEY = RecordTooLargeError("too large"), SignerError("the key")
+
+
+@pytest.mark.parametrize(
+    ("raised", "failed"),
+    [
+        ([DISK], True),
+        ([WAY, DISK], True),
+        ([ExceptionGroup("", [WAY, ExceptionGroup("", [DISK])])], True),
+        ([WAY], False),
+        ([DISK, KEY], False),
+        ([DISK, TOO_LARGE], False),
+        ([TOO_LARGE], False),
+        ([DISK, ValueError("a defect")], False),
+    ],
+    ids=lambda case: repr(case) if isinstance(case, list) else "",
+)
+def test_what_ends_a_run_and_what_ends_the_agent(raised: list[Exception], failed: bool) -> None:
+    group = ExceptionGroup("", raised)
+    if failed:
+        assert _failure(group) is DISK
+    else:
+        with pytest.raises(ExceptionGroup) as ended:
+            _failure(group)
+        assert ended.value is group
+    if len(raised) == 1 and not isinstance(raised[0], ExceptionGroup):
+        with nullcontext() if failed else pytest.raises(type(raised[0])):
+            assert _failure(raised[0]) is DISK
 
 
 async def test_a_ring_that_is_gone_is_not_replaced_by_a_new_one(tmp_path: Path) -> None:

@@ -293,6 +293,19 @@ async def test_a_lost_connection_is_a_gap_in_time_and_what_was_not_acknowledged_
     assert lost - 60 * MS <= second[1] <= lost
 
 
+async def test_what_an_earlier_connection_brought_and_was_not_stored_ends_no_later_one() -> None:
+    async with running() as bench:
+        bench.source.send(1)
+        await bench.after(50 * MS)
+        bench.source.drop()
+        bench.source._queue.clear()  # the source does not send it again
+        await bench.after(400 * MS)
+        assert (bench.listener.connected, bench.source.tries) == (True, 2)
+        bench.batcher.discard()
+        await bench.after(5 * S)
+        assert (bench.listener.connected, bench.source.tries) == (True, 2)
+
+
 async def test_a_connection_that_never_comes_up_is_stated_every_five_minutes_and_at_the_end() -> None:
     clock = virtual_clock()
     source = FakeSource(clock)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.commands import outbox_verify
 from agent.errors import OutboxError
 from agent.evidence.record import link_of
 from agent.model import Cause
@@ -17,7 +18,8 @@ from agent.outbox import Outbox, ring
 from agent.outbox.files import OsFiles
 from agent.outbox.look import look
 from agent.outbox.rebuild import repair, resize
-from agent.outbox.survey import survey
+from agent.outbox.ring import Inspect
+from agent.outbox.survey import Survey, survey
 from tests.runs import DID
 from tests.served_agent import Ring
 from tests.test_running_commands import Shell, config, shell
@@ -161,6 +163,18 @@ def test_a_writer_that_overtakes_the_reader(path: Path) -> None:
     assert (found.troubles, found.damage) == ([], [])
     os.close(fd)
     made.box.close()
+
+
+def test_what_is_written_after_it_began_is_left_out(shell: Shell, made: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def and_more(fd: int, inspect: Inspect) -> Survey:
+        found = survey(fd, inspect)
+        made.data()
+        return found
+
+    monkeypatch.setattr(outbox_verify, "survey", and_more)
+    (found,) = shell.json("outbox", "verify")
+    assert (found["good"], found["records"], found["next_pos"]) == (True, 20, 22)
+    assert found["evidence"]["records"] == 20
 
 
 # ---- repair ---------------------------------------------------------------------------------------------------------
