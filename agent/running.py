@@ -28,6 +28,7 @@ from agent.config import load
 from agent.config.effective import AdapterPlan, Config
 from agent.config.effective import Channel as Configured
 from agent.errors import AgentError, ConfigError, Problem
+from agent.foresight.forecast import too_large
 from agent.model import EventCode
 from agent.outbox.files import OS_FILES, Files
 from agent.ports import Clock, Signer
@@ -247,13 +248,15 @@ class Running:
         return new
 
     def _new_sources(self, change: Change, new: Config) -> list[Source]:
-        """The sources that come, made before any is let go of: making one touches nothing and may fail."""
+        """The sources that come, made before any is let go of: making one touches nothing. Raises ConfigError."""
         sources, problems = list[Source](), list[Problem]()
         for plan in change.sources_new:
             try:
                 sources.append(self._source(plan, new))
             except ConfigError as error:
                 problems += error.problems
+        kept = [each for name, each in self._sources.items() if name not in change.sources_gone]
+        problems = problems or too_large(new, [group for each in (*kept, *sources) for group in each.planned()])
         if problems:
             raise ConfigError(problems)
         return sources

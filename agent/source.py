@@ -6,6 +6,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from agent.config.effective import AdapterPlan, Config
+from agent.foresight.forecast import PlannedGroup
 from agent.listener import Listener
 from agent.ports import Clock
 from agent.router import Router
@@ -33,6 +34,12 @@ class Source:
                 for name in chosen.groups:
                     every, phase = chosen.config.groups[name].every, config.phase(chosen.config, name)
                     self.groups.append(PolledGroup(device, name, every, phase))
+
+    def planned(self) -> list[PlannedGroup]:
+        """All its groups, with their points as they are known now."""
+        polled = [PlannedGroup(g.device.info, g.name, g.device.points(g.name), g.period, g.phase) for g in self.groups]
+        heard = self.listener.groups if self.listener is not None else ()
+        return polled + [PlannedGroup(device.info, name, device.points(name), None) for device, name in heard]
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Keep the connection until ``stop``; the adapter is closed when this returns."""

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import OutboxError, RecordTooLargeError, SignerError, TransportError, only
+from agent.errors import ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError, only
 from agent.evidence.record import link_of
+from agent.foresight import forecast
 from agent.model import Cause, Event, EventCode, Gap, Plan
 from agent.outbox import Outbox
 from agent.ports import Message
@@ -298,6 +299,24 @@ async def test_a_reload_does_not_replace_a_ring_that_is_gone(tmp_path: Path) -> 
 
     await house.live(work)
     assert causes(house) == [None, Cause.NOT_STORED]
+    house.verified()
+
+
+async def test_a_reload_to_what_could_not_become_a_record_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, {"dso": 'send = ["battery/*"]\n'})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        monkeypatch.setattr(forecast, "MAX_ENVELOPE", 500)
+        house.configure({"dso": 'send = ["battery/*"]\nmark = 1\n'})
+        await house.running.reload()
+        house.configure({"dso": SMALL})
+        with pytest.raises(ConfigError, match="channel takes 1 KiB, and a record at most 500B"):
+            await house.running.reload()
+
+    await house.live(work)
     house.verified()
 
 

@@ -51,15 +51,13 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    planned = {channel.id: [*_sent(channel, groups)] for channel in config.channels}
+    if problems := forecast.too_large(config, groups) or list(_refused(config)):
+        raise ConfigError(problems)
+    planned = {channel.id: forecast.sent(channel, groups) for channel in config.channels}
     forecasters = {
         channel.id: Forecaster(config.site, channel, planned[channel.id], did=config.identity.did)
         for channel in config.channels
     }
-    if problems := [problem for each in forecasters.values() for problem in each.problems(config.places)]:
-        raise ConfigError(list(dict.fromkeys(problems)))
-    if problems := list(_refused(config)):
-        raise ConfigError(problems)
     warning = against(config.agent.state) if config.agent.state.is_dir() else None
     forecasts = {name: forecaster.forecast() for name, forecaster in forecasters.items()}
     left = Names(config.devices).without(channel.selection for channel in config.channels)
@@ -107,14 +105,6 @@ async def _groups(plan: AdapterPlan, config: Config) -> list[PlannedGroup]:
     finally:
         await adapter.close()
     return groups
-
-
-def _sent(channel: Channel, groups: Iterable[PlannedGroup]) -> Iterable[PlannedGroup]:
-    """What a channel takes of them."""
-    for group in groups:
-        names = set(channel.selection.get(group.device.id, {}).get(group.name, ()))
-        if names:
-            yield replace(group, points=tuple(point for point in group.points if point.name in names))
 
 
 # ---- what is printed --------------------------------------------------------------------------------------------

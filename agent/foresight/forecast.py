@@ -12,11 +12,11 @@ Pure but for the CPU: no clock, no device, no key; the same configuration has th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from agent import __version__
-from agent.config.effective import Channel
+from agent.config.effective import Channel, Config
 from agent.config.problems import Place
 from agent.config.tables import MIB, Site
 from agent.errors import Problem
@@ -73,6 +73,23 @@ class Forecast:
     lasts: float | None
     messages: Mapping[str, int]
     largest: int
+
+
+def sent(channel: Channel, groups: Iterable[PlannedGroup]) -> list[PlannedGroup]:
+    """What a channel takes of these groups."""
+    taken = []
+    for group in groups:
+        names = set(channel.selection.get(group.device.id, {}).get(group.name, ()))
+        if names:
+            taken.append(replace(group, points=tuple(point for point in group.points if point.name in names)))
+    return taken
+
+
+def too_large(config: Config, groups: Sequence[PlannedGroup]) -> list[Problem]:
+    """What could not become a record on any channel of a configuration (docs/outbox.md, rule 10)."""
+    did = config.identity.did
+    forecasters = [Forecaster(config.site, each, sent(each, groups), did=did) for each in config.channels]
+    return list(dict.fromkeys(problem for each in forecasters for problem in each.problems(config.places)))
 
 
 class _NoKey:
