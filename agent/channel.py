@@ -321,6 +321,8 @@ class Channel:
         """How the outbox is, in a word."""
         if self._failing:
             return "memory" if self._in_memory else "failed"
+        if isinstance(self._outbox, Outbox) and self._outbox.removed:
+            return "removed"
         return "blocked" if self._current.batcher.blocked else "ok"
 
     def summary(self) -> str:

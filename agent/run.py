@@ -116,10 +116,14 @@ class Run:
         await self.publisher.run()
 
     async def _mark(self) -> None:
-        """Have the disk know within ten seconds what the broker acknowledged."""
+        """Have the disk know within ten seconds what the broker acknowledged, and people if the file was removed."""
+        told = False
         while True:
             await anyio.sleep(MARK_EVERY)
             await self.batcher.mark()
+            if not told and isinstance(self.store, Outbox) and self.store.removed:
+                told = True
+                log.error("outbox was removed, what it holds ends with the agent channel=%s", self._channel)
 
     async def conclude(self, reason: str, *, drain_within: float) -> None:
         """Seal what is there and a stop event; returns when it is on disk, or cannot be. ``live`` ends by itself."""

@@ -280,6 +280,26 @@ async def test_a_ring_that_is_gone_is_not_replaced_by_a_new_one(tmp_path: Path) 
     house.verified()
 
 
+async def test_a_ring_that_is_removed_under_the_agent_is_told_once_and_delivered_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        ring = tmp_path / "state" / "dso.ring"
+        ring.rename(tmp_path / "elsewhere")
+        assert house.status()["outbox"]["state"] == "ok"
+        (tmp_path / "elsewhere").unlink()
+        assert house.status()["outbox"]["state"] == "removed"
+        await anyio.sleep(40)
+        assert len(lines(caplog, "outbox was removed")) == 1
+        await house.delivered()
+
+    await house.live(work)
+    house.verified()
+
+
 async def test_a_reload_does_not_replace_a_ring_that_is_gone(tmp_path: Path) -> None:
     house = House(tmp_path, {"dso": SMALL})
 

@@ -310,6 +310,10 @@ def test_a_status_with_anything_missing_is_shown(status: dict[str, Any]) -> None
         ),
         ({"outbox": {"state": "memory", "trouble": ""}}, ["its outbox failed, records are kept in memory only"]),
         ({"outbox": {"state": "blocked"}}, ["its outbox is full, readings wait for the broker"]),
+        (
+            {"outbox": {"state": "removed"}},
+            ["the file of its outbox was removed, and what it holds ends with the agent"],
+        ),
         ({"outbox": {"state": "ok", "trouble": ""}, "not_stored": 0}, []),
         ({"outbox": 3, "not_stored": "x"}, []),
     ],

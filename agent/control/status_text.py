@@ -17,6 +17,7 @@ _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")
 _OUTBOX = {
     "failed": "its outbox failed, nothing is stored",
     "memory": "its outbox failed, records are kept in memory only",
+    "removed": "the file of its outbox was removed, and what it holds ends with the agent",
     "blocked": "its outbox is full, readings wait for the broker",
 }
 

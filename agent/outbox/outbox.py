@@ -308,14 +308,17 @@ class Outbox:
         return self._view.next_pos
 
     @property
+    def removed(self) -> bool:
+        """Whether somebody removed the file, or put another in its place: what it holds ends with this process."""
+        return self._file.fd >= 0 and os.fstat(self._file.fd).st_nlink == 0
+
+    @property
     def pending(self) -> Pending:
         """Evidence that waits; of earlier runs' full segments an estimate (agent/outbox/backlog.py)."""
         return self._backlog.pending
 
     def settle(self, pos: int) -> None:
-        """Set the acknowledged position; lower than before if the server lost what it had. On disk with the next
-        record or mark.
-        """
+        """Set the acknowledged position, lower than before if the server lost some. Records and marks tell it."""
         self._check()
         if not 0 <= pos < self.next_pos:
             raise ValueError(f"there is no position {pos}")
@@ -347,9 +350,7 @@ class Outbox:
                 return self._reader.read(after, max_bytes)
 
     def find(self, stream: bytes, seq: int) -> int | None:
-        """Position of a record that is held. Reads the first record of every segment at worst, and segments in which
-        a stream ended.
-        """
+        """Position of a record that is held. Reads each segment's first record at worst, and where a stream ended."""
         with self._reader.lock:
             self._check()
             with self._unsafe():
