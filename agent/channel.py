@@ -210,6 +210,11 @@ class Channel:
             await self._reroute(self)
             tasks.cancel_scope.cancel()
 
+    @property
+    def changing(self) -> bool:
+        """Whether a run waits for the next term."""
+        return self._next is not None
+
     async def change_over(self) -> None:
         """Between two terms: what is acquired goes to the run that waits for it."""
         if self._next is None:

@@ -219,8 +219,8 @@ class Running:
         return change.lines
 
     async def _begin_run(self, channel: Channel) -> None:
-        if self.channels.get(channel.id) is not channel:
-            return  # a reload took it out meanwhile
+        if self.channels.get(channel.id) is not channel or not channel.changing:
+            return  # a reload took it out meanwhile, or the run has begun
         self._exchanging = True
         async with self.supervisor.paused():
             await channel.change_over()

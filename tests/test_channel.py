@@ -565,6 +565,7 @@ async def test_a_run_in_memory_that_the_disk_overtakes_holds_up_neither_delivery
         house.broker("market").up()
         await house.until(lambda: not house.status()["pending_records"], within=20)
         await anyio.sleep(5)
+        assert house.status()["term"] == 1, "it asked for a term that nobody needs any more"
 
     with anyio.fail_after(60):
         await house.live(work)
