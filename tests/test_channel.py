@@ -10,7 +10,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError, only
+from agent.delivery.resending import Selection
+from agent.errors import AgentError, ConfigError, OutboxError, RecordTooLargeError, SignerError, TransportError, only
 from agent.evidence.record import link_of
 from agent.foresight import forecast
 from agent.model import Cause, Event, EventCode, Gap, Plan
@@ -137,6 +138,7 @@ async def test_an_outbox_that_fails_again_and_again_is_opened_less_and_less_ofte
                 house.files.fail("fdatasync", "failed", after=1, ring="dso.ring")
                 await anyio.sleep(1)
         await anyio.sleep(40)
+        assert len(house.running.channels["dso"]._tally._runs) <= 2, "of runs that have ended counts are kept, no more"
 
     await house.live(work)
     assert 8 <= len(first_plans(house)) <= 16
@@ -409,12 +411,52 @@ async def test_a_stop_while_the_outbox_is_opened_again_lets_go_of_it(
         await house.live(work)
 
 
+async def test_a_start_warns_of_a_file_system_and_an_opening_after_an_error_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.channel.against", lambda folder: f"{folder.name} lies on tmpfs")
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        house.files.fail("fdatasync", "failed")
+        await house.in_state("failed")
+        await house.in_state("ok")
+
+    await house.live(work)
+    (line,) = lines(caplog, "outbox on a file system that is not for it")
+    assert line.endswith("channel=dso reason=state lies on tmpfs")
+
+
 async def test_a_disk_that_is_bad_at_the_start_ends_the_agent(tmp_path: Path) -> None:
     house = House(tmp_path, {"dso": SMALL})
     house.files.away.add("dso.ring.new")
     with pytest.raises(BaseExceptionGroup) as raised:
         await house.live(lambda: anyio.sleep(1))
     assert "cannot be opened" in str(only(OutboxError, raised.value))
+
+
+async def test_one_resend_at_a_time_and_none_from_an_outbox_that_failed(tmp_path: Path) -> None:
+    house = House(tmp_path, {"dso": SMALL})
+
+    async def refused(why: str) -> None:
+        async with aclosing(house.running.channels["dso"].resend(Selection(since=1))) as lines:
+            with pytest.raises(AgentError, match=why):
+                await anext(lines)
+
+    async def work() -> None:
+        await anyio.sleep(5)
+        async with aclosing(house.running.channels["dso"].resend(Selection(since=1))) as first:
+            await anext(first)
+            await refused("another resend of this channel is under way")
+        async with aclosing(house.running.channels["dso"].resend(Selection(since=1))) as again:
+            assert [line async for line in again][-1]["done"]
+        house.files.away.add("dso.ring")
+        await house.in_state("failed")
+        await refused("the outbox of this channel has failed")
+        house.files.away.clear()
+
+    await house.live(work)
 
 
 # ---- messages -----------------------------------------------------------------------------------------------------
@@ -543,6 +585,7 @@ async def test_a_run_in_memory_carries_on_until_the_disk_is_back(
     events = [r.body.code for r in house.records() if isinstance(r.body, Event)]
     assert events == [EventCode.START, EventCode.STOP, EventCode.START, EventCode.STOP]
     assert not lines(caplog, "broker holds a record that this outbox does not")
+    assert len(lines(caplog, "outbox open again")) == 1, "not when the run in memory takes over"
 
 
 async def test_a_run_in_memory_that_the_disk_overtakes_holds_up_neither_delivery_nor_the_end(tmp_path: Path) -> None:
