@@ -588,6 +588,30 @@ async def test_a_run_in_memory_carries_on_until_the_disk_is_back(
     assert len(lines(caplog, "outbox open again")) == 1, "not when the run in memory takes over"
 
 
+async def test_a_reload_during_a_run_in_memory_forgets_nothing_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, {"dso": SMALL + MEMORY})
+
+    async def work() -> None:
+        await anyio.sleep(2)
+        house.configure({"dso": SMALL + MEMORY + "mark = 1\n"})
+        await house.running.reload()
+        await anyio.sleep(2)
+        house.files.away.add("dso.ring")
+        await house.in_state("memory")
+        await anyio.sleep(5)
+        house.files.away.clear()
+        house.configure({"dso": SMALL + MEMORY + "mark = 2\n"})
+        await house.running.reload()
+        await anyio.sleep(20)
+
+    await house.live(work)
+    assert causes(house) == [None, Cause.AGENT_DOWN, None, Cause.NOT_STORED]
+    assert not lines(caplog, "broker holds a record that this outbox does not")
+    house.verified()
+
+
 async def test_a_run_in_memory_that_the_disk_overtakes_holds_up_neither_delivery_nor_the_end(tmp_path: Path) -> None:
     """The outbox is open again before the term could change to the run in memory."""
     house = House(tmp_path, {"dso": SMALL + MEMORY, "market": SMALL})
