@@ -83,7 +83,10 @@ class States:
 
     def _of(self, device: str, group: str) -> GroupState:
         """The state of a group, also of one that will be acquired from the next term on."""
-        return self.groups.setdefault((device, group), GroupState(self._clock.boot()))
+        state = self.groups.get((device, group))
+        if state is None:
+            state = self.groups[device, group] = GroupState(self._clock.boot())
+        return state
 
     def failing(self) -> str:
         """How many devices of all have a group that fails, for people."""
