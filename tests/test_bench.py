@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -18,14 +19,24 @@ import pytest
 
 import provision
 from adapters.mqtt.packets import Packets
+from agent.config import load as load_config
+from agent.evidence.record import link_of
+from agent.outbox import Outbox
+from agent.sealing.sealer import Facts
+from agent.signer import KeySigner
+from agent.verifier import Verifier
+from bench import backlog, load
 from bench.__main__ import FIGURES, LONG, chosen, measured
 from bench.figure import Figure, cpu_seconds, interleaved, resident_mib
+from bench.line import Line
+from bench.modbus_device import ModbusDevice
 from bench.mqtt_memory import highest
 from bench.mqtt_rig import Publisher, missing, said
 from bench.publish import Publisher as Lean
 from bench.publish import payload, publish
 from testbed.child import Process, ProcessError, wait_for
 from testbed.mosquitto import Mosquitto
+from testbed.processes import Agent, NatsServer
 
 Json = dict[str, Any]
 
@@ -233,3 +244,65 @@ def test_the_highest_of_the_last_messages_counts() -> None:
     samples = [(10_000, 90.0), (60_000, 40.0), (99_000, 42.0), (100_500, 50.0), (960_000, 43.0), (1_000_000, 41.0)]
     assert highest(samples, 100_000) == 42.0
     assert highest(samples, 1_000_000) == 43.0
+
+
+# ---- a day's backlog, over a long line ------------------------------------------------------------------------------
+
+
+def test_a_backlog_is_what_an_agent_would_hold(tmp_path: Path) -> None:
+    signer = KeySigner(bytes(31) + b"\x01")
+    facts = Facts(bytes(16), "0.1.0", load.SITE, (), load.CHANNEL, load.TOPIC, bytes(32), 1000)
+    backlog.write(tmp_path / "ring", size=5 << 20, records=1000, points=3, signer=signer, facts=facts)
+    outbox = Outbox.open(tmp_path / "ring", channel=load.CHANNEL, size=5 << 20, inspect=link_of)
+    verifier = Verifier([signer.did])
+    stored = outbox.read(0, max_bytes=5 << 20)
+    for each in stored:
+        verifier.feed(each.envelope)
+    verifier.finish(complete=True)
+    outbox.close()
+    assert verifier.report.good
+    assert verifier.report.cycles() == (1000, 1000, 0)
+    assert outbox.pending.records == len(stored)
+
+
+def test_what_is_said_over_a_line_arrives_late_and_is_counted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        with (
+            Line(tmp_path, server.getsockname()[1], round_trip=0.1) as line,
+            socket.create_connection(("127.0.0.1", line.port), timeout=10) as near,
+        ):
+            far, _ = server.accept()
+            with far, far.makefile("rb") as there, near.makefile("rb") as here:
+                far.settimeout(10)
+                began = time.monotonic()
+                near.sendall(b"question\n")
+                assert there.readline() == b"question\n"
+                far.sendall(b"answer\n")
+                assert here.readline() == b"answer\n"
+                assert time.monotonic() - began >= 0.1
+                assert line.bytes_sent() == len(b"question\n")
+                near.close()
+
+
+def test_the_load_is_a_configuration_that_the_agent_takes(tmp_path: Path) -> None:
+    text = load.configuration(
+        1502, "nats://127.0.0.1:4222", units=3, registers=125, every="5ms", connections=2, channel='seal_within = "0s"'
+    )
+    (tmp_path / "agent.toml").write_text(text)
+    config = load_config(tmp_path / "agent.toml")
+    assert [len(device.groups["all"].points) for device in config.devices] == [125] * 3
+
+
+def test_cycles_are_counted_by_when_the_broker_took_them(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as broker, ModbusDevice(tmp_path, units=1, registers=2) as device:
+        text = load.configuration(
+            device.port, broker.url, units=1, registers=2, every="50ms", channel='seal_within = "0s"'
+        )
+        config, began = load.prepare(tmp_path, broker.url, text), time.time_ns()
+        with Agent(tmp_path, config) as agent:
+            load.wait_delivering(agent)
+        report = load.report(config)
+        assert load.lost(report) == {}
+        assert asyncio.run(load.cycles_stored(broker.url, began, time.time_ns())) == report["cycles_present"] > 0
+        assert asyncio.run(load.cycles_stored(broker.url, 0, began)) == 0
