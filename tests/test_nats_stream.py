@@ -206,5 +206,7 @@ def test_a_disk_that_takes_no_more_is_no_stream_that_is_full() -> None:
     assert answered(10077, "no space left on device").reason is Reason.STORE
     assert answered(10077, "maximum messages exceeded").reason is Reason.STREAM_FULL
     assert answered(10023, "insufficient resources").reason is Reason.STORE
+    assert answered(10167, "too many requests").reason is Reason.STORE
+    assert answered(None, "raft: not leader").reason is Reason.NO_LEADER
     assert answered(4711, "what nobody knows yet").reason is Reason.OTHER
     assert str(answered(None, None)) == "None"

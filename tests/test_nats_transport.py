@@ -222,6 +222,29 @@ async def test_junk_on_the_reply_subject_is_ignored(server: NatsServer, caplog: 
     ]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'{"stream": "S", "seq": 0, "duplicate": true}',  # nats-server 2.10
+        b'{"stream": "S", "seq": 0, "error": {"code": 409, "err_code": 10158, "description": "duplicate message id"}}',
+    ],
+)
+async def test_a_cluster_that_still_stores_a_record_sent_twice_has_not_acknowledged_it(
+    server: NatsServer, words: bytes
+) -> None:
+    """Its leader may go before the record is safe; the first one's own answer counts, or the next repeat's."""
+    async with stream(server.url) as (client, subject):
+        overheard = await client.subscribe(subject)
+        async with transport(server.url, subject=subject).session() as session:
+            await session.send(message(1))
+            reply = (await overheard.next_msg()).reply
+            await client.publish(reply.rpartition(".")[0] + ".2", words)
+            await client.flush()
+            await session.send(message(3))
+            assert await answers(session, 2) == [Ack(1), Ack(3)]
+            assert session.junk == 0
+
+
 async def test_what_is_sent_by_order_says_so_and_is_told_when_it_is_read_back(server: NatsServer) -> None:
     async with stream(server.url) as (client, subject):
         async with transport(server.url, subject=subject).session() as session:

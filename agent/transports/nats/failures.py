@@ -17,6 +17,7 @@ from agent.errors import Reason, TransportError, Verdict
 from agent.printable import printable
 
 NO_STREAM = 10059
+IN_PROCESS = 10158
 _TOO_LARGE, _NOT_STORED = 10054, 10077
 _LET_IN = "is it right, and does the server know it? its log says more"
 _ROOM = "give the server's JetStream more room: its disk, max_file_store, or the limits of the account"
@@ -32,6 +33,8 @@ _CODES = {
     _TOO_LARGE: (Reason.TOO_LARGE, "raise the stream's max_msg_size, or shorten seal_within"),
     10039: (Reason.NO_JETSTREAM, _NO_JETSTREAM),
     10076: (Reason.NO_JETSTREAM, _NO_JETSTREAM),
+    10109: (Reason.WRONG_STREAM, "the stream is sealed, for ever: name another one"),
+    10167: (Reason.STORE, "the server takes records more slowly than they come: look at its load and its disk"),
     **dict.fromkeys((10002, 10023, 10028, 10047), (Reason.STORE, _ROOM)),
     **dict.fromkeys((10004, 10008, 10009, 10118), (Reason.NO_LEADER, _LEADER)),
 }
@@ -135,6 +138,8 @@ def answered(code: object, words: object) -> TransportError:
         full = str(words).startswith("maximum")
         reason = Reason.STREAM_FULL if full else Reason.STORE
         hint = "raise the stream's limits, or let it discard old messages" if full else _ROOM
+    if code is None and str(words).startswith("raft: "):  # a leader that lost its office meanwhile
+        reason, hint = Reason.NO_LEADER, _LEADER
     verdict = Verdict.REJECT if code == _TOO_LARGE else Verdict.RETRY
     return TransportError(printable(str(words or code)), hint=hint, verdict=verdict, reason=reason)
 

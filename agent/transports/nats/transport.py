@@ -28,10 +28,11 @@ from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Last, Message
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
-from agent.transports.nats.failures import NO_STREAM, answered, api_error, no_stream, nobody, too_large
+from agent.transports.nats.failures import IN_PROCESS, NO_STREAM, answered, api_error, no_stream, nobody, too_large
 from agent.transports.nats.stream import prepare
 
 _RESENT = "Edge-Agent-Resent"  # header of a message that does not come in its turn
+_STORING = Ack(-1)  # read_answer: it has it, but not safe yet
 _ANSWERS = 1024  # kept for ``acks``, many times what a publisher has in flight
 T = TypeVar("T")
 
@@ -182,6 +183,8 @@ class NatsSession:
             if self.junk == 1:
                 log.warning("junk on the reply subject, ignored subject=%s", self._subject)
             return
+        if ack is _STORING:
+            return  # the answer to its first sending comes when it is stored; if not, the publisher sends it again
         # An answer too many may be lost: the publisher's deadline sends the record again, its id tells.
         with suppress(anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
             self._answers.send_nowait(ack)
@@ -211,7 +214,8 @@ class NatsSession:
 
 def read_answer(message: Msg, subject: str, *, clustered: bool) -> Ack | None:
     """The answer to one message: a PubAck, an API error, or no responders (JetStream off, no stream, or in a cluster no
-    leader); None: none of these.
+    leader); None: none of these. ``_STORING``: a cluster has got the same id before and is about to store it, which
+    may still fail; servers before 2.11 say that with a PubAck for number 0.
     """
     token = message.subject.rpartition(".")[2]
     if not (token.isascii() and token.isdigit()):
@@ -226,11 +230,15 @@ def read_answer(message: Msg, subject: str, *, clustered: bool) -> Ack | None:
         return None
     error = answer.get("error")
     if isinstance(error, dict):
+        if error.get("err_code") == IN_PROCESS:
+            return _STORING
         found = answered(error.get("err_code"), error.get("description"))
         what = f"the server refused a record: {found}"
         return Ack(int(token), TransportError(what, hint=found.hint, verdict=found.verdict, reason=found.reason))
-    is_ack = error is None and isinstance(answer.get("seq"), int) and isinstance(answer.get("stream"), str)
-    return Ack(int(token), duplicate=answer.get("duplicate") is True) if is_ack else None
+    seq = answer.get("seq")
+    if error is not None or type(seq) is not int or seq < 0 or not isinstance(answer.get("stream"), str):
+        return None
+    return Ack(int(token), duplicate=answer.get("duplicate") is True) if seq else _STORING
 
 
 def _not_permitted(what: str, right: str, *, verdict: Verdict = Verdict.RETRY) -> TransportError:
