@@ -16,6 +16,7 @@ import anyio.abc
 import nats
 import pytest
 from anyio.abc import SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 from nats.aio.client import Client
 from nats.js.api import StorageType, StreamConfig
 
@@ -107,6 +108,32 @@ async def fake_server(*greeting: bytes, heard: list[bytes] | None = None) -> Asy
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
         await anyio.wait_all_tasks_blocked()
+        yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def liar(answer: bytes, *, info: bytes = b'{"max_payload": 1048576}') -> AsyncIterator[str]:
+    """A server that lets everybody in and gives this answer to every request."""
+
+    async def serve(connection: SocketStream) -> None:
+        stream = BufferedByteReceiveStream(connection)
+        number = b""
+        async with connection:
+            await connection.send(b"INFO " + info + b"\r\n")
+            with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+                while True:
+                    verb, *words = (await stream.receive_until(b"\r\n", 65536)).split(b" ")
+                    if verb == b"PING":
+                        await connection.send(b"PONG\r\n")
+                    elif verb == b"SUB":
+                        number = words[-1]
+                    elif verb == b"PUB":
+                        await stream.receive_exactly(int(words[-1]) + 2)
+                        await connection.send(b"MSG %s %s %d\r\n%s\r\n" % (words[1], number, len(answer), answer))
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
         yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
         tasks.cancel_scope.cancel()
 

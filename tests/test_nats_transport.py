@@ -17,6 +17,7 @@ import anyio
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
 
 from agent.errors import Reason, TransportError, Verdict
@@ -25,7 +26,7 @@ from agent.ports import Ack, Last, Message
 from agent.transports.nats.config import NatsServers
 from agent.transports.nats.connection import Timeouts
 from agent.transports.nats.consumer import Consumer, Source
-from agent.transports.nats.pull import BATCH
+from agent.transports.nats.pull import BATCH, Place
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, free_port
 from tests.nats_sessions import (
@@ -33,6 +34,7 @@ from tests.nats_sessions import (
     answers,
     everywhere,
     fake_server,
+    liar,
     loss,
     message,
     nothing_left,
@@ -69,6 +71,9 @@ async def test_no_such_host() -> None:
         ([b"INFO\r\n"], "does not greet as a NATS server", Reason.PROTOCOL),
         ([b"INFO []\r\n"], "does not greet as a NATS server", Reason.PROTOCOL),
         ([b"INFO {{{\r\n"], "does not greet as a NATS server", Reason.PROTOCOL),
+        ([b'INFO {"max_payload": "1048576"}\r\n'], "a largest message of", Reason.PROTOCOL),
+        ([b'INFO {"max_payload": null}\r\n'], "a largest message of", Reason.PROTOCOL),
+        ([b'INFO {"max_payload": 512}\r\n'], "a largest message of 512", Reason.PROTOCOL),
         ([b"x" * 100_000], "", Reason.PROTOCOL),
         ([b"INFO {}\r\n-ERR 'Authorization Violation'\r\n"], "Authorization Violation", Reason.AUTHORIZATION),
         ([b"INFO {}\r\n-ERR 'maximum connections exceeded'\r\n"], "maximum connections exceeded", Reason.OTHER),
@@ -372,6 +377,36 @@ async def test_leaving_a_session_does_not_wait_for_a_frozen_server(own_server: N
                 own_server.signal(signal.SIGSTOP)
                 for number in range(1, 65):
                     await session.send(message(number, bytes(250_000)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"nope", b"[]", b"{}", b"\xff", b"[" * 5000),
+        *(b'{"message": 5}', b'{"message": {}}', b'{"message": {"subject": "a", "seq": 1, "data": "?"}}'),
+        *(b'{"error": 5}', b'{"error": {}}', b'{"streams": [5]}', b'{"streams": ["x y"]}'),
+    ],
+)
+@pytest.mark.parametrize("name", ["S", None])
+async def test_an_answer_that_is_none_is_an_error_of_this_channel_alone(answer: bytes, name: str | None) -> None:
+    """Anything else that it raised would end the agent."""
+    async with nothing_left(), liar(answer) as url:
+        async with transport(url, subject="a", name=name).session() as session:
+            with pytest.raises(TransportError) as raised:
+                await session.last()
+        reader = Consumer(Source(NatsServers(servers=(url,)), name, "a"), timeouts=SHORT)
+        async with aclosing(reader.messages()) as found:
+            with pytest.raises(TransportError):
+                await anext(found)
+    assert (raised.value.verdict, raised.value.reason) == (Verdict.RETRY, Reason.PROTOCOL)
+
+
+async def test_a_message_that_somebody_else_sent_to_a_reader_is_an_error_of_the_connection() -> None:
+    for reply in ("", "a.b", "$JS.ACK.S.c.1.2.x.4.5", "$JS.ACK.d.a.S.c.1.2.3.x.5.t"):
+        with pytest.raises(TransportError):
+            Place.of(Msg(Client(), reply=reply))
+    assert Place.of(Msg(Client(), reply="$JS.ACK.S.c.1.2.3.4.5")) == Place(2, 4, 5, 3, 1)
+    assert Place.of(Msg(Client(), reply="$JS.ACK.d.a.S.c.1.2.3.4.5.t")) == Place(2, 4, 5, 3, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

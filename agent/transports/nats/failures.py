@@ -131,6 +131,12 @@ def not_let_in(error: TransportError, *, login: str, expires: float | None, now:
     return TransportError(f"not let in with {login}: {error}", hint=error.hint, reason=Reason.AUTHORIZATION)
 
 
+def no_answer(error: Exception) -> TransportError:
+    """What came as an answer is none: nats-py raises all sorts of things then, which must not end the agent."""
+    what = f"the server's answer cannot be read: {type(error).__name__}: {describe(error)}"
+    return TransportError(what, hint="does JetStream answer, or somebody else?", reason=Reason.PROTOCOL)
+
+
 def answered(code: object, words: object) -> TransportError:
     """JetStream's answer with an error, to a record or a request."""
     reason, hint = _CODES.get(code, (Reason.OTHER, "")) if isinstance(code, int) else (Reason.OTHER, "")

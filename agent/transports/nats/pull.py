@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
+import nats.errors
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from nats.aio.msg import Msg
 
 from agent.errors import Reason, TransportError
 from agent.transports.nats.connection import Connection
+from agent.transports.nats.failures import no_answer
 
 BATCH = 128  # messages asked for at a time, and held in memory
 _BYTES = 4 * 1024 * 1024  # asked for at a time: far less than what makes a server drop a slow reader (64 MiB)
@@ -34,9 +36,15 @@ class Place:
 
     @classmethod
     def of(cls, message: Msg) -> Place:
-        """From the reply subject: ``$JS.ACK.[domain.account.]stream.consumer.tries.seq.seq.time.pending[.token]``."""
+        """From the reply subject: ``$JS.ACK.[domain.account.]stream.consumer.tries.seq.seq.time.pending[.token]``.
+
+        Raises TransportError: somebody else sent it.
+        """
         words = message.reply.split(".")
-        tries, seq, delivery, time, pending = map(int, words[4:9] if len(words) == 9 else words[6:11])
+        try:
+            tries, seq, delivery, time, pending = map(int, words[4:9] if len(words) == 9 else words[6:11])
+        except ValueError as error:
+            raise no_answer(error) from error
         return cls(seq, time, pending, delivery, tries)
 
 
@@ -68,9 +76,16 @@ class Pull:
         self._due = 0
 
     async def request(self, answer: Awaitable[T]) -> T:
-        """What the server answers. Raises TransportError if it refuses or goes, which no answer tells."""
+        """What the server answers. Raises TransportError if it refuses or goes, which no answer tells, or if the answer
+        is none; else what nats-py raises.
+        """
         with anyio.CancelScope() as self._requesting:
-            return await answer
+            try:
+                return await answer
+            except (nats.errors.Error, OSError):
+                raise
+            except Exception as error:
+                raise no_answer(error) from error
         raise self._lost()
 
     async def one(self) -> Place | None:
@@ -100,7 +115,8 @@ class Pull:
             if message.subject != f"{self._inbox}.{self._asked}":  # of an earlier request, whose messages all came
                 continue
             words = headers.get("Description") or ("the consumer is gone" if status == "503" else f"status {status}")
-            unsent = int(headers.get("Nats-Pending-Messages") or self._due)
+            pending = headers.get("Nats-Pending-Messages", "")
+            unsent = int(pending) if pending.isdecimal() else self._due
             enough = words in _ENOUGH and unsent < self._size
             if status not in ("404", "408") and not enough:
                 raise TransportError(f"the server ended the consumer: {words}")

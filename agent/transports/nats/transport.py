@@ -28,7 +28,16 @@ from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Last, Message
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
-from agent.transports.nats.failures import IN_PROCESS, NO_STREAM, answered, api_error, no_stream, nobody, too_large
+from agent.transports.nats.failures import (
+    IN_PROCESS,
+    NO_STREAM,
+    answered,
+    api_error,
+    no_answer,
+    no_stream,
+    nobody,
+    too_large,
+)
 from agent.transports.nats.stream import prepare
 
 _RESENT = "Edge-Agent-Resent"  # header of a message that does not come in its turn
@@ -149,6 +158,10 @@ class NatsSession:
                 raise TransportError("the server does not answer", reason=Reason.TIMEOUT) from error
             except (nats.errors.Error, OSError) as error:
                 raise self._lost(error) from error
+            except TransportError:
+                raise
+            except Exception as error:
+                raise no_answer(error) from error
         raise self._unasked or self._lost()
 
     def _jetstream(self) -> JetStreamContext:

@@ -20,6 +20,8 @@ from agent.errors import Reason, TransportError
 from agent.printable import printable
 from agent.transports.nats.failures import closed
 
+LEAST_PAYLOAD = 1024  # bytes of a message that a server must take to be of any use
+
 
 class Wire(TcpTransport):
     """One connection. ``stage`` is how far it came: reach, greet, handshake, inside (the greeting within TLS), login.
@@ -93,6 +95,10 @@ class Wire(TcpTransport):
             words = f'it does not greet as a NATS server, but with "{what}"'
             raise TransportError(words, hint=hint, reason=Reason.PROTOCOL)
         self._judge(info)
+        most = info.get("max_payload", LEAST_PAYLOAD)
+        if type(most) is not int or most < LEAST_PAYLOAD:
+            what, hint = f"the server names a largest message of {most!r:.40}", "raise max_payload on the server"
+            raise TransportError(what, hint=hint, reason=Reason.PROTOCOL)
         return b"INFO " + json.dumps({**info, "tls_required": self._secure}).encode() + b"\r\n"
 
     def _judge(self, info: Mapping[str, Any]) -> None:
