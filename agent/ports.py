@@ -302,6 +302,11 @@ class TransportSession(Protocol):
     async def send(self, message: Message) -> None:
         """Hand a message over without waiting for its answer. Raises TransportError."""
 
+    async def room(self) -> None:
+        """Return once what was handed over has left, but for little: on a slow line nothing waits long behind it. Never
+        raises; returns also when the connection is lost.
+        """
+
     def acks(self) -> AsyncIterator[Ack]:
         """The answers as they come, in any order. Raises TransportError when the connection is lost."""
 

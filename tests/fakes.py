@@ -373,6 +373,7 @@ class FakeBroker:
         self.last_resent = False  # the last of them was sent by order
         self.sent: list[list[Message]] = []  # by connection
         self.last_error: TransportError | None = None  # what asking for the last message answers with
+        self.leaves_in = 0  # ns that a message takes to leave: a slow line
         self._down = False
         self.sessions: list[FakeSession] = []
 
@@ -446,6 +447,11 @@ class FakeSession:
         for after, error in fate.answers:
             self.answer(message.token, after=after, error=error, duplicate=duplicate)
         await turns(3)  # an answer may overtake the end of sending
+
+    async def room(self) -> None:
+        """Return once what was sent has left: on a slow line not at once."""
+        if self._broker.leaves_in:
+            await self._broker.clock.sleep_until(self._broker.clock.now + self._broker.leaves_in)
 
     def answer(
         self, token: int, *, after: int = 0, error: TransportError | None = None, duplicate: bool = False

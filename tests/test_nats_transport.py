@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.abc
 import nats
 import pytest
+from anyio.abc import SocketStream
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy, StreamConfig
@@ -428,6 +431,116 @@ async def test_the_server_goes_while_the_last_message_is_asked_for(
                 with pytest.raises(TransportError, match="connection lost") as raised:
                     await session.last()
         assert raised.value.verdict is Verdict.RETRY
+
+
+# ---- slow lines -------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def slow_line(port: int, *, rate: int) -> AsyncIterator[tuple[str, list[int]]]:
+    """A way to a server that takes ``rate`` bytes a second, there and back: its URL, and the sizes of what has come
+    there so far.
+    """
+    came: list[int] = []
+
+    async def serve(near: SocketStream) -> None:
+        async with near, await anyio.connect_tcp("127.0.0.1", port) as far, anyio.create_task_group() as tasks:
+
+            async def back() -> None:
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        words = await far.receive(4096)
+                        await anyio.sleep(len(words) / rate)
+                        await near.send(words)
+
+            tasks.start_soon(back)
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    words = await near.receive(4096)
+                    await anyio.sleep(len(words) / rate)
+                    came.append(len(words))
+                    await far.send(words)
+            tasks.cancel_scope.cancel()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        listening = listener.listeners[0].extra(anyio.abc.SocketAttribute.raw_socket)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        tasks.start_soon(listener.serve, serve)
+        yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}", came
+        tasks.cancel_scope.cancel()
+
+
+async def test_on_a_slow_line_records_wait_where_nothing_waits_behind_them(server: NatsServer) -> None:
+    async with (
+        stream(server.url) as (_, subject),
+        slow_line(server.port, rate=4_000_000) as (url, came),
+        transport(url, subject=subject).session() as session,
+    ):
+        for number in range(1, 41):
+            await session.send(message(number, bytes(50_000)))
+            await session.room()
+            assert number * 50_000 - sum(came) < 150_000
+        assert [ack.token for ack in await answers(session, 40)] == list(range(1, 41))
+
+
+async def test_a_record_that_takes_long_to_leave_is_a_sign_of_life(server: NatsServer) -> None:
+    """Three pings come due and wait behind it."""
+    async with (
+        stream(server.url) as (_, subject),
+        slow_line(server.port, rate=400_000) as (url, _),
+        transport(url, subject=subject).session() as session,
+    ):
+        await session.send(message(1, bytes(256 * 1024)))
+        await session.room()
+        assert await answers(session, 1) == [Ack(1)]
+
+
+async def test_reading_over_a_slow_line_is_a_sign_of_life(server: NatsServer) -> None:
+    """The answers to our pings wait behind what was asked for."""
+    async with stream(server.url) as (client, subject):
+        for number in range(40):
+            await client.jetstream().publish(subject, b"%d" % number + bytes(20_000))
+        async with slow_line(server.port, rate=1_000_000) as (url, _):
+            reader = Consumer(Source(NatsServers(servers=(url,)), None, subject), timeouts=SHORT)
+            assert [found.rstrip(b"\0") async for found in upto(reader, 40)] == [b"%d" % each for each in range(40)]
+
+
+async def test_acknowledgements_are_signs_of_life_and_nothing_else_but_an_answered_ping() -> None:
+    acks = 10
+
+    async def serve(connection: SocketStream) -> None:
+        async with connection:
+            await connection.send(b'INFO {"max_payload": 1048576}\r\nPONG\r\n')
+            heard = b""
+            while b"HPUB" not in heard:
+                heard += await connection.receive()
+            reply = heard.split(b"HPUB", 1)[1].split()[1]
+            for words in [b'{"stream": "S", "seq": 1}'] * acks + [b"junk"] * 100:
+                await anyio.sleep(0.1)
+                await connection.send(b"MSG %s 1 %d\r\n%s\r\n" % (reply, len(words), words))
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        url = f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        async with transport(url, subject="a", timeouts=Timeouts(ping=0.1)).session() as session:
+            await session.send(message(1))
+            assert len(await answers(session, acks)) == acks
+            assert (await loss(session)).reason == Reason.TIMEOUT
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_frozen_server_is_noticed_while_a_record_leaves(own_server: NatsServer) -> None:
+    async with (
+        stream(own_server.url) as (_, subject),
+        nothing_left(),
+        transport(own_server.url, subject=subject).session() as session,
+    ):
+        own_server.signal(signal.SIGSTOP)
+        with anyio.fail_after(5), suppress(TransportError):
+            for number in range(64):
+                await session.send(message(number, bytes(256 * 1024)))
+                await session.room()
+        assert (await loss(session)).reason == Reason.TIMEOUT
 
 
 # ---- cancellation -----------------------------------------------------------------------------------------------

@@ -317,6 +317,16 @@ async def test_a_server_that_answers_slowly_is_kept() -> None:
     assert bench.sent() == list(range(1, 31))
 
 
+async def test_an_answer_is_overdue_only_since_its_record_left(caplog: pytest.LogCaptureFixture) -> None:
+    """A large record on a slow line takes longer to leave than an answer may take to come."""
+    bench = Bench(2, fate=lambda message: Fate(answers=((20 * S, None),)))
+    bench.broker.leaves_in = 18 * S
+    async with running(bench):
+        await drained(bench)
+        assert bench.sent() == [1, 2]
+    assert "overdue" not in caplog.text
+
+
 async def test_a_refused_record_is_tried_again_and_not_passed_over() -> None:
     """The server had no room for record 3 and had it for 4: the last message there says nothing of 3."""
     refused = Fate(stored=False, answers=[(MS, TransportError("no room"))])

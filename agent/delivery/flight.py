@@ -18,10 +18,10 @@ WINDOW = 64  # records from the oldest unacknowledged one on
 
 @dataclass(slots=True)
 class _Taken:
-    """A record that is not settled: ``overdue`` is the boot time when its answer is."""
+    """A record that is not settled: ``overdue`` is the boot time when its answer is; None: it has not left yet."""
 
     link: Link
-    overdue: int
+    overdue: int | None = None
 
 
 class Flight:
@@ -62,15 +62,20 @@ class Flight:
 
     @property
     def overdue(self) -> int | None:
-        """When the oldest answer is overdue, None if none is waited for."""
+        """When the answer to the oldest is overdue, None if none is waited for or it has not left yet."""
         return next((taken.overdue for position, taken in self._order.items() if self._unanswered(position)), None)
 
-    def take(self, position: int, link: Link, *, overdue: int) -> bool:
+    def take(self, position: int, link: Link) -> bool:
         """Take up the next record; returns whether it must be sent, or was answered before going back."""
         self.cursor = position
         self._latest = max(self._latest, position)
-        self._order[position] = _Taken(link, overdue)
+        self._order[position] = _Taken(link)
         return self._unanswered(position)
+
+    def left(self, position: int, *, overdue: int) -> None:
+        """It is on its way, and its answer due by then; nothing if it was answered, or went back, meanwhile."""
+        if position in self._order:
+            self._order[position].overdue = overdue
 
     def knows(self, position: int) -> bool:
         """Whether an answer for this position is one for a record of this flight that is not settled."""

@@ -202,7 +202,7 @@ class Publisher:
                     await self._drain.pace(len(record.envelope))
                 if flight.turn != turn:
                     break  # went back meanwhile: what was read is not what comes next
-                if flight.take(record.pos, record.link, overdue=self._clock.boot() + ACK_WITHIN):
+                if flight.take(record.pos, record.link):
                     await self._hand_over(session, flight, record)
                 else:
                     self._advance(flight)
@@ -219,6 +219,9 @@ class Publisher:
             if error.verdict is not Verdict.REJECT:
                 raise
             self._refuse(flight, record.pos, error)
+            return
+        await session.room()  # on a slow line that takes longer than an answer may
+        flight.left(record.pos, overdue=self._clock.boot() + ACK_WITHIN)
 
     async def _receive(self, session: TransportSession, flight: Flight) -> None:
         async for ack in session.acks():
@@ -328,3 +331,5 @@ class Publisher:
             await session.send(Message(record.pos, message_id(record.link), record.envelope, resent=True))
         except TransportError as error:
             errand.failed(record.pos, error)
+            return
+        await session.room()

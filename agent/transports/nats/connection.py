@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import anyio
 import nats.errors
 from anyio import to_thread
+from anyio.lowlevel import checkpoint
 from nats.aio.client import Client
 
 from agent.errors import Reason, TransportError
 from agent.transports.nats.config import NatsServers
 from agent.transports.nats.failures import describe, not_let_in, said, unconnected
 from agent.transports.nats.login import Login, read_login
-from agent.transports.nats.wire import Wire
+from agent.transports.nats.wire import UNSENT, Wire
 
 _HEADERS = 512  # bytes that our headers take at most; the server's max_payload counts them
 
@@ -46,6 +47,7 @@ class Connection:
         self.timeouts = timeouts
         self.on_closed: Callable[[], None] = lambda: None
         self.on_refused: Callable[[str], None] = lambda what: None  # a right that the server denies, in its words
+        self._wire: Wire
         self._server = server
         self._settings = settings
         self._begun = False  # else nats-py has nobody to tell that it is closed
@@ -68,7 +70,7 @@ class Connection:
         settings, expires = self._settings, None
         shows = settings.tls is not None and settings.tls.cert is not None
         signs = settings.nkey is not None or settings.creds is not None
-        wire = Wire(secure=settings.secure, shows=shows, signs=signs)
+        wire = self._wire = Wire(secure=settings.secure, shows=shows, signs=signs)
         try:
             with anyio.fail_after(2 * self.timeouts.connect):
                 login = await to_thread.run_sync(read_login, settings, abandon_on_cancel=True)
@@ -106,6 +108,18 @@ class Connection:
             pending_size=0,  # a publish neither waits for the connection nor outlives it
             **options,
         )
+
+    async def room(self) -> None:
+        """Return once little of what was published is unsent: our pings wait behind it. Never raises."""
+        if self.client.pending_data_size > UNSENT:
+            await checkpoint()  # nats-py hands it to the socket in a task of its own
+        await self._wire.room(self.alive, every=self.timeouts.ping)
+
+    def alive(self) -> None:
+        """The server has shown that it is there: a ping that it has not answered yet may wait behind records on a slow
+        line, or the answer may.
+        """
+        self.client._pings_outstanding = 0
 
     async def close(self) -> None:
         """Let go of socket and tasks. Never raises."""

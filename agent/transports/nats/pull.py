@@ -134,6 +134,7 @@ class Pull:
         self._due = self._size = batch
 
     async def _arrive(self, message: Msg) -> None:
+        self._connection.alive()
         with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
             self._arrived.send_nowait(message)
 

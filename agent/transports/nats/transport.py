@@ -183,6 +183,10 @@ class NatsSession:
         except (nats.errors.Error, OSError) as error:
             raise self._lost(error) from error
 
+    async def room(self) -> None:
+        """Return once what was sent has left, but for little. Never raises."""
+        await self._connection.room()
+
     async def acks(self) -> AsyncIterator[Ack]:
         """The server's answers as they come. Raises TransportError when the connection is lost."""
         async for ack in self._incoming:
@@ -198,6 +202,7 @@ class NatsSession:
             return
         if ack is _STORING:
             return  # the answer to its first sending comes when it is stored; if not, the publisher sends it again
+        self._connection.alive()
         # An answer too many may be lost: the publisher's deadline sends the record again, its id tells.
         with suppress(anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
             self._answers.send_nowait(ack)

@@ -10,16 +10,19 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import ParseResult
 
+import anyio
 from nats.aio.transport import TcpTransport
 
 from agent.errors import Reason, TransportError
 from agent.printable import printable
 from agent.transports.nats.failures import closed
 
+UNSENT = 16 * 1024  # bytes that may wait to be sent; enough to keep a fast line busy
 LEAST_PAYLOAD = 1024  # bytes of a message that a server must take to be of any use
 
 
@@ -54,6 +57,7 @@ class Wire(TcpTransport):
                     raise
             else:
                 self._bare_io_reader, self._bare_io_writer = self._io_reader, self._io_writer = pair
+                self._hold_little(pair[1])
                 self.stage = "greet"
                 return
 
@@ -63,6 +67,8 @@ class Wire(TcpTransport):
         """TLS from here on. Raises OSError, which ssl.SSLError is."""
         self.stage = "handshake"
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)  # type: ignore[arg-type]
+        if self._io_writer is not None:
+            self._hold_little(self._io_writer)
         self._handshaken = True
         for _ in range(
             2
@@ -125,6 +131,28 @@ class Wire(TcpTransport):
             return
         held, self._held = self._held, b""
         super().write(held + payload)  # type: ignore[no-untyped-call]
+
+    def _hold_little(self, writer: asyncio.StreamWriter) -> None:
+        """What waits, waits in the outbox, and neither here nor in the kernel, where pings would wait behind it."""
+        writer.transport.set_write_buffer_limits(UNSENT)
+        raw = writer.get_extra_info("socket")  # None: closed meanwhile
+        if raw is not None:
+            with suppress(OSError):  # in some containers
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+
+    async def room(self, leaves: Callable[[], None], *, every: float) -> None:
+        """Return once at most about ``UNSENT`` bytes are unsent, or the connection is lost; ``leaves`` is called each
+        ``every`` seconds in which some left.
+        """
+        writer = self._io_writer
+        if writer is None:
+            return
+        while (unsent := writer.transport.get_write_buffer_size()) > UNSENT and not writer.is_closing():
+            with suppress(OSError), anyio.move_on_after(every):
+                await writer.drain()
+                return
+            if writer.transport.get_write_buffer_size() < unsent:
+                leaves()
 
     async def drain(self) -> None:
         """Do not wait: what may be unsent is bounded by the publisher's window.
