@@ -332,6 +332,7 @@ def _login(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--nkey", metavar="FILE", help="the seed of a user's NKey")
     parser.add_argument("--user", metavar="NAME", help="with --password")
     parser.add_argument("--password", metavar="REF", help="file:PATH, credential:NAME or env:NAME")
+    parser.add_argument("--token", metavar="REF", help="file:PATH, credential:NAME or env:NAME")
     parser.add_argument("--ca", metavar="FILE", help="certificates to trust (default: the system's)")
     parser.add_argument("--cert", metavar="FILE", help="our own certificate, with --key")
     parser.add_argument("--key", metavar="FILE", help="its key")

@@ -383,6 +383,17 @@ def test_logins_and_tls(tmp_path: Path) -> None:
             assert (done.returncode, words in done.stderr) == (69, True), done.stderr
 
 
+def test_a_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hunter2\n")
+    (tmp_path / "wrong").write_text("hunter3\n")
+    with NatsServer(tmp_path, settings="authorization { token: hunter2 }") as server:
+        url = f"{server.url}/S?subject=S.a"
+        for name, words in [("token", "no stream for S.a"), ("wrong", "not let in with token: Authorization")]:
+            done = tail(url, "--did", DID, "--until-idle", "--token", f"file:{tmp_path / name}")
+            assert (done.returncode, words in done.stderr) == (69, True), done.stderr
+            assert "hunter" not in done.stderr
+
+
 def test_credentials(tmp_path: Path) -> None:
     accounts = NatsAccounts()
     (tmp_path / "creds").write_text(accounts.creds(publish=["$JS.API.CONSUMER.>", "$JS.API.STREAM.NAMES"]))
@@ -406,6 +417,8 @@ def test_credentials(tmp_path: Path) -> None:
     [
         (["--user", "me"], "password: a username needs a password"),
         (["--user", "me", "--password", "hunter2"], "--password: a secret does not stand on a command line"),
+        (["--token", "hunter2"], "--token: a secret does not stand on a command line"),
+        (["--token", "env:hunter2", "--nkey", "a"], "nkey: token is a way to log in already"),
         (["--nkey", "a", "--creds", "b"], "creds: nkey is a way to log in already; keep one of the two"),
         (["--cert", "a"], "tls.key: cert needs key"),
         (["--ca", "a"], "tls: nats:// is not encrypted"),
@@ -422,8 +435,9 @@ def test_options_that_do_not_go_together_are_exit_code_2(
 
 def test_a_channel_says_itself_how_it_is_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = channels(tmp_path, "one")
-    assert cli.main(["tail", "--config", str(config), "--did", DID, "--creds", "x"]) == 2
-    assert "leave these options out" in capsys.readouterr().err
+    for option, value in [("--creds", "x"), ("--token", "env:X")]:
+        assert cli.main(["tail", "--config", str(config), "--did", DID, option, value]) == 2
+        assert "leave these options out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--did", "did:ethr:volta:0x12"], ["--did", "did:web:example.com"]])

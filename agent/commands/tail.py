@@ -101,6 +101,8 @@ def _login(options: argparse.Namespace) -> dict[str, Any]:
         login["username"] = options.user
     if options.password is not None:
         login["password"] = secret(options.password, "--password")
+    if options.token is not None:
+        login["token"] = secret(options.token, "--token")
     tls: dict[str, Any] = {key: path for key in ("ca", "cert") if (path := getattr(options, key)) is not None}
     if options.key is not None:
         tls["key"] = {"file": options.key}
