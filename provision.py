@@ -163,6 +163,8 @@ def venv() -> Path:
 
     if ready():
         return python
+    if home.parent.is_symlink():
+        raise SetUpFailed(f"{home.parent} leads to the environment of another checkout: remove the link, not that")
     home.parent.mkdir(exist_ok=True)
     with alone(home.parent / "lock"):
         if ready():

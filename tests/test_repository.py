@@ -160,6 +160,19 @@ def test_a_second_set_up_does_nothing() -> None:
     assert again.stderr == ""
 
 
+def test_the_environment_of_another_checkout_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set-up would remove it, for it was made from another place."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    (ours / ".venv").symlink_to(theirs)
+    (ours / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    monkeypatch.setattr(provision, "ROOT", ours)
+    with pytest.raises(provision.SetUpFailed, match="of another checkout"):
+        provision.venv()
+    assert [*theirs.iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("python", "complaint"),
     [
