@@ -2,15 +2,18 @@
 
 ``{ file = "PATH" }``, ``{ credential = "NAME" }`` (systemd.exec(5), LoadCredential=) or ``{ env = "NAME" }``. What the
 reference leads to is read each time it is needed, so that a renewed secret is taken up, and is never kept, logged or
-shown; a reference itself is no secret.
+shown; a reference itself is no secret. A file that every user of the machine can read is taken, for in containers all
+may be so, and told of once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +24,8 @@ from agent.errors import SecretError
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _REMEDY = 'write { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }'
 _LARGEST = 64 * 1024
+
+log = logging.getLogger(__name__)
 
 
 def _name(value: str) -> str:
@@ -91,7 +96,24 @@ class Secret(BaseModel):
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
             raise SecretError(f"{self} is empty", hint="put the secret there")
+        self.tell_if_open()
         return text
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is in a file that every user of this machine can read; False also if there is none."""
+        try:
+            real = self.path.resolve()
+            return bool(real.stat().st_mode & stat.S_IROTH) and all(
+                folder.stat().st_mode & stat.S_IXOTH for folder in real.parents
+            )
+        except (SecretError, OSError):
+            return False
+
+    def tell_if_open(self) -> None:
+        """Have the log say so, once in the life of this process; for who reads the file himself."""
+        if self.is_open:
+            _tell(str(self), str(self.path))
 
     @property
     def path(self) -> Path:
@@ -106,3 +128,8 @@ class Secret(BaseModel):
                 f"{self} is not there", hint="LoadCredential= in the unit gives credentials to the service alone"
             )
         return Path(folder, self.credential)
+
+
+@cache
+def _tell(secret: str, path: str) -> None:
+    log.warning("every user of this machine can read a secret secret=%s hint=%s", secret, f"chmod o-rwx {path}")

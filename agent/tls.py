@@ -81,6 +81,8 @@ class Tls(Table):
         for path in (self.ca, self.cert, key):
             if path is not None:
                 path.open("rb").close()  # ssl does not say which file is missing
+        if self.key is not None:
+            self.key.tell_if_open()
         context = ssl.create_default_context(cafile=self.ca)
         if self.cert is not None:
             # Without a function OpenSSL would ask the terminal for the password of an encrypted key.

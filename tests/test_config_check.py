@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from agent.commands import check
 from agent.config import load
 from agent.errors import AcquisitionError, ConfigError
 from agent.evidence.record import link_of
-from agent.foresight.probe import Tried, try_all
+from agent.foresight.probe import Tried, _secret, try_all
 from agent.model import Cause, DeviceInfo, Point, ValueType
 from agent.outbox import Outbox, filesystem
 from agent.ports import Clock, DeviceSelection
@@ -324,6 +325,15 @@ def online(folder: Path, *, wire: int, servers: Sequence[str], bms: str = "", su
     key.write_text(SECRET.hex())
     key.chmod(0o600)
     return write(folder, text + SUNSPEC + battery.replace(', at = "/soc"', "") + channel)
+
+
+def test_a_secret_that_everybody_can_read_is_told_of() -> None:
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:  # all folders above are open
+        file.write(b"hunter2")
+        file.flush()
+        for mode, words in [(0o600, "can be read"), (0o644, "can be read, but so can every user of this machine")]:
+            os.chmod(file.name, mode)
+            assert asyncio.run(_secret(Secret(file=file.name), "it")).words == f"file {file.name} {words}"
 
 
 def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import ssl
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agent.config.problems import Findings
 from agent.errors import SecretError, Verdict
 from agent.secret import Secret
+from agent.tls import Tls
 
 CANARY = "hunter2-canary"
 REMEDY = 'write { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }'
@@ -103,6 +106,29 @@ def test_a_file_that_holds_no_secret(tmp_path: Path, content: bytes | None, what
     assert caught.value.hint
     assert caught.value.verdict is Verdict.RETRY
     assert CANARY not in repr(caught.value.__cause__)
+
+
+def test_a_file_that_everybody_can_read_is_taken_and_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a folder that is closed to others it is not open to them."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # all folders above are open
+        path = Path(folder, "p")
+        path.write_text(CANARY)
+        for folder_mode, mode, is_open in [(0o755, 0o640, False), (0o750, 0o644, False), (0o755, 0o644, True)]:
+            Path(folder).chmod(folder_mode)
+            path.chmod(mode)
+            for read in (secret(file=str(path)).read, secret(file=str(path)).read):
+                assert (read(), secret(file=str(path)).is_open) == (CANARY, is_open)
+            hint = f"secret=file {path} hint=chmod o-rwx {path}"
+            said = [f"every user of this machine can read a secret {hint}"] if is_open else []
+            assert [record.getMessage() for record in caplog.records] == said
+        key = path.rename(Path(folder, "key"))  # which the TLS library reads itself
+        with pytest.raises(ssl.SSLError):
+            Tls.model_validate({"cert": str(key), "key": {"file": str(key)}}).context()
+        assert f"a secret secret=file {key} hint=" in caplog.records[1].getMessage()
+    assert not secret(env="HOME").is_open
+    assert not secret(file=str(tmp_path / "none")).is_open
 
 
 # ---- what may stand in a configuration ----------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def _secrets(what: str, value: Any) -> Iterator[_Trial]:
 async def _secret(secret: Secret, what: str) -> Tried:
     """Raises SecretError."""
     await to_thread.run_sync(secret.read, abandon_on_cancel=True)
-    return Tried(what, f"{secret} can be read")
+    return Tried(what, f"{secret} can be read" + (", but so can every user of this machine" if secret.is_open else ""))
 
 
 # ---- brokers ----------------------------------------------------------------------------------------------------
