@@ -130,6 +130,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.nats.durable": (EDGE, "nats"),
     "agent.transports.nats.pull": (EDGE, "nats"),
     "agent.transports.nats.login": (EDGE, ""),
+    "agent.transports.nats.lookup": (EDGE, ""),
     "agent.transports.nats.nkeys": (PURE, "Crypto"),
     "agent.transports.nats.failures": (EDGE, "nats"),
     "agent.transports.nats.stream": (EDGE, "nats"),

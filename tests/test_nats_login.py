@@ -6,6 +6,7 @@ import itertools
 import logging
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -399,6 +400,44 @@ async def test_names_are_looked_up_anew_and_each_address_is_tried(
     await deliver(sender)
     addresses[:] = ["127.0.0.9", "127.0.0.1"]
     await deliver(sender)
+
+
+@pytest.mark.parametrize("uvloop", [False, True])
+def test_a_resolver_that_hangs_holds_up_neither_other_servers_nor_the_end(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, uvloop: bool
+) -> None:
+    """As many names as no pool of threads has."""
+    real, over, asked = socket.getaddrinfo, threading.Event(), threading.Semaphore(0)
+
+    def look_up(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "hangs.test":
+            asked.release()
+            over.wait(60)
+        return real(host, port, *arguments, **options)
+
+    async def connect(host: str) -> None:
+        async with transport(server.url.replace("127.0.0.1", host), timeouts=SHORT).session():
+            pass
+
+    async def in_vain() -> None:
+        with pytest.raises(TransportError, match="no answer in time"):
+            await connect("hangs.test")
+
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(40):
+                tasks.start_soon(in_vain)
+        for host in ("127.0.0.1", "localhost"):
+            await connect(host)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    try:
+        started = time.monotonic()
+        anyio.run(work, backend_options={"use_uvloop": uvloop})
+        assert time.monotonic() - started < 30
+    finally:
+        over.set()
+    assert asked.acquire(timeout=0)
 
 
 async def test_an_address_that_swallows_everything_does_not_hide_the_next(

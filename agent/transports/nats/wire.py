@@ -20,7 +20,9 @@ from nats.aio.transport import TcpTransport
 
 from agent.errors import Reason, TransportError
 from agent.printable import printable
+from agent.transports.nats.config import DEFAULT_PORT
 from agent.transports.nats.failures import closed
+from agent.transports.nats.lookup import look_up
 
 UNSENT = 16 * 1024  # bytes that may wait to be sent; enough to keep a fast line busy
 LEAST_PAYLOAD = 1024  # bytes of a message that a server must take to be of any use
@@ -46,12 +48,12 @@ class Wire(TcpTransport):
         loop = asyncio.get_running_loop()
         until = loop.time() + connect_timeout
         async with asyncio.timeout_at(until):
-            found = await loop.getaddrinfo(uri.hostname, uri.port, type=socket.SOCK_STREAM)
-        for index, (*_, address) in enumerate(found):
+            found = await look_up(uri.hostname or "", uri.port or DEFAULT_PORT)
+        for index, address in enumerate(found):
             now = loop.time()
             try:
                 async with asyncio.timeout_at(now + (until - now) / (len(found) - index)):
-                    pair = await asyncio.open_connection(str(address[0]), uri.port, limit=buffer_size)
+                    pair = await asyncio.open_connection(address, uri.port, limit=buffer_size)
             except OSError:  # which TimeoutError is
                 if index + 1 == len(found):
                     raise
