@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -124,6 +125,21 @@ async def test_a_stream_that_does_not_take_the_subject_is_an_error(server: NatsS
     what = f"the stream {name} takes {name}.a, not {name}.b"
     assert str(error) == f"{what}; max_bytes is 1GiB, configured 4GiB"
     assert "add the subject to the stream" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"no_ack": True}, "acknowledges nothing (no_ack)"), ({"sealed": True}, "is sealed for ever")],
+)
+@pytest.mark.parametrize("visitor", [False, True])
+async def test_a_stream_that_can_acknowledge_nothing_is_an_error(
+    server: NatsServer, name: str, settings: dict[str, Any], words: str, visitor: bool
+) -> None:
+    async with await nats.connect(server.url) as client:
+        await client.jetstream().add_stream(StreamConfig(name=name, subjects=[f"{name}.a"]))
+        await client.jetstream().update_stream(replace(await existing(server, name), **settings))
+    error = await refusal(transport(server, name, visitor=visitor))
+    assert (error.reason, str(error)) == (Reason.WRONG_STREAM, f"the stream {name} {words}")
 
 
 async def test_a_stream_that_cannot_be_created(server: NatsServer, name: str) -> None:

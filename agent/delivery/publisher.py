@@ -264,7 +264,8 @@ class Publisher:
                 continue
             missed += 1
             if missed > 1:
-                raise TransportError("the server does not acknowledge", reason="timeout")
+                hint = "look at its disk and load; a NATS stream with no_ack never does"
+                raise TransportError("the server does not acknowledge", hint=hint, reason="timeout")
             log.warning("acknowledgement overdue, going back channel=%s records=%d", self._channel, flight.waiting)
             flight.go_back()
             self._news.set()

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 async def prepare(jetstream: JetStreamContext, config: NatsConfig, subject: str) -> str:
     """What is to be said of the stream, "" if nothing. Without ``create`` only a visitor looks.
 
-    Raises TransportError: it does not take our subject or cannot be created; what nats-py raises.
+    Raises TransportError: it does not take our subject or acknowledge it, or cannot be created; what nats-py raises.
     """
     if config.stream is None or (config.create is None and not config.is_visitor):
         return ""
@@ -41,6 +41,10 @@ async def prepare(jetstream: JetStreamContext, config: NatsConfig, subject: str)
         what = f"the stream {config.stream} takes {', '.join(patterns) or 'no subject'}, not {subject}"
         hint = "add the subject to the stream, or correct the channel's subject or stream"
         raise TransportError("; ".join([what, *differences]), hint=hint, reason=Reason.WRONG_STREAM)
+    unfit = "acknowledges nothing (no_ack)" if found.no_ack else "is sealed for ever" if found.sealed else ""
+    if unfit:
+        hint = "have the server's operator change that, or name another stream"
+        raise TransportError(f"the stream {config.stream} {unfit}", hint=hint, reason=Reason.WRONG_STREAM)
     return f"the stream {config.stream} is not as configured: {', '.join(differences)}" if differences else ""
 
 
