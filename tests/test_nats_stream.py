@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Last
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.failures import answered
+from agent.transports.nats.stream import prepare
 from agent.transports.nats.transport import NatsTransport
 from testbed.processes import NatsServer
 from tests.nats_sessions import SHORT, answers, message, nothing_left, rights
@@ -140,6 +142,18 @@ async def test_a_stream_that_can_acknowledge_nothing_is_an_error(
         await client.jetstream().update_stream(replace(await existing(server, name), **settings))
     error = await refusal(transport(server, name, visitor=visitor))
     assert (error.reason, str(error)) == (Reason.WRONG_STREAM, f"the stream {name} {words}")
+
+
+async def test_what_a_server_says_of_a_stream_moves_no_cursor() -> None:
+    class Server:
+        async def stream_info(self, name: str) -> Any:
+            return SimpleNamespace(config=StreamConfig(name=name, subjects=["\x1b[2J", "a"], storage="\x1b[3J"))  # type: ignore[arg-type]
+
+    config = NatsConfig.model_validate({"servers": ["nats://h"], "stream": "S", "create": {"storage": "file"}})
+    said = [await prepare(Server(), config, "a")]  # type: ignore[arg-type]
+    with pytest.raises(TransportError) as raised:
+        await prepare(Server(), config, "b")  # type: ignore[arg-type]
+    assert [each.isprintable() and "3J, configured file" in each for each in (*said, str(raised.value))] == [True] * 2
 
 
 async def test_a_stream_that_cannot_be_created(server: NatsServer, name: str) -> None:

@@ -11,6 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from agent.errors import Reason, TransportError
+from agent.printable import printable
 from agent.transports.nats.config import NatsConfig, NatsCreate, takes
 from agent.transports.nats.failures import NO_STREAM, api_error
 from agent.units import duration_text, size_text
@@ -40,12 +41,14 @@ async def prepare(jetstream: JetStreamContext, config: NatsConfig, subject: str)
     if not any(takes(pattern, subject) for pattern in patterns):
         what = f"the stream {config.stream} takes {', '.join(patterns) or 'no subject'}, not {subject}"
         hint = "add the subject to the stream, or correct the channel's subject or stream"
-        raise TransportError("; ".join([what, *differences]), hint=hint, reason=Reason.WRONG_STREAM)
+        raise TransportError(printable("; ".join([what, *differences])), hint=hint, reason=Reason.WRONG_STREAM)
     unfit = "acknowledges nothing (no_ack)" if found.no_ack else "is sealed for ever" if found.sealed else ""
     if unfit:
         hint = "have the server's operator change that, or name another stream"
         raise TransportError(f"the stream {config.stream} {unfit}", hint=hint, reason=Reason.WRONG_STREAM)
-    return f"the stream {config.stream} is not as configured: {', '.join(differences)}" if differences else ""
+    return (
+        printable(f"the stream {config.stream} is not as configured: {', '.join(differences)}") if differences else ""
+    )
 
 
 async def _look(jetstream: JetStreamContext, name: str) -> StreamConfig | None:
