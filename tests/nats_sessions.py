@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import socket
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -163,6 +164,40 @@ async def rights(own_server: NatsServer, permissions: str) -> AsyncIterator[Nats
     await create_stream(own_server.url.replace("://", "://admin:admin@"), "S", ["S.>"])
     async with nothing_left():
         yield transport(own_server.url, subject="S.a", timeouts=Timeouts(answer=30))
+
+
+@asynccontextmanager
+async def slow_line(port: int, *, rate: int) -> AsyncIterator[tuple[str, list[int]]]:
+    """A way to a server that takes ``rate`` bytes a second, there and back: its URL, and the sizes of what has come
+    there so far.
+    """
+    came: list[int] = []
+
+    async def serve(near: SocketStream) -> None:
+        async with near, await anyio.connect_tcp("127.0.0.1", port) as far, anyio.create_task_group() as tasks:
+
+            async def back() -> None:
+                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                    while True:
+                        words = await far.receive(4096)
+                        await anyio.sleep(len(words) / rate)
+                        await near.send(words)
+
+            tasks.start_soon(back)
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    words = await near.receive(4096)
+                    await anyio.sleep(len(words) / rate)
+                    came.append(len(words))
+                    await far.send(words)
+            tasks.cancel_scope.cancel()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        listening = listener.listeners[0].extra(anyio.abc.SocketAttribute.raw_socket)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        tasks.start_soon(listener.serve, serve)
+        yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}", came
+        tasks.cancel_scope.cancel()
 
 
 # ---- cancellation -----------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +42,7 @@ from tests.nats_sessions import (
     nothing_left,
     refused,
     rights,
+    slow_line,
     stream,
     transport,
 )
@@ -434,40 +434,6 @@ async def test_the_server_goes_while_the_last_message_is_asked_for(
 
 
 # ---- slow lines -------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def slow_line(port: int, *, rate: int) -> AsyncIterator[tuple[str, list[int]]]:
-    """A way to a server that takes ``rate`` bytes a second, there and back: its URL, and the sizes of what has come
-    there so far.
-    """
-    came: list[int] = []
-
-    async def serve(near: SocketStream) -> None:
-        async with near, await anyio.connect_tcp("127.0.0.1", port) as far, anyio.create_task_group() as tasks:
-
-            async def back() -> None:
-                with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-                    while True:
-                        words = await far.receive(4096)
-                        await anyio.sleep(len(words) / rate)
-                        await near.send(words)
-
-            tasks.start_soon(back)
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-                while True:
-                    words = await near.receive(4096)
-                    await anyio.sleep(len(words) / rate)
-                    came.append(len(words))
-                    await far.send(words)
-            tasks.cancel_scope.cancel()
-
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
-        listening = listener.listeners[0].extra(anyio.abc.SocketAttribute.raw_socket)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        tasks.start_soon(listener.serve, serve)
-        yield f"nats://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}", came
-        tasks.cancel_scope.cancel()
 
 
 async def test_on_a_slow_line_records_wait_where_nothing_waits_behind_them(server: NatsServer) -> None:

@@ -25,6 +25,7 @@ from agent.transports.nats.failures import closed
 from agent.transports.nats.lookup import look_up
 
 UNSENT = 16 * 1024  # bytes that may wait to be sent; enough to keep a fast line busy
+_LOOK = 0.01  # s
 LEAST_PAYLOAD = 1024  # bytes of a message that a server must take to be of any use
 
 
@@ -146,15 +147,26 @@ class Wire(TcpTransport):
         """Return once at most about ``UNSENT`` bytes are unsent, or the connection is lost; ``leaves`` is called each
         ``every`` seconds in which some left.
         """
-        writer = self._io_writer
-        if writer is None:
-            return
-        while (unsent := writer.transport.get_write_buffer_size()) > UNSENT and not writer.is_closing():
-            with suppress(OSError), anyio.move_on_after(every):
-                await writer.drain()
+        while (unsent := self._unsent()) > UNSENT:
+            with anyio.move_on_after(every):
+                await self._nearly_sent()
                 return
-            if writer.transport.get_write_buffer_size() < unsent:
+            if self._unsent() < unsent:
                 leaves()
+
+    async def _nearly_sent(self) -> None:
+        if self._io_writer is not None:
+            with suppress(OSError):
+                await self._io_writer.drain()
+        while self._unsent() > UNSENT:  # noqa: ASYNC110  # below TLS, where no event tells
+            await asyncio.sleep(_LOOK)
+
+    def _unsent(self) -> int:
+        """Bytes in this process: in TLS, and in the socket's own buffer below it; 0 once it is closed."""
+        transports = {each.transport for each in (self._bare_io_writer, self._io_writer) if each is not None}
+        if any(each.is_closing() for each in transports):
+            return 0
+        return sum(each.get_write_buffer_size() for each in transports)
 
     async def drain(self) -> None:
         """Do not wait: what may be unsent is bounded by the publisher's window.
