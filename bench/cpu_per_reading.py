@@ -14,8 +14,6 @@ sees fit, as it is installed: if it did for every message, it would hold the sec
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +24,14 @@ from pathlib import Path
 
 import nats
 
+from bench import load
 from bench.figure import Figure, Others, cpu_seconds, interleaved, resident_mib
-from bench.modbus_device import FIRST_UNIT, ModbusDevice
+from bench.modbus_device import ModbusDevice
 from bench.row_per_reading import STREAM, RowPerReading
 from bench.thingsboard import Server, ThingsBoard, files
-from testbed.broker import create_stream
 from testbed.child import Process, wait_for
 from testbed.mosquitto import Mosquitto
-from testbed.processes import Agent, NatsServer, edge_agent
+from testbed.processes import Agent, NatsServer
 
 UNITS, REGISTERS, HERTZ = 10, 100, 5
 RATE = UNITS * REGISTERS * HERTZ
@@ -50,21 +48,13 @@ class Rig:
         self._stack = stack
         self._device = stack.enter_context(ModbusDevice(folder, units=UNITS, registers=REGISTERS))
         self._broker = stack.enter_context(NatsServer(folder, sync="2m"))
-        self._config = folder / "agent.toml"
+        self._config = load.prepare(folder, self._broker.url, configuration(self._device.port, self._broker.url))
         self._mosquitto: Mosquitto | None = None
-        asyncio.run(create_stream(self._broker.url, "BENCH", ["dx.>"]))
-        subprocess.run([*edge_agent(), "init", str(folder), "--network", "volta"], check=True, capture_output=True)
-        self._config.write_text(configuration(self._device.port, self._broker.url))
 
     def agent(self) -> float:
         """What this is about."""
         with Agent(self._folder, self._config) as agent:
-            agent.wait_ready()
-            wait_for(
-                lambda: "0 waiting, broker connected" in agent.status and " 0 delivered" not in agent.status,
-                timeout=20,
-                what="the agent to deliver",
-            )
+            load.wait_delivering(agent)
             return self._measure("agent", agent)
 
     def reading_alone(self) -> float:
@@ -102,13 +92,10 @@ class Rig:
 
     def nothing_missing(self) -> None:
         """The figure holds only if the agent delivered every cycle while it was measured. Raises RuntimeError."""
-        command = [*edge_agent(), "tail", "--config", str(self._config), "--until-idle", "--jsonl"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        report = json.loads(done.stdout.splitlines()[-1])["report"]
-        groups = [group for channel in report["channels"] for group in channel["groups"]]
-        lost = {cause: n for group in groups for cause, n in group["gaps"].items() if cause != "agent_down"}
-        if lost or report["failed"] or not report["frames"]:
-            raise RuntimeError(f"the agent did not deliver everything: {lost}, {report['failed']} failed")
+        found = load.report(self._config)
+        lost = load.lost(found)
+        if lost or found["failed"] or not found["frames"]:
+            raise RuntimeError(f"the agent did not deliver everything: {lost}, {found['failed']} failed")
 
     def _measure(self, name: str, process: Process, count: Callable[[], int] | None = None) -> float:
         """Microseconds of CPU per reading over the measured span; ``count``: readings so far, else by the schedule.
@@ -152,19 +139,8 @@ def figures(names: Sequence[str]) -> list[Figure]:
 
 
 def configuration(device: int, broker: str) -> str:
-    """The agent's: every register of every unit, at the device's port, to the broker's URL."""
-    points = ", ".join(f'{{ name = "R{i}", at = "holding:{i}", type = "uint16" }}' for i in range(REGISTERS))
-    devices = "".join(
-        f'[[device]]\nid = "d{unit}"\nconnection = "site"\nunit = {FIRST_UNIT + unit}\n'
-        f'[device.groups.all]\nevery = "{1000 // HERTZ}ms"\npoints = [{points}]\n'
-        for unit in range(UNITS)
-    )
-    return (
-        'version = 1\n[site]\nid = "bench"\n[clock]\nwait = "0s"\n[identity]\nkey = "file:key"\n'
-        f'[connection.site]\nurl = "modbus+tcp://127.0.0.1:{device}"\n{devices}'
-        f'[[channel]]\nid = "bench"\ntransport = "nats"\nservers = ["{broker}"]\nsend = ["*"]\n'
-        '[agent]\nstate = "state"\nlog_level = "warning"\n'
-    )
+    """The agent's."""
+    return load.configuration(device, broker, units=UNITS, registers=REGISTERS, every=f"{1000 // HERTZ}ms")
 
 
 def messages(url: str, stream: str) -> int:

@@ -6,21 +6,19 @@ has the Modbus device alone, as its MQTT server is its channel.
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench import load
 from bench.figure import Figure, Others, cpu_seconds, interleaved, resident_mib
-from bench.modbus_device import FIRST_UNIT, ModbusDevice
+from bench.modbus_device import ModbusDevice
 from bench.thingsboard import Server, ThingsBoard, files
-from testbed.broker import create_stream
-from testbed.child import Process, wait_for
+from testbed.child import Process
 from testbed.mosquitto import Mosquitto
-from testbed.processes import Agent, NatsServer, edge_agent
+from testbed.processes import Agent, NatsServer
 
 POINTS = 10
 SETTLED = 20.0  # s behind the first delivery
@@ -34,9 +32,7 @@ class Rig:
         self._folder = folder
         self._device = device
         self._mosquitto = mosquitto
-        self._config = folder / "agent.toml"
-        subprocess.run([*edge_agent(), "init", str(folder), "--network", "volta"], check=True, capture_output=True)
-        self._config.write_text(configuration(device.port, mosquitto.url, nats.url))
+        self._config = load.prepare(folder, nats.url, configuration(device.port, mosquitto.url, nats.url))
 
     @contextmanager
     def agent(self) -> Iterator[tuple[Agent, float]]:
@@ -44,14 +40,10 @@ class Rig:
         others, began = Others(), time.monotonic()
         with Agent(self._folder, self._config) as agent:
             before = at_exec(agent)
-            wait_for(lambda: "READY=1" in agent.states, timeout=30, what="READY=1")
+            agent.wait_ready()
             ready, seconds = cpu_seconds(agent.pid) - before, time.monotonic() - began
             busy = f"other programs took {others.share():.0%} of the machine"
-            wait_for(
-                lambda: "0 waiting, broker connected" in agent.status and " 0 delivered" not in agent.status,
-                timeout=30,
-                what="the agent to deliver",
-            )
+            load.wait_delivering(agent)
             self.notes["agent"] = f"ready in {seconds:.2f} s, CPU until it has delivered "
             self.notes["agent"] += f"{cpu_seconds(agent.pid) - before:.2f} s, {busy}"
             yield agent, ready
@@ -126,7 +118,6 @@ def rig() -> Iterator[Rig]:
         NatsServer(Path(name), sync="2m") as nats,
         Mosquitto(Path(name)) as mosquitto,
     ):
-        asyncio.run(create_stream(nats.url, "BENCH", ["dx.>"]))
         yield Rig(Path(name), device, nats, mosquitto)
 
 
@@ -141,15 +132,8 @@ def at_exec(process: Process) -> float:
 
 def configuration(device: int, mqtt: str, nats: str) -> str:
     """The agent's: the device's port, and the URLs of the two brokers."""
-    points = ", ".join(f'{{ name = "R{i}", at = "holding:{i}", type = "uint16" }}' for i in range(POINTS))
-    return (
-        'version = 1\n[site]\nid = "bench"\n[clock]\nwait = "0s"\n[identity]\nkey = "file:key"\n'
-        f'[connection.site]\nurl = "modbus+tcp://127.0.0.1:{device}"\n'
-        f'[[device]]\nid = "meter"\nconnection = "site"\nunit = {FIRST_UNIT}\n'
-        f'[device.groups.all]\nevery = "1s"\npoints = [{points}]\n'
+    return load.configuration(device, nats, units=1, registers=POINTS, every="1s") + (
         f'[connection.bms]\nurl = "{mqtt}"\n'
         '[[device]]\nid = "battery"\nconnection = "bms"\ntopic = "bench/battery"\nqos = 1\n'
         '[device.groups.state]\npoints = [{ name = "W", at = "/power", unit = "W", decimals = 1 }]\n'
-        f'[[channel]]\nid = "bench"\ntransport = "nats"\nservers = ["{nats}"]\nsend = ["*"]\n'
-        '[agent]\nstate = "state"\nlog_level = "warning"\n'
     )
