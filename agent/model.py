@@ -194,8 +194,7 @@ class Link(NamedTuple):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """When a record was sealed, and how good the wall clock was at worst since its batch opened."""
 
     wall: int

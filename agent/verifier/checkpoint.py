@@ -99,6 +99,8 @@ def _plain(value: Any) -> Any:
         return encode_plan(value)
     if isinstance(value, Head):
         return cbor.encode_any_keys(value.fields)  # the only encoding, so the record's bytes
+    if hasattr(value, "_asdict"):  # a named tuple
+        return {name: _plain(each) for name, each in value._asdict().items()}
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, dict):
@@ -127,9 +129,9 @@ def _built(hint: Any, plain: Any) -> Any:
         return {_built(inside[0], key): _built(inside[1], value) for key, value in plain}
     if origin is Counter:
         return Counter({_built(inside[0], key): _built(int, count) for key, count in plain})
-    if is_dataclass(hint):
+    if is_dataclass(hint) or hasattr(hint, "_fields"):
         hints = typing.get_type_hints(hint)
-        return hint(**{name: _built(hints[name], value) for name, value in plain.items()})  # type: ignore[operator]
+        return hint(**{name: _built(hints[name], value) for name, value in plain.items()})
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(plain)
     if type(plain) is not hint:
