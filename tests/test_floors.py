@@ -39,6 +39,7 @@ PLACES: Mapping[str, Place] = {
     "agent.evidence.coverage": (PURE, ""),
     "agent.evidence.did": (PURE, ""),
     "agent.evidence.envelope": (PURE, "cbor2 coincurve"),
+    "agent.evidence.frames": (PURE, ""),
     "agent.evidence.history": (PURE, ""),
     "agent.evidence.keccak": (PURE, ""),
     "agent.evidence.record": (PURE, ""),

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate, chain, groupby, pairwise, repeat
-from operator import attrgetter, ge, sub
+from operator import attrgetter, countOf, ge, sub
 from typing import Any
 
 from agent.errors import EvidenceError
 from agent.evidence import cbor
+from agent.evidence.frames import Block, Cycles, runs_of
 from agent.evidence.shape import array, known_keys, uint, uints
 from agent.model import Frame, Plan, Quality, Value, ValueType
 
@@ -125,8 +126,10 @@ def _without_value(quality: dict[tuple[int, int], int], place: tuple[int, int]) 
 # ---- decode -----------------------------------------------------------------------------------------------------
 
 
-def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Frame]:
-    """The frames of a block; with the plan also held against its groups and types. Raises EvidenceError."""
+def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> Block:
+    """The frames of a block; with the plan also held against its groups and types. Raises EvidenceError for whatever is
+    wrong with them, which are made later.
+    """
     if type(block) is not dict:
         raise EvidenceError("a block is a map")
     known_keys(block, _KEYS, "block", unknown)
@@ -136,12 +139,13 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     if not count:
         raise EvidenceError("block: no frames")
     uints(cycles, count, "block: cycles")
-    first, *distances = cycles
-    cycles = [first, *map(first.__add__, distances)]
-    if any(map(ge, cycles, cycles[1:])):
+    first, distances = cycles[0], [0, *cycles[1:]]
+    consecutive = distances == list(range(count))  # as nearly always
+    if not consecutive and any(map(ge, distances, distances[1:])):
         raise EvidenceError("block: cycles do not increase")
-    if cycles[-1] >= _LIMIT:
+    if first + distances[-1] >= _LIMIT:
         raise EvidenceError(_BEYOND)
+    runs = [(first, first + count - 1)] if consecutive else runs_of(map(first.__add__, distances))
     late = uints(block.get(3), count, "block: late")
     took: Iterable[int | None] = uints(block[4], count, "block: took") if 4 in block else repeat(None)
     for key, kind in ((7, int), (8, bytes)):
@@ -152,39 +156,40 @@ def decode_block(block: Any, plan: Plan | None, unknown: list[str]) -> list[Fram
     if not columns:
         raise EvidenceError("block: no values")
     types = _types(group, len(columns), plan, periodic=4 in block)
-    rows = _rows_of_differences(columns, count, types) if 6 not in block else None
-    qualities: Iterable[tuple[tuple[int, Quality], ...]] = repeat(())
-    if rows is None:
-        quality = _quality(block[6], count, len(columns), unknown) if 6 in block else {}
-        rows, qualities = _rows(columns, count, types, quality)
-    return list(map(_frame, zip(repeat(group), cycles, late, took, rows, qualities, times, repeat(None))))
+
+    def frames(values: Iterable[Any], qualities: Iterable[Any]) -> Iterable[Frame]:
+        grid = map(first.__add__, distances)
+        return map(_frame, zip(repeat(group), grid, late, took, values, qualities, times, repeat(None)))
+
+    if 6 not in block and _are_differences(columns, count, types):
+        cover = Cycles(group, count, runs, ())
+        return Block(cover, lambda: frames(zip(*map(accumulate, columns), strict=True), repeat(())))
+    quality = _quality(block[6], count, len(columns), unknown) if 6 in block else {}
+    decoded, qualities = _decoded(columns, count, types, quality)
+    cover = Cycles(group, count, runs, [code for each in qualities for _, code in each])
+    return Block(cover, lambda: frames(zip(*decoded, strict=True), qualities))
 
 
-def _rows_of_differences(
-    columns: list[Any], count: int, types: Sequence[ValueType] | None
-) -> Sequence[tuple[Value, ...]] | None:
-    """The frames' values if all are integers that are there: at C speed. Else None."""
-    if set(map(type, columns)) != {list} or set(map(len, columns)) != {count}:
-        return None
+def _are_differences(columns: list[Any], count: int, types: Sequence[ValueType] | None) -> bool:
+    """Whether all values are integers that are there, as nearly always: checked at C speed."""
+    if [column for column in columns if type(column) is not list or len(column) != count]:
+        return False
     if types is not None and types.count(ValueType.INTEGER) != len(types):
-        return None
-    values = tuple(chain.from_iterable(columns))
-    if set(map(type, values)) != {int}:
-        return None
-    if count == 1:
-        return [values]
-    rows = list(zip(*map(accumulate, columns), strict=True))
-    if min(values) * count < -_LIMIT or max(values) * count >= _LIMIT:  # else no sum of them can be beyond it
-        for row in rows:
-            if min(row) < -_LIMIT or max(row) >= _LIMIT:
+        return False
+    values = list(chain.from_iterable(columns))
+    if countOf(map(type, values), int) != len(values):
+        return False
+    if sum(map(abs, values)) >= _LIMIT:  # else no sum of some of them can be beyond it
+        for sums in map(accumulate, columns):
+            if any(not -_LIMIT <= each < _LIMIT for each in sums):
                 raise EvidenceError(_BEYOND)
-    return rows
+    return True
 
 
-def _rows(
+def _decoded(
     columns: list[Any], count: int, types: Sequence[ValueType] | None, quality: dict[int, dict[int, int]]
-) -> tuple[Sequence[tuple[Value, ...]], list[tuple[tuple[int, Quality], ...]]]:
-    """The frames' values and quality codes."""
+) -> tuple[list[Sequence[Value]], list[tuple[tuple[int, Quality], ...]]]:
+    """Each column's values, each frame's quality codes."""
     decoded = []
     for point, column in enumerate(columns):
         decoded.append(_column(array(column, "block: values", count), types[point] if types else None))
@@ -196,7 +201,7 @@ def _rows(
     for point, codes in sorted(quality.items()):
         for i, code in codes.items():
             by_frame[i].append((point, code))
-    return list(zip(*decoded, strict=True)), [tuple(each) for each in by_frame]
+    return decoded, [tuple(each) for each in by_frame]
 
 
 def _types(group: int, columns: int, plan: Plan | None, *, periodic: bool) -> list[ValueType] | None:

@@ -9,11 +9,12 @@ problem is a sentence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from agent.evidence.frames import cycles_of
 from agent.evidence.timetable import clock_stepped, due_before
-from agent.model import Data, Frame, GroupPlan, Plan
+from agent.model import Data, GroupPlan, Plan
 
 GroupKey = tuple[str, str]  # device id, group name
 _OF_THE_RUN = ("boot_id", "version", "channel", "topic", "follows", "resumes", "volatile")  # alike in all its plans
@@ -142,7 +143,10 @@ class Coverage:
         lost: Lost = {}
         self.torn = False
         spans: dict[int, list[tuple[int, int, int | None]]] = {}
-        self._spans_of_frames(data.frames, spans)
+        for group, _, runs, codes in cycles_of(data.frames):
+            spans.setdefault(group, []).extend([(first, last, None) for first, last in runs])
+            if codes and group < len(self.tallies):
+                self.tallies[group].quality.update(codes)
         for gap in data.gaps:
             if gap.first is not None and gap.last is not None:
                 spans.setdefault(gap.group, []).append((gap.first, gap.last, gap.cause))
@@ -177,21 +181,6 @@ class Coverage:
                     tally.gaps[cause] += count
                 self.next[group] = last + 1
         return problems, lost
-
-    def _spans_of_frames(self, frames: Iterable[Frame], spans: dict[int, list[tuple[int, int, int | None]]]) -> None:
-        """Runs of consecutive cycles, per group, as (first, last, None); quality is counted on the way."""
-        group = first = last = -1
-        for frame in frames:
-            if frame.quality and frame.group < len(self.tallies):
-                self.tallies[frame.group].quality.update(code for _, code in frame.quality)
-            if frame.group == group and frame.cycle == last + 1:
-                last += 1
-                continue
-            if group >= 0:
-                spans.setdefault(group, []).append((first, last, None))
-            group, first, last = frame.group, frame.cycle, frame.cycle
-        if group >= 0:
-            spans.setdefault(group, []).append((first, last, None))
 
 
 def _place(span: tuple[int, int, int | None]) -> tuple[int, int]:

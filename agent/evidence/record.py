@@ -16,6 +16,7 @@ from agent.errors import EvidenceError
 from agent.evidence import cbor
 from agent.evidence.block import decode_block, encode_blocks
 from agent.evidence.envelope import unpack
+from agent.evidence.frames import Frames
 from agent.evidence.shape import array, digest, integer, known_keys, maybe, positive, text, uint
 from agent.model import (
     Cause,
@@ -24,7 +25,6 @@ from agent.model import (
     DeviceInfo,
     Event,
     EventCode,
-    Frame,
     Gap,
     GroupPlan,
     Kind,
@@ -344,12 +344,10 @@ def _data(body: Any, plan: Plan | None, unknown: list[str]) -> Data:
     term, blocks, gaps = array(body, "data", 3)
     if plan is not None and plan.term != positive(term, "term"):
         plan = None  # continuity and completeness say what this means
-    frames: list[Frame] = []
-    for block in array(blocks, "blocks"):
-        frames += decode_block(block, plan, unknown)
+    frames = Frames([decode_block(block, plan, unknown) for block in array(blocks, "blocks")])
     if len(blocks) > 1 and len({block[1] for block in blocks}) != len(blocks):
         raise EvidenceError("a group has two blocks in one record")
-    return Data(positive(term, "term"), tuple(frames), tuple([_gap(gap, plan, unknown) for gap in array(gaps, "gaps")]))
+    return Data(positive(term, "term"), frames, tuple([_gap(gap, plan, unknown) for gap in array(gaps, "gaps")]))
 
 
 def _gap(item: Any, plan: Plan | None, unknown: list[str]) -> Gap:

@@ -7,6 +7,7 @@ place if not.
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from operator import countOf
 from typing import Any, TypeVar
 
 from agent.errors import EvidenceError
@@ -63,7 +64,7 @@ def maybe(shape: Callable[[Any, str], T], item: Any, place: str) -> T | None:
 
 def uints(item: Any, size: int, place: str) -> list[int]:
     """An array of unsigned integers, of this length; checked at C speed."""
-    if type(item) is not list or len(item) != size or (item and (set(map(type, item)) != {int} or min(item) < 0)):
+    if type(item) is not list or len(item) != size or countOf(map(type, item), int) != size or (size and min(item) < 0):
         raise EvidenceError(f"{place}: expected {size} unsigned integers")
     return item
 

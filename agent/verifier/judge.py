@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from agent.errors import EvidenceError
 from agent.evidence.coverage import Coverage, GroupKey, Tally, group_key
+from agent.evidence.frames import cycles_of
 from agent.evidence.record import VERSION, Head, decode_record
 from agent.model import Data, Event, EventCode, Plan, Record, Sealed
 from agent.verifier import holes
@@ -144,8 +145,8 @@ class Judge:
         covered: dict[GroupKey, int] = Counter()
         if isinstance(body, Data) and stream.coverage is not None and body.term == stream.coverage.plan.term:
             keys = stream.coverage.keys
-            for frame in body.frames:
-                covered[keys[frame.group]] += 1
+            for cycles in cycles_of(body.frames):
+                covered[keys[cycles.group]] += cycles.number
             for gap in body.gaps:
                 if gap.first is not None and gap.last is not None:
                     covered[keys[gap.group]] += gap.last - gap.first + 1
@@ -168,12 +169,12 @@ class Judge:
     def _recover(self, stream: Stream, plan: Plan, data: Data, hole: Hole) -> None:
         """Count the cycles of a record that came late: they are missing no more."""
         affected = [hole, *(each for each in stream.holes if each is not hole)]
-        for frame in data.frames:
-            key = group_key(plan, plan.groups[frame.group])
+        for cycles in cycles_of(data.frames):
+            key = group_key(plan, plan.groups[cycles.group])
             tally = stream.account.tally(key)
-            tally.present += 1
-            tally.quality.update(code for _, code in frame.quality)
-            holes.recover(affected, key, 1)
+            tally.present += cycles.number
+            tally.quality.update(cycles.codes)
+            holes.recover(affected, key, cycles.number)
         for gap in data.gaps:
             key = group_key(plan, plan.groups[gap.group])
             if gap.first is not None and gap.last is not None:
@@ -251,8 +252,9 @@ class Judge:
         if record.unknown:
             report.tell_news(record.unknown)
         if isinstance(body, Data):
-            report.frames += len(body.frames)
-            account.frames += len(body.frames)
+            count = len(body.frames)
+            report.frames += count
+            account.frames += count
         elif isinstance(body, Event):
             account.events[body.code] += 1
         if plan is not None and (not isinstance(body, Data) or body.term == plan.term):
