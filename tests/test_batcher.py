@@ -43,7 +43,7 @@ from agent.sealing.batcher import FULL, GAPS_WAIT, Batcher
 from agent.sealing.sealer import Sealer
 from agent.signer import KeySigner
 from agent.verifier import Verifier
-from tests.fakes import BACKEND, MS, FakeStore, S, turns, virtual_clock
+from tests.fakes import BACKEND, MS, FakeStore, S, turns, until, virtual_clock
 from tests.runs import DEVICE, DID, FACTS, SECRET, frame, group
 
 pytestmark = pytest.mark.anyio
@@ -367,7 +367,7 @@ async def test_what_was_refused_is_stated_by_a_plan_of_its_own_and_then_told() -
     async with running(bench):
         await bench.clock.sleep_until(bench.clock.now + 5 * S)
         bench.refusals.add(2, bench.store.written[0].link)
-        await turns(200)
+        await until(lambda: told, within=10 * MS)
         assert kinds(bench.store) == "pp"
         assert _withdrawn(bench.store) == (refused(bench, 1),)
         assert told == [([2], 2)], "once it is on disk"
