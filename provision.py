@@ -48,6 +48,7 @@ DEBIAN = {  # packages, and the program of each, or its library, whose folder is
     "mosquitto": "usr/sbin/mosquitto",
     "openssl": "usr/bin/openssl",
     "libfaketime": "usr/lib/*/faketime/libfaketime.so.1",
+    "btrfs-progs": "**/sbin/mkfs.btrfs",  # below usr from Debian 13 on
 }
 SYSTEM = Path("/")
 STARTED = time.monotonic()
@@ -230,9 +231,11 @@ def debian_folder() -> Path:
 
 def installed(name: str) -> Path | None:
     """The machine's own program or library of that name; root's programs are not on everybody's PATH."""
-    if "*" in DEBIAN[name]:
+    if ".so" in DEBIAN[name]:
         return next(SYSTEM.glob(DEBIAN[name]), None)
-    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+    found = shutil.which(
+        Path(DEBIAN[name]).name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    )
     return Path(found) if found else None
 
 

@@ -23,7 +23,7 @@ TORN = "power cut in a write"
 def campaign(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
     if os.geteuid() or not os.path.exists("/dev/net/tun") or shutil.which("mkfs.ext4") is None:
         pytest.skip("needs root, /dev/net/tun and mkfs.ext4")
-    if any(provision.program(name) is None for name in ("mosquitto", "libfaketime", "openssl")):
+    if any(provision.program(name) is None for name in ("mosquitto", "libfaketime", "openssl", "btrfs-progs")):
         pytest.skip("python3 provision.py debian makes what it needs ready")
     command = [sys.executable, "-m", "testbed.campaign", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
@@ -63,7 +63,7 @@ def test_faults_follow_from_the_seed_and_all_kinds_have_their_turn() -> None:
     assert first == [[fault.kind for fault in wave] for wave in waves(random.Random(1), 200, ())]
     assert sum(map(len, first)) == 200
     for kind in KINDS:
-        assert sum(wave.count(kind.kind) for wave in first) in (9, 10)
+        assert sum(wave.count(kind.kind) for wave in first) in (8, 9)
     assert max(map(len, first)) > 3
 
 

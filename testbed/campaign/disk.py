@@ -1,6 +1,8 @@
 """A small ext4 of its own for the agent's outboxes, in a file behind a loop device; for a mount namespace of its own.
 
-What a power cut leaves is what the file system wrote down as durable: EXT4_IOC_SHUTDOWN without flushing its log.
+What a power cut leaves is what the file system wrote down as durable: EXT4_IOC_SHUTDOWN without flushing its log. Or
+what is on the device at any moment, in the middle of whatever the file system does: a copy of the file behind it, made
+at once where that lies on a file system that can (``cp --reflink``).
 """
 
 from __future__ import annotations
@@ -9,17 +11,42 @@ import fcntl
 import os
 import struct
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+
+import provision
 
 _SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN
 SIZE = 48 << 20
+_HOST_SIZE = 512 << 20  # a sparse file
 
 
-def _run(*command: str | Path) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+def _run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})}
+    )
     if done.returncode:
         raise OSError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
+
+
+class Reflinks:
+    """A folder ``place`` on a btrfs, whose files are copied at once."""
+
+    def __init__(self, image: Path, place: Path) -> None:
+        found = provision.program("btrfs-progs")
+        assert found is not None, "python3 provision.py debian makes it ready"
+        program, environment = found
+        with image.open("wb") as file:
+            file.truncate(_HOST_SIZE)
+        _run(program, "--quiet", image, environment=environment)
+        self.place = place
+        place.mkdir()
+        _run("mount", "-o", "loop,nodatacow", image, place)
+
+    def unmount(self) -> None:
+        """Nothing of it may be in use any more."""
+        _run("umount", self.place)
 
 
 class SmallDisk:
@@ -28,6 +55,7 @@ class SmallDisk:
     def __init__(self, image: Path, place: Path) -> None:
         self.place = place
         self._image = image
+        self._snapshot = image.with_suffix(".snapshot")
         self._filler = place / "filler"
         with image.open("wb") as file:
             file.truncate(SIZE)
@@ -54,6 +82,16 @@ class SmallDisk:
             fcntl.ioctl(folder, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(folder)
+
+    def snapshot(self) -> None:
+        """Keep what is on the device now. The file behind it must be on a file system that copies at once."""
+        _run("cp", "--reflink=always", self._image, self._snapshot)
+
+    def go_back(self) -> None:
+        """To be what was kept. Nobody may have a file open on it."""
+        self.unmount()
+        self._snapshot.rename(self._image)
+        self.mount()
 
     def break_down(self) -> None:
         """The kernel finds it broken and makes it read-only. To be unmounted and mounted again."""

@@ -156,6 +156,25 @@ class PowerCut(Fault):
         self.world.agent.start()
 
 
+class Snapshot(Fault):
+    """What is on the device at any moment is what the agent finds afterwards."""
+
+    kind, touches = "power cut at any moment", frozenset({"agent"})
+
+    def inject(self) -> None:
+        """Do it."""
+        agent, disk = self.world.agent, self.world.disk
+        if agent.alive:
+            agent.signal(signal.SIGSTOP)  # nothing may leave that the copy does not have
+        disk.snapshot()
+        agent.kill()
+        disk.go_back()
+
+    def heal(self) -> None:
+        """Put it right."""
+        self.world.agent.start()
+
+
 class TornWrite(Fault):
     """A power cut in the middle of a write, of which any beginning or any end has reached the disk; sometimes of a
     start and of the next one: what is left of the first may then stand right behind the second's first record.
@@ -430,6 +449,7 @@ KINDS: tuple[type[Fault], ...] = (
     KillBoth,
     BrokerHangs,
     PowerCut,
+    Snapshot,
     TornWrite,
     DiskErrors,
     SlowDisk,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed.bad_disk import Disk
 from testbed.campaign.agent import Writes
-from testbed.campaign.disk import SmallDisk
+from testbed.campaign.disk import Reflinks, SmallDisk
 from testbed.campaign.wan import THERE
 from testbed.certificates import Authority
 from testbed.child import wait_for
@@ -55,7 +55,8 @@ class World(Rig):
         self.certificates = Authority(folder / "tls")
         self.issue()
         self.wan = Wan(folder)
-        self.disk = SmallDisk(folder / "state.image", folder / "state")
+        self.reflinks = Reflinks(folder / "reflinks.image", folder / "reflinks")
+        self.disk = SmallDisk(self.reflinks.place / "state.image", folder / "state")
         self.errors, self.writes = Disk(folder / "disk.orders"), Writes(folder / "writes.orders")
         settings = (
             f'tls {{\n  cert_file: "{folder}/tls/server.pem"\n  key_file: "{folder}/tls/server.key"\n'
@@ -139,3 +140,4 @@ class World(Rig):
         self.writes.heal()
         super().close()
         self.disk.unmount()
+        self.reflinks.unmount()
