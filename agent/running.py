@@ -29,6 +29,7 @@ from agent.config.effective import AdapterPlan, Config
 from agent.config.effective import Channel as Configured
 from agent.errors import AgentError, ConfigError, Problem
 from agent.foresight.forecast import too_large
+from agent.instant import instant
 from agent.model import EventCode
 from agent.outbox.files import OS_FILES, Files
 from agent.ports import Clock, Signer
@@ -67,7 +68,7 @@ class Running:
         self._signer = signer
         self._clock = clock
         self._files = files
-        self._started = clock.wall(), clock.boot()
+        self._started = instant(clock)
         self._boot_id = boot_id()
         self._states = States(clock)
         self._router = Router({})

@@ -20,6 +20,7 @@ import anyio
 from agent.clock_wait import ClockWait
 from agent.errors import AcquisitionError
 from agent.evidence.timetable import anchor, clock_stepped, due_before, following, latest_due
+from agent.instant import instant
 from agent.listener import Listener
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Value
 from agent.ports import Clock, PolledDevice
@@ -163,7 +164,7 @@ class Supervisor:
     async def _begin(self, old: Term | None) -> Term:
         """Close the old term, if there is one, and begin the next with new anchors for all groups."""
         standing = [] if old is None else list(zip(old.groups, old.schedules, old.next, strict=True))
-        wall, boot = self._clock.wall(), self._clock.boot()
+        wall, boot = instant(self._clock)
         # Not at the very instant of a mark that was read: a group that goes is closed up to here, and no further.
         ahead = max([0, *(schedule.due(covered - 1) + 1 - boot for _, schedule, covered in standing)])
         wall, boot = wall + ahead, boot + ahead
@@ -212,7 +213,7 @@ class Supervisor:
             while not term.over:
                 term.allow(scope, grace=0)
                 await self._clock.sleep_until(schedule.due(term.next[index]))
-                wall, boot = self._clock.wall(), self._clock.boot()
+                wall, boot = instant(self._clock)
                 if clock_stepped(schedule, wall=wall, boot=boot):
                     log.warning("clock stepped group=%s/%s", name, group.name)
                     term.end()

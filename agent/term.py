@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import anyio
 
 from agent.evidence.timetable import clock_stepped, offset
+from agent.instant import instant
 from agent.listener import Listener
 from agent.model import GroupPlan, Schedule
 from agent.ports import Clock, EventDevice, PolledDevice
@@ -136,7 +137,10 @@ class Term:
 
     def look(self) -> None:
         """End the term if the wall clock has left it and no poller will see that."""
-        if not self.schedules and self.stepped(wall=self._clock.wall(), boot=self._clock.boot()):
+        if self.schedules:
+            return
+        wall, boot = instant(self._clock)
+        if self.stepped(wall=wall, boot=boot):
             self.end()
 
     def identities(self) -> dict[str, Identity]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from agent.clock import SystemClock
 from agent.clock_wait import ClockWait
 from agent.evidence.timetable import anchor
+from agent.instant import instant
 from agent.model import ClockQuality, ClockState
 from tests.fakes import BACKEND, MS, S, virtual_clock
 from tests.runs import FakeClock
@@ -228,3 +229,38 @@ async def test_a_wait_that_is_cancelled_is_none() -> None:
     with anyio.move_on_after(5):
         await wait.over()
     assert not wait.waiting
+
+
+class HeldUp:
+    """Clocks of a machine that holds us up so often between two looks, each time for 20 ms."""
+
+    def __init__(self, times: int) -> None:
+        self.now = 1000 * S
+        self._times = times
+
+    def wall(self) -> int:
+        wall = self.now + 10**18
+        if self._times:
+            self._times -= 1
+            self.now += 20_000_000
+        return wall
+
+    def boot(self) -> int:
+        return self.now
+
+    def quality(self) -> ClockQuality:
+        return ClockQuality()
+
+    async def sleep_until(self, boot: int) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("times", [0, 1, 4])
+def test_being_held_up_between_two_looks_is_no_step(times: int) -> None:
+    wall, boot = instant(HeldUp(times))
+    assert wall - boot == 10**18
+
+
+def test_who_is_held_up_each_time_has_the_last_look() -> None:
+    wall, boot = instant(HeldUp(1000))
+    assert wall - boot == 10**18 - 20_000_000

@@ -26,6 +26,7 @@ PLACES: Mapping[str, Place] = {
     "agent.eip191": (PURE, "coincurve"),
     "agent.errors": (WORDS, ""),
     "agent.fields": (PURE, "pydantic pydantic_core"),
+    "agent.instant": (PURE, ""),
     "agent.model": (WORDS, ""),
     "agent.ports": (WORDS, ""),
     "agent.printable": (WORDS, ""),

@@ -376,6 +376,24 @@ async def test_a_full_channel_does_not_hold_up_the_end_of_a_term(clock: FakeCloc
     assert terms.brief(0) == terms.brief(1) == [(0, 0, Cause.OVERRUN)]
 
 
+async def test_being_held_up_between_two_looks_at_the_clocks_is_no_step_of_one(clock: FakeClock) -> None:
+    terms, device, held_up = Terms(clock), FakeDevice(clock, script=script()), list[int]()
+    wall = clock.wall
+
+    def look() -> int:
+        now = wall()
+        if clock.now > 1001 * S and len(held_up) < 3:
+            held_up.append(clock.now)
+            clock.now += 20 * MS
+        return now
+
+    clock.wall = look  # type: ignore[method-assign]
+    async with running(terms, PolledGroup(device, "ac", 100 * MS)):
+        await clock.sleep_until(1003 * S + 50 * MS)
+    assert len(held_up) == 3
+    assert len(terms.plans) == 1
+
+
 @pytest.mark.parametrize("drift", [-4 * MS, -MS, -1000, 0, 1000, MS, 4 * MS])
 @pytest.mark.parametrize("took", [0, 100 * 1000, 2 * MS])
 async def test_drift_of_the_clocks_neither_makes_nor_loses_a_cycle(clock: FakeClock, drift: int, took: int) -> None:

@@ -17,6 +17,7 @@ from agent.evidence.envelope import protected_header, seal
 from agent.evidence.history import History
 from agent.evidence.record import ZEROS, Body, encode_data, encode_event, encode_plan, encode_record, pack
 from agent.evidence.withdrawn import merged
+from agent.instant import instant
 from agent.model import Cause, ClockQuality, Data, DeviceInfo, Event, GroupPlan, Kind, Link, Plan, Sealed, Withdrawn
 from agent.ports import Clock, Signer
 
@@ -130,7 +131,7 @@ class Sealer:
         quality = self._clock.quality()
         if since is not None:
             quality = quality.worst(since)
-        return Sealed(self._clock.wall(), self._clock.boot(), quality.state, quality.error_us)
+        return Sealed(*instant(self._clock), quality.state, quality.error_us)
 
     def data_body(self, data: Data, *, at: Sealed) -> Body:
         """Frames and gaps of the term in force, encoded; ``cover`` accounts for them once they are to be sealed."""
