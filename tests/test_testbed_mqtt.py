@@ -427,7 +427,8 @@ def fake_debian(folder: Path, does: str) -> str:
     programs["dpkg-deb"] = (
         '#!/bin/sh\nmkdir -p "$3/sbin" "$3/usr/sbin" "$3/usr/bin" "$3/usr/lib/any-linux-gnu"\n'
         'mkdir -p "$3/usr/lib/any-linux-gnu/faketime"\n'
-        'touch "$3/sbin/mkfs.btrfs" "$3/usr/sbin/mosquitto" "$3/usr/bin/openssl" "$3/usr/lib/any-linux-gnu/faketime/libfaketime.so.1"\n'
+        'touch "$3/usr/sbin/mosquitto" "$3/usr/bin/openssl" "$3/usr/lib/any-linux-gnu/faketime/libfaketime.so.1"\n'
+        'touch "$3/sbin/mkfs.btrfs"\n'
     )
     for name, text in programs.items():
         path = folder / name
