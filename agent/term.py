@@ -109,13 +109,6 @@ class Term:
         """
         self._scopes[scope] = grace
 
-    async def sleep_until(self, boot: int) -> bool:
-        """Sleep; False if the term ended meanwhile."""
-        if not self.over:
-            with self.cut_off(grace=0):
-                await self._clock.sleep_until(boot)
-        return not self.over
-
     async def wait(self, event: anyio.Event, *, until: int | None) -> None:
         """Wait for an event, until a boot time or the end of the term at most."""
         if not self.over:
