@@ -94,8 +94,7 @@ class ModbusDevice(Simulator):
     def start(self, timeout: float = 10.0) -> Self:
         """Start it and wait until it takes connections."""
         super().start()
-        ready = self._await(lambda: self._said("ready "), timeout=timeout, what="ready")
-        self.port = int(ready.rpartition(":")[2])
+        self.port = self._ready_port(timeout)
         return self
 
 

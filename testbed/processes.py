@@ -178,6 +178,11 @@ class Simulator(Process):
         if answer.startswith("refused"):
             raise ProcessError(f"{self.name} {answer}")
 
+    def _ready_port(self, timeout: float) -> int:
+        """The port that it listens on, once it says ``ready HOST:PORT``."""
+        ready = self._await(lambda: self._said("ready "), timeout=timeout, what="ready")
+        return int(ready.rpartition(":")[2])
+
     def _said(self, beginning: str, start: int | None = None) -> str | None:
         """The first whole line of the log, from byte ``start`` on, that begins like this."""
         with open(self.log_path, "rb") as log:
@@ -223,8 +228,7 @@ class Site(Simulator):
         module = [sys.executable, "-m", "testbed.site"]
         self.command_line = [*module, "--port", str(self.port), "--since", str(self._since), *self._options]
         super().start()
-        ready = self._await(lambda: self._said("ready "), timeout=timeout, what="ready")
-        self.port = int(ready.rpartition(":")[2])
+        self.port = self._ready_port(timeout)
         return self
 
 
