@@ -51,14 +51,14 @@ def pending() -> Figure:
             (folder := Path(name) / f"{'full' if waiting else 'empty'}").mkdir()
             (folder / "state").mkdir()
             ring = folder / "state" / f"{load.CHANNEL}.ring"
-            size = outbox_start.write(ring) if waiting else 64 << 20
+            size = -(-outbox_start.write(ring) >> 20) if waiting else 64
             text = load.configuration(
                 device.port,
                 "nats://127.0.0.1:9",  # discard (RFC 863): nobody listens there
                 units=10,
                 registers=REGISTERS,
                 every="200ms",
-                channel=f'outbox = {{ size = "{size}B" }}',
+                channel=f'outbox = {{ size = "{size}MiB" }}',
             )
             measures.append(partial(_per_reading, folder, load.prepare(folder, broker.url, text), away=True))
         full, empty = interleaved(measures)
