@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from testbed.ddhub import fields, naming, tokens
@@ -18,12 +16,8 @@ from testbed.ddhub.login import NotVerified, Siwe, identity
 from testbed.ddhub.rules import permits
 from testbed.ddhub.settings import ADMIN, TOPICCREATOR, USER, Settings
 from testbed.processes import NatsServer
+from tests.ddhub_world import ALICE, BOB, IDENTITIES, NOWHERE, UUID4, VECTORS, message, siwe, told
 
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "ddhub.json").read_bytes())
-IDENTITIES = json.loads((Path(__file__).parent / "vectors" / "identity.json").read_bytes())
-NOWHERE = "http://127.0.0.1:9"
-ALICE, BOB = "0x" + "11" * 32, "0x" + "22" * 32
-UUID4 = "0b271eb8-1e21-4817-95af-7951649360ed"
 SCHEMA = {
     "type": "object",
     "required": ["unit"],
@@ -65,28 +59,6 @@ async def bob(hub: DataHub) -> AsyncIterator[Gateway]:
 @pytest.fixture(scope="module")
 def topic(hub: DataHub) -> str:
     return hub.add_topic("telemetry", SCHEMA)
-
-
-def message(topic: str, *recipients: str, **changes: Any) -> dict[str, Any]:
-    """A request of POST /messages; what is changed to None is left out."""
-    usual = {
-        "fqcns": [*recipients],
-        "payload": "00:11",
-        "topicId": topic,
-        "topicVersion": "1.0.0",
-        "signature": "0x12",
-        "clientGatewayMessageId": UUID4,
-        "payloadEncryption": True,
-    }
-    return {name: value for name, value in (usual | changes).items() if value is not None}
-
-
-def told(answer: httpx.Response) -> tuple[int, str, str]:
-    """Status, code and message of an error."""
-    body = answer.json()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\[UTC\]", body["timestamp"])
-    assert answer.text.startswith('{"returnCode":')
-    return answer.status_code, body["returnCode"], body["returnMessage"]
 
 
 # ---- naming and rules -------------------------------------------------------------------------------------------
@@ -321,20 +293,10 @@ async def test_siwe_is_another_way_in(hub: DataHub) -> None:
     async with Gateway(hub.url, BOB) as bob:
         hub.enrol(bob.did)
         nonce = (await bob.ask("POST", "/auth/login/siwe/initiate")).json()["nonce"]
-        text = siwe(bob, f"{hub.url}/auth/login/siwe/verify", nonce)
-        signed = {"message": text, "signature": "0x" + bob.personal_sign(text)}
+        signed = siwe(bob, f"{hub.url}/auth/login/siwe/verify", nonce)
         answers = [await bob.ask("POST", "/auth/login/siwe/verify", json=signed) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 401]
     assert tokens.claims_of(answers[0].json()["access_token"])["did"] == bob.did
-
-
-def siwe(who: Gateway, uri: str, nonce: str, **changes: str) -> str:
-    """An EIP-4361 message without a statement."""
-    return (
-        f"here.example wants you to sign in with your Ethereum account:\n{who.account.address}\n\n\n"
-        f"URI: {uri}\nVersion: 1\nChain ID: 73799\nNonce: {nonce}\n"
-        f"Issued At: {changes.get('issued', '2025-01-01T00:00:00.000Z')}"
-    )
 
 
 def test_a_siwe_message_of_another_library_is_taken() -> None:

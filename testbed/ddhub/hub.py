@@ -81,9 +81,9 @@ class DataHub:
         self.state = State(state)
         self.served: list[Served] = []
         self.chain = Chain(self.state, settings=self.settings, clock=self.clock)
-        self._streams = Streams(nats, settings=self.settings, clock=self.clock)
+        self.streams = Streams(nats, settings=self.settings, clock=self.clock)
         parts = Parts(
-            settings=self.settings, clock=self.clock, faults=self.faults, state=self.state, streams=self._streams
+            settings=self.settings, clock=self.clock, faults=self.faults, state=self.state, streams=self.streams
         )
         self._topics, self._channels = Topics(parts), Channels(parts)
         messages = Messages(parts, self._topics)
@@ -122,7 +122,7 @@ class DataHub:
         """Cut everything and stop."""
         await self._front.close()
         await self._back.close()
-        await self._streams.close()
+        await self.streams.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -173,18 +173,18 @@ class DataHub:
         """Let time pass: tokens expire, and messages older than the broker's 24 h are gone when this returns."""
         self.clock.move(seconds)
         for fqcn in self.state.channels:
-            await self._streams.expire(fqcn)
-            await self._streams.expire(keys_fqcn(fqcn))
+            await self.streams.expire(fqcn)
+            await self.streams.expire(keys_fqcn(fqcn))
 
     # ---- what happened ----
 
     async def stored(self, did: str) -> list[Json]:
         """The bodies in a recipient's stream (of a DID or an anonymous key), with ``subject`` and ``headers``."""
-        return await self._streams.stored(did)
+        return await self.streams.stored(did)
 
     async def stored_keys(self, did: str) -> list[Json]:
         """The bodies in a participant's mailbox of keys."""
-        return await self._streams.stored(keys_fqcn(did))
+        return await self.streams.stored(keys_fqcn(did))
 
     def calls(self, path: str, method: str = "POST") -> list[Json]:
         """The JSON bodies of the requests of this path that were answered or cut, in order."""
