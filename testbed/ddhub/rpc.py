@@ -179,11 +179,11 @@ class Rpc:
 
 def _fits(topics: list[str], asked: list[Any]) -> bool:
     """Whether a log's topics are those asked for: null is any, a list is one of."""
-    for at, wanted in enumerate(asked):
-        if wanted is None:
-            continue
+    if len(asked) > len(topics):
+        return False
+    for topic, wanted in zip(topics, asked, strict=False):
         choices = [wanted] if isinstance(wanted, str) else wanted
-        if at >= len(topics) or topics[at] not in [each.lower() for each in choices]:
+        if choices is not None and topic not in [each.lower() for each in choices]:
             return False
     return True
 
