@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nats.errors import Error as NatsError
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -91,7 +92,15 @@ class BrokerApp:
         routes = [Route(each.path, self._route(each), methods=[each.method]) for each in self.endpoints]
         # Starlette answers HEAD where it answers GET; nobody asks
         nowhere = {404: self._no_rule, 405: self._no_rule}
-        self.app = Starlette(routes=routes, exception_handlers={Refused: self._refused, **nowhere})
+        self.app = Starlette(
+            routes=routes,
+            exception_handlers={
+                Refused: self._refused,
+                NatsError: self._no_answer,
+                TimeoutError: self._no_answer,
+                **nowhere,
+            },
+        )
         self.app.router.redirect_slashes = False
 
     def _route(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
@@ -100,8 +109,6 @@ class BrokerApp:
             if not permits(getattr(self.parts.settings, endpoint.rule), roles):
                 raise Refused(403, "10", "Forbidden access")
             body = await request.body()
-            if len(body) > self.parts.settings.body_max:
-                return Response(status_code=413)
             try:
                 found = await endpoint.handler(Call(did, roles, token, request, body))
             except Unhandled as error:
@@ -127,6 +134,10 @@ class BrokerApp:
     def _refused(self, _: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
         return _json(outcome(error.code, error.message, self.parts.clock.now_ms()), error.status)
+
+    def _no_answer(self, _: Request, error: Exception) -> Response:
+        """NATS went away meanwhile."""
+        return _json(outcome("60", f"NATS: {error}", self.parts.clock.now_ms()), 400)
 
     def _no_rule(self, request: Request, _: Exception) -> Response:
         self._principal(request)

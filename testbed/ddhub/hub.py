@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ class DataHub:
     """Opened by ``async with``. ``nats``: the URL of a server with JetStream.
 
     ``state``: a file that keeps everything but messages. ``tls``: for proxy and broker; SSI Hub and node always speak
-    plain HTTP. ``seed`` decides in which order search results come.
+    plain HTTP. ``seed`` decides in which order search results come. ``keep``: so many requests are in ``served``.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class DataHub:
         hub_port: int = 0,
         tls: Tls | None = None,
         seed: int = 1,
+        keep: int = 10_000,
     ) -> None:
         self.settings = settings or Settings()
         self.clock = clock or HubClock()
         self.faults = Faults()
         self.state = State(state)
-        self.served: list[Served] = []
+        self.served: deque[Served] = deque(maxlen=keep)
         self.chain = Chain(self.state, settings=self.settings, clock=self.clock)
         self.streams = Streams(nats, settings=self.settings, clock=self.clock)
         parts = Parts(

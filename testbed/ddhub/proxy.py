@@ -90,6 +90,8 @@ class Proxy:
         """ASGI."""
         if scope["path"] == "/auth" or scope["path"].startswith("/auth/"):
             await self._app(scope, receive, send)
+        elif int(Request(scope).headers.get("content-length", 0)) > self._parts.settings.body_max:
+            await page(413)(scope, receive, send)
         elif self.guarded and self._claims(Request(scope)) is None:
             await page(401)(scope, receive, send)
         else:

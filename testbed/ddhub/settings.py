@@ -36,7 +36,7 @@ class Settings:
     message_max: int = 8_388_608  # a whole NATS message
     file_max: int = 512_000_000
     client_id_max: int = 200  # reported, not enforced
-    body_max: int = 512_000 * 1024  # an HTTP request
+    body_max: int = 512_000 * 1024  # an HTTP request; what the deployed nginx takes is not known
     duplicate_window_s: int = 120
     replicas: int = 1
     entities_allowed: bool = True  # False: as release v2.1.3, which takes no `&lt;` in plain strings

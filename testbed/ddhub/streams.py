@@ -81,7 +81,12 @@ class Streams:
                     await self._client.close()
                 try:
                     self._client = await nats.connect(
-                        self._url, allow_reconnect=False, connect_timeout=5, error_cb=_unheard
+                        self._url,
+                        allow_reconnect=False,
+                        max_reconnect_attempts=1,  # else a refused connection is tried for two minutes
+                        reconnect_time_wait=0,
+                        connect_timeout=5,
+                        error_cb=_unheard,
                     )
                 except (OSError, Error, TimeoutError) as error:
                     raise Refused(400, "60", f"Unable to connect to NATS servers: {error}") from None
@@ -245,9 +250,7 @@ class Streams:
     @staticmethod
     async def acknowledge(messages: Sequence[Found]) -> None:
         """Let a durable be done with them; returns when it is."""
-        async with asyncio.TaskGroup() as tasks:
-            for message in messages:
-                tasks.create_task(message.raw.ack_sync(timeout=5))
+        await asyncio.gather(*(message.raw.ack_sync(timeout=5) for message in messages))
 
     @staticmethod
     async def put_back(messages: Sequence[Found]) -> None:
