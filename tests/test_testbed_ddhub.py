@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from testbed.ddhub import fields, naming, tokens
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import CREATOR_ROLES, OWNER, USER_ROLE, DataHub
 from testbed.ddhub.login import NotVerified, Siwe, identity
+from testbed.ddhub.payloads import judge_payload
+from testbed.ddhub.replies import Refused
 from testbed.ddhub.rules import permits
 from testbed.ddhub.settings import ADMIN, TOPICCREATOR, USER, Settings
 from testbed.processes import NatsServer
@@ -568,7 +571,7 @@ async def test_messages_are_judged(
 
 
 async def test_a_body_that_is_no_json_is_told(alice: Gateway) -> None:
-    for body in (b"{", b"[]", b""):
+    for body in (b"{", b"[]", b"", b'{"payload":NaN}', b'{"payload":"\xff"}'):
         assert told(await alice.ask("POST", "/messages", content=body))[:2] == (400, "15")
 
 
@@ -629,6 +632,23 @@ async def test_what_is_larger_than_nats_takes_fails_for_its_recipient(alice: Gat
     assert "payload size exceed" in detail["err"]["reason"]
 
 
+async def test_what_is_larger_than_a_streams_messages_may_be_fails_too(server: NatsServer) -> None:
+    hub = DataHub(server.url, settings=Settings(message_max=1000))
+    async with hub, Gateway(hub.url, "0x" + "66" * 32) as bob:
+        hub.enrol(bob.did)
+        await bob.login()
+        answer = await bob.post("/messages", message(hub.add_topic("small", "{}"), bob.did, payload="x" * 1000))
+        (detail,) = answer["status"][0]["details"]
+        assert detail["err"]["reason"] == "message size exceeds maximum allowed [10054]"
+        assert (await bob.get("/config"))["msgMaxSize"] == 1000
+
+
+async def test_text_that_is_no_unicode_is_stored_with_question_marks(hub: DataHub, alice: Gateway, topic: str) -> None:
+    body = json.dumps(message(topic, alice.did, payload="\ud800", transactionId="\udfff"))
+    assert (await alice.ask("POST", "/messages", content=body)).json()["recipients"]["sent"] == 1
+    assert (await hub.stored(alice.did))[-1]["payload"] == "?"
+
+
 async def test_a_key_for_who_has_no_mailbox_is_answered_with_nothing(hub: DataHub, alice: Gateway) -> None:
     body = {"fqcn": "did:ethr:volta:0x0000000000000000000000000000000000000001", "payload": "x"}
     answer = await alice.ask("POST", "/messages/internal", json={**body, "clientGatewayMessageId": "any text"})
@@ -663,6 +683,21 @@ async def test_payloads_in_clear_are_judged(alice: Gateway, topic: str, payload:
     answer = await alice.ask("POST", "/messages", json=message(topic, alice.did, payload=text, payloadEncryption=False))
     assert answer.status_code == (200 if code is None else 400)
     assert code is None or told(answer)[1] == code
+
+
+@pytest.mark.parametrize(("payload", "passes"), [('{"unit":"a b"}', True), ('{"unit":"&lt;"}', False)])
+def test_the_last_release_takes_no_entities(payload: str, passes: bool) -> None:
+    judge_payload(payload, json.dumps(SCHEMA), entities=True)
+    with nullcontext() if passes else pytest.raises(Refused):
+        judge_payload(payload, json.dumps(SCHEMA), entities=False)
+
+
+async def test_a_proxy_may_take_siwe_only_and_be_of_another_chain(server: NatsServer) -> None:
+    settings = Settings(blocknum_auth=False, chain="ewc")
+    async with DataHub(server.url, settings=settings) as hub, Gateway(hub.url, BOB, chain="ewc") as bob:
+        assert hub.did(bob.account.address) == bob.did
+        answer = await bob.ask("POST", "/auth/login", json={"identityToken": bob.identity_token()})
+        assert answer.status_code == 404
 
 
 async def test_only_payloads_of_json_schemas_are_judged(hub: DataHub, alice: Gateway) -> None:

@@ -12,7 +12,7 @@ from eth_abi.abi import encode
 from eth_account import Account
 from eth_utils.address import to_checksum_address
 
-from testbed.ddhub.chain import FOR_EVER, KEY_NAME, gas_for, key_value
+from testbed.ddhub.contract import FOR_EVER, KEY_NAME, gas_for, key_value
 from testbed.ddhub.documents import document
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import DataHub
@@ -282,6 +282,7 @@ async def test_only_the_owner_may_change_an_identity(hub: DataHub, node: Node, a
         ({"nonce": 1}, "nonce too high"),
         ({"gas": 21_000}, "intrinsic gas too low"),
         ({"gas": 10_000_000}, "exceeds block gas limit"),
+        ({"gasPrice": 0}, "transaction underpriced"),
     ],
 )
 async def test_transactions_are_judged(hub: DataHub, node: Node, changes: dict[str, Any], reason: str) -> None:

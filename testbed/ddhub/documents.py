@@ -13,7 +13,8 @@ from typing import Any
 from eth_abi.abi import decode
 from eth_utils.address import to_checksum_address
 
-from testbed.ddhub.chain import ATTRIBUTE_CHANGED, DELEGATE_CHANGED, Chain, address_of
+from testbed.ddhub.chain import Chain
+from testbed.ddhub.contract import ATTRIBUTE_CHANGED, DELEGATE_CHANGED, address_of, topic_of
 
 _ATTRIBUTE = re.compile(r"did/(pub|auth|svc)/(\w+)(/(\w+))?(/(\w+))?")
 _OWNER_VALIDITY = {"type": "BigNumber", "hex": "0x1ffffffffffffe"}
@@ -42,10 +43,9 @@ def document(chain: Chain, did: str, now: float) -> dict[str, Any]:
 
 
 def _history(chain: Chain, did: str) -> list[dict[str, Any]]:
-    topic = "0x" + address_of(did)[2:].lower().rjust(64, "0")
     first_of_block: dict[str, dict[str, Any]] = {}
     for log in chain.logs(0, chain.head):
-        if log["topics"][1] == topic:
+        if log["topics"][1] == topic_of(did):
             first_of_block.setdefault(log["blockNumber"], log)
     return [*first_of_block.values()][::-1]
 
@@ -53,7 +53,7 @@ def _history(chain: Chain, did: str) -> list[dict[str, Any]]:
 def _entry(log: dict[str, Any], did: str) -> tuple[str, dict[str, Any], int]:
     """Where a log's entry belongs ("" if nowhere), the entry, and until when it is valid."""
     data = bytes.fromhex(log["data"][2:])
-    if log["topics"][0] == "0x" + DELEGATE_CHANGED.hex():
+    if log["topics"][0] == DELEGATE_CHANGED:
         kind, delegate, until, _ = decode(["bytes32", "address", "uint256", "uint256"], data)
         text, address = _text(kind), to_checksum_address(delegate)
         entry = {
@@ -63,7 +63,7 @@ def _entry(log: dict[str, Any], did: str) -> tuple[str, dict[str, Any], int]:
             "ethereumAddress": address,
         }
         return ("publicKey" if text in ("veriKey", "sigAuth") else ""), entry, until
-    if log["topics"][0] != "0x" + ATTRIBUTE_CHANGED.hex():
+    if log["topics"][0] != ATTRIBUTE_CHANGED:
         return "", {}, 0
     name, value, until, _ = decode(["bytes32", "bytes", "uint256", "uint256"], data)
     found = _ATTRIBUTE.fullmatch(_text(name))

@@ -129,12 +129,16 @@ TOPIC_VERSION = (Field("schema", required=True),)
 def parsed(body: bytes) -> Json:
     """The JSON object of a body. Raises Refused (15)."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse)
     except ValueError as error:
         raise Refused(400, "15", f"Cannot parse JSON: {error}") from None
     if not isinstance(value, dict):
         raise Refused(400, "15", "Cannot parse JSON: an object is needed")
     return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def validate(fields: Sequence[Field], body: Json) -> None:

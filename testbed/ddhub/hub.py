@@ -32,9 +32,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.types import Receive, Scope, Send
 
 from testbed.ddhub.broker import BrokerApp, Parts
-from testbed.ddhub.chain import Chain, address_of
+from testbed.ddhub.chain import Chain
 from testbed.ddhub.channels import Channels
 from testbed.ddhub.clock import HubClock
+from testbed.ddhub.contract import address_of
 from testbed.ddhub.faults import Faults
 from testbed.ddhub.messages import Messages
 from testbed.ddhub.naming import keys_fqcn

@@ -35,7 +35,8 @@ def message_subject(fqcn: str, topic_id: str) -> str:
 
 def dedupe_id(transaction_id: str, sender: str, fqcn: str, topic_id: str) -> str:
     """The header Nats-Msg-Id: Java's UUID.nameUUIDFromBytes, which has no namespace."""
-    digest = hashlib.md5((transaction_id + sender + fqcn + topic_id).encode(), usedforsecurity=False).digest()
+    text = (transaction_id + sender + fqcn + topic_id).encode(errors="replace")
+    digest = hashlib.md5(text, usedforsecurity=False).digest()
     return str(uuid.UUID(bytes=digest, version=3))
 
 

@@ -6,6 +6,7 @@ which believes every token.
 
 from __future__ import annotations
 
+import http.client
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,15 +28,13 @@ _PAGE = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
-_REASONS = {
-    401: "Authorization Required", 403: "Forbidden", 413: "Request Entity Too Large", 429: "Too Many Requests",
-    500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Temporarily Unavailable",
-}  # fmt: skip
+_REASONS = {401: "Authorization Required", 503: "Service Temporarily Unavailable"}  # as nginx words them
 
 
 def page(status: int) -> Response:
     """An error as nginx words it."""
-    return Response(_PAGE.format(f"{status} {_REASONS[status]}"), status, media_type="text/html")
+    reason = _REASONS.get(status) or http.client.responses.get(status, "Error")
+    return Response(_PAGE.format(f"{status} {reason}"), status, media_type="text/html")
 
 
 def problem(status: int, message: str) -> Response:

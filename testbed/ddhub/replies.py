@@ -43,7 +43,8 @@ def missing(message: str) -> Refused:
 
 def rendered(value: Any) -> bytes:
     """As Yasson writes it."""
-    return json.dumps(_present(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(_present(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="replace")  # half a surrogate pair becomes "?", as in Java
 
 
 def _present(value: Any) -> Any:

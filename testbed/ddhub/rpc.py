@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from testbed.ddhub.broker import Parts
-from testbed.ddhub.chain import BLOCK_GAS, Chain, ChainError, gas_for
+from testbed.ddhub.chain import BLOCK_GAS, Chain, ChainError
+from testbed.ddhub.contract import gas_for
 from testbed.ddhub.transaction import decode_transaction
 
 _ZERO = "0x" + 64 * "0"

@@ -74,7 +74,7 @@ class Searches:
             new -= len(got)
             await sort(got)
         shown, more = kept[: max(amount, 0)], kept[max(amount, 0) :]
-        if shown and self._parts.faults.take("unordered-drop", "/messages/search"):
+        if shown and self._parts.faults.take("search-partial", "/messages/search"):
             more = [*more, shown.pop(0)]
         if at_once:
             await streams.acknowledge(shown)

@@ -17,7 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from testbed.ddhub import tokens
 from testbed.ddhub.broker import Parts
-from testbed.ddhub.chain import Chain, address_of
+from testbed.ddhub.chain import Chain
+from testbed.ddhub.contract import address_of
 from testbed.ddhub.documents import Unresolvable, document
 from testbed.ddhub.login import DID, NotVerified, Siwe, identity
 from testbed.ddhub.proxy import answer, body_of, problem

@@ -66,6 +66,7 @@ class Streams:
         self._clock = clock
         self._client: Client | None = None
         self._opening = asyncio.Lock()
+        self._oldest: dict[str, tuple[int, int]] = {}  # stream: number of its oldest message, when that was taken
         self._published: dict[tuple[str, str], tuple[float, int]] = {}  # stream, id: when, under which of its names
 
     async def close(self) -> None:
@@ -149,20 +150,28 @@ class Streams:
         jetstream, stream = await self._jetstream(), stream_name(fqcn)
         horizon = self._clock.now_ms() - self._settings.expiry_ms
         state = (await self._ask(self._jetstream(), lambda jetstream: jetstream.stream_info(stream))).state
-        if not state.messages:
+        oldest, at_ms = self._oldest.get(stream, (0, 0))
+        if not state.messages or (oldest == state.first_seq and at_ms > horizon):
             return
-        sequence = state.first_seq
-        while sequence <= state.last_seq:
-            try:
-                message = await jetstream.get_msg(stream, sequence)
-            except NotFoundError:
-                sequence += 1
-                continue
-            if int(json.loads(message.data or b"")["timestampNanos"]) // 1_000_000 > horizon:
-                break
-            sequence += 1
-        if sequence > state.first_seq:
-            await jetstream.purge_stream(stream, seq=sequence)
+
+        async def taken_at(sequence: int) -> tuple[int, int]:
+            """Of the first message from there on: its number, and when the broker took it."""
+            message = await jetstream.get_msg(stream, sequence, ">", next=True)
+            at_ms = int(json.loads(message.data or b"")["timestampNanos"]) // 1_000_000
+            return message.seq or 0, at_ms
+
+        first, end = state.first_seq, state.last_seq + 1  # the first that stays is from here to there
+        self._oldest[stream] = await taken_at(first)
+        if self._oldest[stream][1] > horizon:
+            return
+        while first < end:
+            middle = (first + end) // 2
+            number, at_ms = await taken_at(middle)
+            if at_ms > horizon:
+                end = middle
+            else:
+                first = number + 1
+        await jetstream.purge_stream(stream, seq=first)
 
     # ---- publishing ----
 
