@@ -199,6 +199,18 @@ async def test_a_broker_without_nats_says_so(alice: Gateway) -> None:
         assert told(await bob.ask("POST", "/channel/initExtChannel"))[:2] == (400, "60")
 
 
+@pytest.mark.parametrize("path", ["/v1/login/siwe/initiate", "/rpc"])
+async def test_hub_and_node_may_be_down_while_the_broker_is_not(hub: DataHub, alice: Gateway, path: str) -> None:
+    hub.faults.put("cut", path="/v1/*", times=None)
+    hub.faults.put("503", path="/rpc", times=None)
+    seen = await outcome(alice, "POST", hub.hub_url + path, json={"jsonrpc": "2.0", "method": "eth_chainId"})
+    assert seen == ("503 <html>" if path == "/rpc" else "RemoteProtocolError")
+    assert (await outcome(alice, "GET", "/config")).startswith("200")
+    hub.faults.clear()
+    seen = await outcome(alice, "POST", hub.hub_url + path, json={"jsonrpc": "2.0", "method": "eth_chainId"})
+    assert seen.startswith("20")
+
+
 async def test_the_broker_goes_on_when_nats_is_back(own_server: NatsServer) -> None:
     hub = DataHub(own_server.url, settings=Settings(request_wait_s=0.2))
     async with hub, participant(hub, next(numbers)) as bob:

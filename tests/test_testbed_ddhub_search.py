@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -385,3 +386,53 @@ def published_key() -> rsa.RSAPrivateKey:
     key = serialization.load_pem_private_key(pem.encode(), None, unsafe_skip_rsa_key_validation=True)
     assert isinstance(key, rsa.RSAPrivateKey)
     return key
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def form(topic: str, *recipients: str, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "fileName": "table.csv", "fqcns": ",".join(recipients), "signature": "0x12", "topicId": topic,
+        "topicVersion": "1.0.0", "clientGatewayMessageId": UUID4, "payloadEncryption": "true",
+    }  # fmt: skip
+    return {name: value for name, value in (usual | changes).items() if value is not None}
+
+
+async def test_a_file_is_told_of_and_can_be_fetched_by_anybody_for_a_day(
+    hub: DataHub, alice: Gateway, bob: Gateway
+) -> None:
+    table = hub.add_topic("table", "a,b", schema_type="CSV")
+    content = bytes(range(256)) + b"\r\n--x\r\n"
+    sent = await alice.ask("POST", "/messages/upload", data=form(table, bob.did, "x"), files={"file": ("any", content)})
+    assert sent.json()["recipients"] == {"total": 1, "sent": 1, "failed": 1}
+    (told_of,) = await bob.post("/messages/search", {"fqcnTopicList": [table], "senderId": [alice.did]})
+    assert (told_of["isFile"], told_of["payloadEncryption"]) == (True, True)
+    file_id = json.loads(told_of["payload"])["fileId"]
+    found = await bob.ask("GET", "/messages/download", params={"fileId": file_id})
+    assert found.content == content
+    names = ("content-disposition", "clientgatewaymessageid", "payloadencryption", "ownerdid", "signature")
+    assert [found.headers[name] for name in names] == [
+        'attachment; filename="table.csv"', UUID4, "true", alice.did, "0x12",
+    ]  # fmt: skip
+    assert told(await bob.ask("GET", "/messages/download", params={"fileId": "x"}))[:2] == (404, "50")
+    hub.clock.move(DAY)
+    await bob.authenticate()
+    late = await bob.ask("GET", "/messages/download", params={"fileId": file_id})
+    assert told(late) == (400, "50", "File are expired")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"fileName": "table.txt"}, "17", "fileName : "),
+        ({"fqcns": ""}, "17", "fqcns : "),
+        ({"clientGatewayMessageId": "x"}, "17", "clientGatewayMessageId : "),
+    ],
+)
+async def test_uploads_are_judged(alice: Gateway, topic: str, changes: dict[str, Any], code: str, text: str) -> None:
+    data = form(topic, alice.did) | changes
+    answer = await alice.ask("POST", "/messages/upload", data=data, files={"file": ("x", b"x")})
+    assert told(answer)[:2] == (400, code)
+    assert text in told(answer)[2]
+    assert told(await alice.ask("POST", "/messages/upload", json={}))[:2] == (400, "16")

@@ -37,6 +37,7 @@ from testbed.ddhub.channels import Channels
 from testbed.ddhub.clock import HubClock
 from testbed.ddhub.contract import address_of
 from testbed.ddhub.faults import Faults
+from testbed.ddhub.files import Files
 from testbed.ddhub.messages import Messages
 from testbed.ddhub.naming import keys_fqcn
 from testbed.ddhub.proxy import Proxy
@@ -91,7 +92,7 @@ class DataHub:
         self._topics, self._channels = Topics(parts), Channels(parts)
         messages = Messages(parts, self._topics)
         searches = Searches(parts, self._topics, chance=random.Random(seed))
-        rooms = (self._channels, self._topics, messages, searches)
+        rooms = (self._channels, self._topics, messages, searches, Files(parts, messages))
         endpoints = [endpoint for room in rooms for endpoint in room.endpoints()]
         self.proxy = Proxy(parts, self.chain, BrokerApp(parts, endpoints).app)
         self.ssi_hub, self.rpc = SsiHub(parts, self.chain), Rpc(parts, self.chain)

@@ -118,11 +118,6 @@ class Streams:
         """Delete a stream with its messages. Raises Refused (20)."""
         await self._ask(self._jetstream(), lambda jetstream: jetstream.delete_stream(stream_name(fqcn)))
 
-    async def names(self) -> list[str]:
-        """All streams."""
-        listed = await self._ask(self._jetstream(), lambda jetstream: jetstream.streams_info())
-        return [each.config.name for each in listed]
-
     async def consumers(self, fqcn: str) -> list[str]:
         """The durables of a stream. Raises Refused (20)."""
         listed = await self._ask(self._jetstream(), lambda jetstream: jetstream.consumers_info(stream_name(fqcn)))
