@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import nats
 from nats.aio.client import Client
@@ -26,6 +26,7 @@ from testbed.ddhub.naming import stream_name, stream_subject
 from testbed.ddhub.replies import Refused
 from testbed.ddhub.settings import Settings
 
+Answer = TypeVar("Answer")
 MOST_PER_FETCH = 256
 _MAX_ACK_PENDING = 50_000
 
@@ -112,20 +113,20 @@ class Streams:
             duplicate_window=self._settings.duplicate_window_s,
             num_replicas=self._settings.replicas,
         )
-        await self._ask(self._jetstream(), lambda jetstream: jetstream.add_stream(config))
+        await self._ask(lambda jetstream: jetstream.add_stream(config))
 
     async def delete(self, fqcn: str) -> None:
         """Delete a stream with its messages. Raises Refused (20)."""
-        await self._ask(self._jetstream(), lambda jetstream: jetstream.delete_stream(stream_name(fqcn)))
+        await self._ask(lambda jetstream: jetstream.delete_stream(stream_name(fqcn)))
 
     async def consumers(self, fqcn: str) -> list[str]:
         """The durables of a stream. Raises Refused (20)."""
-        listed = await self._ask(self._jetstream(), lambda jetstream: jetstream.consumers_info(stream_name(fqcn)))
+        listed = await self._ask(lambda jetstream: jetstream.consumers_info(stream_name(fqcn)))
         return [each.name for each in listed]
 
     async def delete_consumer(self, fqcn: str, name: str) -> None:
         """Delete a durable. Raises Refused (20)."""
-        await self._ask(self._jetstream(), lambda jetstream: jetstream.delete_consumer(stream_name(fqcn), name))
+        await self._ask(lambda jetstream: jetstream.delete_consumer(stream_name(fqcn), name))
 
     async def stored(self, fqcn: str) -> list[dict[str, Any]]:
         """The bodies of all messages of a stream in order, with ``subject`` and ``headers``: for tests."""
@@ -144,7 +145,7 @@ class Streams:
         """Take out what is too old by the hub's clock. Raises Refused (20)."""
         jetstream, stream = await self._jetstream(), stream_name(fqcn)
         horizon = self._clock.now_ms() - self._settings.expiry_ms
-        state = (await self._ask(self._jetstream(), lambda jetstream: jetstream.stream_info(stream))).state
+        state = (await self._ask(lambda jetstream: jetstream.stream_info(stream))).state
         oldest, at_ms = self._oldest.get(stream, (0, 0))
         if not state.messages or (oldest == state.first_seq and at_ms > horizon):
             return
@@ -212,9 +213,7 @@ class Streams:
             ack_wait=self._settings.ack_wait_s,
             max_ack_pending=_MAX_ACK_PENDING,
         )
-        info = await self._ask(
-            self._jetstream(), lambda jetstream: jetstream.add_consumer(stream_name(fqcn), config=config)
-        )
+        info = await self._ask(lambda jetstream: jetstream.add_consumer(stream_name(fqcn), config=config))
         return info.num_ack_pending or 0, info.num_pending or 0
 
     async def fetch(self, fqcn: str, name: str, count: int) -> list[Found]:
@@ -262,9 +261,10 @@ class Streams:
         for message in messages:
             await message.raw.nak()
 
-    async def _ask(self, jetstream: Any, call: Any) -> Any:
+    async def _ask(self, call: Callable[[JetStreamContext], Awaitable[Answer]]) -> Answer:
+        """What JetStream answers to a call; its errors are the broker's."""
         try:
-            return await call(await jetstream)
+            return await call(await self._jetstream())
         except APIError as error:
             raise Refused(400, "20", _api_text(error)) from None
         except (Error, TimeoutError, OSError) as error:
