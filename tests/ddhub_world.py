@@ -44,7 +44,7 @@ def told(answer: httpx.Response) -> tuple[int, str, str]:
 def siwe(who: Gateway, uri: str, nonce: str) -> dict[str, str]:
     """A signed EIP-4361 message without a statement."""
     text = (
-        f"here.example wants you to sign in with your Ethereum account:\n{who.account.address}\n\n\n"
+        f"here.example wants you to sign in with your Ethereum account:\n{who.address}\n\n\n"
         f"URI: {uri}\nVersion: 1\nChain ID: 73799\nNonce: {nonce}\nIssued At: 2025-01-01T00:00:00.000Z"
     )
     return {"message": text, "signature": "0x" + who.personal_sign(text)}

@@ -695,7 +695,7 @@ def test_the_last_release_takes_no_entities(payload: str, passes: bool) -> None:
 async def test_a_proxy_may_take_siwe_only_and_be_of_another_chain(server: NatsServer) -> None:
     settings = Settings(blocknum_auth=False, chain="ewc")
     async with DataHub(server.url, settings=settings) as hub, Gateway(hub.url, BOB, chain="ewc") as bob:
-        assert hub.did(bob.account.address) == bob.did
+        assert hub.did(bob.address) == bob.did
         answer = await bob.ask("POST", "/auth/login", json={"identityToken": bob.identity_token()})
         assert answer.status_code == 404
 

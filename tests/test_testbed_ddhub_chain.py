@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+import rlp
 from eth_abi.abi import encode
 from eth_account import Account
+from eth_keys.constants import SECPK1_N
 from eth_utils.address import to_checksum_address
 
 from testbed.ddhub.contract import FOR_EVER, KEY_NAME, gas_for, key_value
@@ -211,7 +213,7 @@ def set_attribute(address: str, value: bytes) -> str:
 FEES = {"gasPrice": None, "maxFeePerGas": 10**9, "maxPriorityFeePerGas": 1}
 
 
-@pytest.mark.parametrize("kind", [{}, FEES], ids=["legacy", "EIP-1559"])
+@pytest.mark.parametrize("kind", [{}, {"chainId": None}, FEES], ids=["EIP-155", "before", "EIP-1559"])
 async def test_a_signed_transaction_is_mined_into_a_block_of_its_own(
     hub: DataHub, node: Node, kind: dict[str, Any]
 ) -> None:
@@ -294,6 +296,14 @@ async def test_transactions_are_judged(hub: DataHub, node: Node, changes: dict[s
     assert code == -32000
     assert reason in message
     assert (await node.error("eth_sendRawTransaction", "0x1234"))[0] == -32000
+
+
+async def test_a_transaction_with_the_other_signature_is_refused(node: Node) -> None:
+    raw = transaction(f"0x{next(numbers):064x}", 0, "0x")
+    *fields, v, r, s = rlp.decode(bytes.fromhex(raw[2:]))
+    v, s = (int.from_bytes(v, "big") - 35 ^ 1) + 35, SECPK1_N - int.from_bytes(s, "big")
+    other = rlp.encode([*fields, v.to_bytes(3, "big"), r, s.to_bytes(32, "big")])
+    assert "invalid transaction v, r, s values" in (await node.error("eth_sendRawTransaction", "0x" + other.hex()))[1]
 
 
 # ---- documents --------------------------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ async def test_a_program_that_is_killed_goes_on_with_what_it_knew(server: NatsSe
             assert await outcome(bob, "GET", "/config") == '200 {"file'  # the token is still good
             asked = {"fqcnTopicList": [topic["id"]], "senderId": [bob.did]}
             assert len(await bob.post("/messages/search", asked)) == 1
-            balance = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [bob.account.address]}
+            balance = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [bob.address]}
             answer = await bob.ask("POST", program.rpc_url, json=balance)
             assert int(answer.json()["result"], 16) == 10**18
             program.command("move 90000")

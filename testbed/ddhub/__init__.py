@@ -3,7 +3,7 @@
 ``hub.py`` (DataHub) starts everything: the DID-auth proxy (``proxy.py``) with the message broker behind it
 (``broker.py``; ``channels.py``, ``topics.py``, ``messages.py``, ``searches.py``, ``files.py``), and, on another port,
 the SSI Hub (``ssi_hub.py``) and a node of the chain (``rpc.py``, ``chain.py``). ``gateway.py`` is another participant.
-Shares no code with the agent: eth_account judges signatures, rlp transactions, jsonschema payloads.
+Shares no code with the agent: eth_keys judges signatures, rlp transactions, jsonschema payloads.
 
 It does what the deployed systems do, their faults included: a search loses what its filters leave out, a 200 may say
 that everything failed, results have no order, roles are never forgotten. It does not keep their maintenance calls, does

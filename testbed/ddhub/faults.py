@@ -78,11 +78,8 @@ class Faults:
         return self._faults[-1]
 
     def clear(self, name: str | None = None) -> None:
-        """Take away the faults of this name, or all; held answers go."""
-        for fault in [each for each in self._faults if name in (None, each.name)]:
-            fault.left = 0
-            fault.release()
-        self._faults = [each for each in self._faults if each.left != 0]
+        """Take away the faults of this name, or all. What is held stays held."""
+        self._faults = [each for each in self._faults if name not in (None, each.name)]
 
     def take(self, name: str, path: str = "", **facts: Any) -> Fault | None:
         """The fault of this name that happens now, counted; None if none does.

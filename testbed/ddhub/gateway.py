@@ -1,6 +1,6 @@
 """A participant as the deployed client gateway is one: the other end of whatever the agent sends or reads.
 
-Made with eth_account and cryptography from the specification of the Data Hub, section 2; shares no code with the agent.
+Made with eth_keys and cryptography from the specification of the Data Hub, section 2; shares no code with the agent.
 It tries once: what is not 2xx comes as httpx.HTTPStatusError. Of its own accord it only logs in, and again after 401.
 """
 
@@ -23,8 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
-from eth_account import Account
-from eth_account.messages import encode_defunct
 from eth_keys.datatypes import PrivateKey, Signature
 from eth_utils.crypto import keccak
 
@@ -56,11 +54,11 @@ class Gateway:
         tls: ssl.SSLContext | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.account = Account.from_key(key)
-        self.did = f"did:ethr:{chain}:{self.account.address}"
+        self._key = PrivateKey(bytes.fromhex(key.removeprefix("0x")))
+        self.address = self._key.public_key.to_checksum_address()
+        self.did = f"did:ethr:{chain}:{self.address}"
         self.keys: dict[tuple[str, str], str] = {}  # sender, clientGatewayMessageId: wrapped key
         self.tokens: dict[str, Any] = {}
-        self._key = PrivateKey(bytes(self.account.key))
         self._rsa = rsa_key
         self._now = now
         self._http = httpx.AsyncClient(base_url=url, verify=tls or False, timeout=60, trust_env=False)
@@ -109,8 +107,8 @@ class Gateway:
 
     def personal_sign(self, message: bytes | str) -> str:
         """EIP-191, in hex without 0x."""
-        known = encode_defunct(text=message) if isinstance(message, str) else encode_defunct(primitive=message)
-        return bytes(self.account.sign_message(known).signature).hex()
+        raw = message.encode() if isinstance(message, str) else message
+        return self._signed(keccak(b"\x19Ethereum Signed Message:\n%d" % len(raw) + raw))
 
     async def login(self) -> None:
         """A full login, then initExtChannel as the gateway does."""
@@ -146,8 +144,11 @@ class Gateway:
 
     def sign(self, text: str) -> str:
         """The signature of a payload: raw ECDSA over Keccak-256."""
-        made = self._key.sign_msg_hash(keccak(text=text)).to_bytes()
-        return "0x" + made[:64].hex() + f"{made[64] + 27:02x}"
+        return "0x" + self._signed(keccak(text=text))
+
+    def _signed(self, digest: bytes) -> str:
+        made = self._key.sign_msg_hash(digest).to_bytes()
+        return made[:64].hex() + f"{made[64] + 27:02x}"
 
     async def send(
         self,

@@ -1,4 +1,4 @@
-"""Who somebody is: identity tokens and SIWE messages, judged with eth_account and eth_keys as the deployed systems do.
+"""Who somebody is: identity tokens and SIWE messages, judged with eth_keys as the deployed systems do.
 
 Both the DID-auth proxy and the SSI Hub use it (passport-did-auth). The specification of the Data Hub, 5.1; identity.md
 2.1 and 2.2 for what is too lenient: signatures without the EIP-191 prefix pass, and every key of a DID document may log
@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from eth_account import Account
-from eth_account.messages import encode_defunct
 from eth_keys.datatypes import PublicKey, Signature
 from eth_keys.exceptions import BadSignature
 from eth_utils.address import to_checksum_address
@@ -79,16 +77,17 @@ def _proves(token: str, document: dict[str, Any]) -> bool:
     except ValueError:
         return False
     inner = keccak(signed.encode())
-    keys = [
-        key
-        for digest in (inner, keccak(b"\x19Ethereum Signed Message:\n32" + inner))
-        if (key := recovered(digest, signature)) is not None
-    ]
+    keys = [key for digest in (inner, personal(inner)) if (key := recovered(digest, signature)) is not None]
     address = document["id"].rpartition(":")[2]
     if any(key.to_checksum_address() == address for key in keys):  # string equality: a lower-case DID fails
         return True
     named = {str(entry.get("publicKeyHex", "")).lower() for entry in document["publicKey"]}
     return any(text in named for key in keys for text in key_texts(key))
+
+
+def personal(message: bytes) -> bytes:
+    """What EIP-191 signs for a message."""
+    return keccak(b"\x19Ethereum Signed Message:\n%d" % len(message) + message)
 
 
 def recovered(digest: bytes, signature: bytes) -> PublicKey | None:
@@ -148,9 +147,11 @@ class Siwe:
             raise NotVerified("Nonce is not valid")
         try:
             times = [_moment(found[name]) for name in ("begins", "issued", "expires")]
-            signer = Account.recover_message(encode_defunct(text=message), signature=signature)
-        except Exception:  # noqa: BLE001  # whatever eth_account raises for a bad signature
+            raw = bytes.fromhex(signature.removeprefix("0x"))
+            key = recovered(personal(message.encode()), raw) if len(raw) == 65 else None
+        except ValueError:
             raise NotVerified("Siwe message is not valid") from None
+        signer = key.to_checksum_address() if key else ""
         if (times[0] or 0.0) > now or (times[2] is not None and times[2] <= now):
             raise NotVerified("Siwe message is not valid now")
         if to_checksum_address(found["address"]) != found["address"] or signer != found["address"]:
