@@ -119,7 +119,11 @@ class DataHub:
     async def open(self) -> None:
         """Listen. Raises OSError if a port is taken."""
         await self._front.open()
-        await self._back.open()
+        try:
+            await self._back.open()
+        except OSError:
+            await self._front.close()
+            raise
         self.proxy.origin, self.ssi_hub.origin = self.url, self.hub_url
 
     async def close(self) -> None:

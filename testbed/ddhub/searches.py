@@ -54,13 +54,15 @@ class Searches:
         kept, back = list[Found](), list[Found]()
 
         async def sort(found: list[Found]) -> None:
-            lost = [each for each in found if _is_left_out(each, body, begin)]
-            await streams.acknowledge(lost)
+            lost = list[Found]()
             for each in found:
-                if each in lost:
-                    continue
-                fits = not body.get("topicId") or _topic_of(each) in body["topicId"]
-                (kept if fits else back).append(each)
+                if _is_left_out(each, body, begin):
+                    lost.append(each)
+                elif not body.get("topicId") or _topic_of(each) in body["topicId"]:
+                    kept.append(each)
+                else:
+                    back.append(each)
+            await streams.acknowledge(lost)
 
         again = await streams.fetch(fqcn, name, pending)
         if len(again) < pending:  # somebody else holds them, or they wait for ack_wait to be over
@@ -110,12 +112,15 @@ class Searches:
         fault = self._parts.faults.take("ack-incomplete", "/messages/ack")
         if fault is not None:
             listed = listed[: fault.details.get("done", 1)]
+        acked = {each.id for each in listed}
         await streams.acknowledge(listed)
-        await streams.put_back([each for each in found if each not in listed])
+        await streams.put_back([each for each in found if each.id not in acked])
         if len(found) < pending or fault is not None:
             raise Refused(400, "20", "Not able to retrieve complete TotalAckPendingRetrieve.")
-        acked = [each.id for each in listed]
-        return {"acked": acked, "notFound": [each for each in ids if each not in acked]}
+        return {
+            "acked": [each for each in ids if each in acked],
+            "notFound": [each for each in ids if each not in acked],
+        }
 
     async def search_keys(self, call: Call) -> list[Json]:
         """POST /messages/internal/search: what is returned never comes again for this client id."""
