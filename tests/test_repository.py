@@ -76,6 +76,7 @@ FORBIDDEN = {
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
     "a NATS seed": r"\bS[UAOCNX][A-Z2-7]{56}\b",
 }
+TEST_KEYS = {"tests/vectors/ddhub.json"}  # published, and worth nothing
 
 
 def test_nothing_stands_in_the_files_that_must_not() -> None:
@@ -85,6 +86,8 @@ def test_nothing_stands_in_the_files_that_must_not() -> None:
             continue
         text = path.read_text(errors="replace")
         for what, pattern in FORBIDDEN.items():
+            if what == "a private key" and short(path) in TEST_KEYS:
+                continue
             found += [f"{short(path)}: {what}: {match[0]}" for match in re.finditer(pattern, text)]
     assert not found, "\n".join(found)
 
