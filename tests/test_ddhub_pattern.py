@@ -81,7 +81,7 @@ MARKS = st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,2}", "{1,}", "*?"])
 SIMPLE = st.lists(st.tuples(ATOMS, MARKS).map("".join), max_size=4).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     pattern=st.tuples(st.sampled_from(["", "^"]), SIMPLE, st.sampled_from(["", "$"])).map("".join),
     text=st.text("abc", max_size=8),
@@ -94,7 +94,7 @@ def test_what_both_dialects_share_they_judge_alike(pattern: str, text: str) -> N
     assert found is None or found is (re.search(pattern, text) is not None)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(pattern=st.text("ab()[]{}|*+?^$\\.,-:=!<>dwu01", max_size=20), text=st.text("ab01", max_size=40))
 def test_no_pattern_crashes(pattern: str, text: str) -> None:
     with suppress(NotJudged):

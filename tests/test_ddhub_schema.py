@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,10 @@ def test_only_the_first_problems_are_told() -> None:
         ({"id": "x"}, 'unknown keyword "id"'),
         *[({"properties": {"a": {"format": name}}}, f'/properties/a: unknown format "{name}"')
           for name in ("time", "int32", "int64", "password", "binary", "regex", "iri", 7)],
+        ({"properties": {"a": {"format": []}}}, '/properties/a: unknown format "[]"'),
+        ({"\x1b[2J": 1}, "/: unknown keyword"),
+        ({"properties": {"a": {"$ref": "#/items/" + "9" * 5000}}, "items": [{}]}, "a reference to nothing"),
+        ({"properties": {"a": {"$ref": "#/items/1"}}, "items": [{}]}, "a reference to nothing"),
         ({"type": "text"}, "/type: not by draft-07"),
         ({"required": "a"}, "/required: not by draft-07"),
         ({"properties": []}, "/properties: no object"),
@@ -143,7 +148,20 @@ def test_a_schema_that_no_gateway_takes_is_told(schema: Any, problem: str) -> No
     with pytest.raises(SchemaError, match="cannot be used") as caught:
         TopicSchema(schema)
     assert problem in str(caught.value)
+    assert str(caught.value).isprintable()
     assert "register another version" in caught.value.hint
+
+
+@pytest.mark.parametrize("depth", [300, 5000])
+def test_a_schema_that_is_nested_deeply_is_taken_or_told(depth: int) -> None:
+    value: Any = 0
+    schema: Any = {}
+    for _ in range(depth):
+        value, schema = [value], {"not": schema}
+    with suppress(SchemaError):
+        TopicSchema({"const": value})
+    with pytest.raises(SchemaError, match="unfolds too far"):
+        TopicSchema(schema)
 
 
 def test_a_schema_that_doubles_with_each_reference_is_told() -> None:
@@ -304,7 +322,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schema=SCHEMAS, value=JSON)
 def test_where_the_dialects_agree_we_say_what_jsonschema_says(schema: Any, value: Any) -> None:
     if isinstance(schema, dict):
@@ -312,9 +330,11 @@ def test_where_the_dialects_agree_we_say_what_jsonschema_says(schema: Any, value
         assert (TopicSchema(schema).problems(json.dumps(value), encrypted=True) == ()) is theirs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    schema=st.dictionaries(st.sampled_from(["properties", "items", "$ref", "allOf", "type", "pattern"]), JSON),
+    schema=st.dictionaries(
+        st.sampled_from(["properties", "items", "$ref", "allOf", "type", "pattern", "format", "enum"]), JSON
+    ),
     value=JSON,
 )
 def test_no_schema_crashes(schema: Any, value: Any) -> None:

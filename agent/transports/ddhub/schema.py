@@ -54,7 +54,10 @@ class TopicSchema:
         """``schema``: as parsed from JSON. Raises SchemaError."""
         if not isinstance(schema, dict):
             raise _refused(["it is no object"])
-        unfolded = unfold(schema)
+        try:
+            unfolded = unfold(schema)
+        except RecursionError:
+            raise _refused(["nested too deeply"]) from None
         problems = list(unfolded.problems)
         try:
             Draft7Validator.check_schema(unfolded.schema, format_checker=FormatChecker(formats=()))

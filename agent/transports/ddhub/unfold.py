@@ -7,17 +7,20 @@ each reference, has met a limit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
+from agent.printable import printable
 from agent.transports.ddhub.pattern import NotJudged, Pattern, read
 
 _MOST_NODES = 2_000  # schemas within the schema
 _DEEPEST = 40
 _MOST_TOLD = 20
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _DRAFT_7 = ("http://json-schema.org/draft-07/schema", "http://json-schema.org/draft-07/schema#")
 _ONE = {"not", "if", "then", "else", "contains", "propertyNames", "additionalProperties", "additionalItems"}
 _LISTS = {"allOf", "anyOf", "oneOf"}
@@ -62,15 +65,16 @@ class _Walk:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root
         self.nodes = 0
+        self.too_far = False
         self.found = Unfolded()
 
     def passes(self, place: str) -> None:
         if len(self.found.unjudged) < _MOST_TOLD and place not in self.found.unjudged:
-            self.found.unjudged.append(place)
+            self.found.unjudged.append(printable(place))
 
     def problem(self, place: str, what: str) -> None:
         if len(self.found.problems) < _MOST_TOLD:
-            self.found.problems.append(f"{place or '/'}: {what}")
+            self.found.problems.append(printable(f"{place or '/'}: {what}"))
 
     def schema(self, node: object, place: str, depth: int) -> Any:
         if isinstance(node, bool):
@@ -79,10 +83,10 @@ class _Walk:
             self.problem(place, "no schema")
             return True
         self.nodes += 1
-        if self.nodes > _MOST_NODES or depth > _DEEPEST:
-            if self.nodes <= _MOST_NODES + 1 or depth > _DEEPEST:
-                self.nodes = _MOST_NODES + 1
-                self.problem(place, "it refers to itself, or unfolds too far")
+        if self.too_far or self.nodes > _MOST_NODES or depth > _DEEPEST:
+            if not self.too_far:
+                self.problem(place[:100], "it refers to itself, or unfolds too far")
+            self.too_far = True
             return True
         self.misuse(node, place)
         written = {key: self.value(node, key, place, depth) for key in node if key not in _FOLDED}
@@ -112,7 +116,7 @@ class _Walk:
             self.problem(place, f'unknown keyword "{key[:40]}"')
         elif key == "pattern":
             self.pattern(value, here)
-        elif key == "format" and value not in _FORMATS:
+        elif key == "format" and not (isinstance(value, str) and value in _FORMATS):
             self.problem(place, f'unknown format "{str(value)[:40]}"')
         return _exact(value)
 
@@ -158,9 +162,7 @@ class _Walk:
             name = unquote(part).replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict) and name in node:
                 node = node[name]
-            elif (
-                isinstance(node, Sequence) and not isinstance(node, str) and name.isdecimal() and int(name) < len(node)
-            ):
+            elif isinstance(node, list) and _INDEX.fullmatch(name) and int(name) < len(node):
                 node = node[int(name)]
             else:
                 self.problem(place, "a reference to nothing")
