@@ -11,10 +11,9 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any
 
-import coincurve
-
 from agent.errors import SignerError
-from agent.evidence.keccak import address_of, keccak256
+from agent.evidence.keccak import keccak256
+from agent.evidence.recovery import of_address
 from agent.ports import Signer
 
 LOGIN_LIFETIME = 300  # s; who holds a token is logged in as us until it expires
@@ -30,14 +29,9 @@ def sign_personal_message(message: bytes, *, signer: Signer) -> bytes:
     """r || s || v, 65 bytes, v 27 or 28. ``message``: of SIWE (EIP-4361) the UTF-8 text. Raises SignerError."""
     digest = personal_message_digest(message)
     signature = signer.sign(digest)
-    address = bytes.fromhex(signer.did.rpartition(":0x")[2])
-    for recovery in (0, 1):
-        try:
-            key = coincurve.PublicKey.from_signature_and_message(signature + bytes([recovery]), digest, hasher=None)
-        except Exception:  # noqa: S112, BLE001 - what coincurve raises for an impossible id; the other one fits
-            continue
-        if address_of(key.format(compressed=False)) == address:
-            return signature + bytes([27 + recovery])
+    found = of_address(bytes.fromhex(signer.did.rpartition(":0x")[2]), signature, digest)
+    if found is not None:
+        return signature + bytes([27 + found[0]])
     raise SignerError("a signature just made is not that of our address", hint="suspect the hardware: memory or CPU")
 
 

@@ -23,7 +23,7 @@ Place = tuple[int, str]  # floor, and the outside libraries it may import
 PLACES: Mapping[str, Place] = {
     "agent": (WORDS, ""),
     "agent.custody": (PURE, ""),
-    "agent.eip191": (PURE, "coincurve"),
+    "agent.eip191": (PURE, ""),
     "agent.errors": (WORDS, ""),
     "agent.fields": (PURE, "pydantic pydantic_core"),
     "agent.instant": (PURE, ""),
@@ -44,6 +44,7 @@ PLACES: Mapping[str, Place] = {
     "agent.evidence.history": (PURE, ""),
     "agent.evidence.keccak": (PURE, ""),
     "agent.evidence.record": (PURE, ""),
+    "agent.evidence.recovery": (PURE, "coincurve"),
     "agent.evidence.shape": (PURE, ""),
     "agent.evidence.timetable": (PURE, ""),
     "agent.evidence.withdrawn": (PURE, ""),
@@ -125,6 +126,16 @@ PLACES: Mapping[str, Place] = {
     "agent.signer.places": (EDGE, ""),
     "agent.signer.unlock": (EDGE, "eth_account"),
     "agent.transports": (WORDS, ""),
+    "agent.transports.ddhub": (WORDS, ""),
+    "agent.transports.ddhub.cipher": (PURE, "Crypto"),
+    "agent.transports.ddhub.key_folder": (EDGE, "Crypto"),
+    "agent.transports.ddhub.payload": (PURE, ""),
+    "agent.transports.ddhub.pattern": (PURE, ""),
+    "agent.transports.ddhub.records": (PURE, ""),
+    "agent.transports.ddhub.rsa_key": (PURE, "Crypto"),
+    "agent.transports.ddhub.schema": (PURE, "jsonschema"),
+    "agent.transports.ddhub.signature": (PURE, "Crypto"),
+    "agent.transports.ddhub.unfold": (PURE, ""),
     "agent.transports.nats": (WORDS, ""),
     "agent.transports.nats.config": (PURE, "pydantic"),
     "agent.transports.nats.connection": (EDGE, "nats"),
@@ -228,6 +239,8 @@ HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
+KEY_FILES = "agent.signer.files"
+HOLD_KEYS = {"agent.transports.ddhub.key_folder"}  # beside agent.signer
 FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
 VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
@@ -286,6 +299,8 @@ def offence(module: str, target: str) -> str | None:
         return "has no place"
     below = PLACES[target][0]
     if target in SECRETS and module in HOLD_SECRETS:
+        return None
+    if target == KEY_FILES and module in HOLD_KEYS:
         return None
     if module.startswith("agent"):
         if target.startswith("adapters"):

@@ -18,7 +18,7 @@ import coincurve
 
 from agent.errors import EvidenceError
 from agent.evidence import cbor
-from agent.evidence.keccak import address_of
+from agent.evidence.recovery import of_address
 from agent.evidence.shape import known_keys
 from agent.model import Link as Link
 from agent.ports import Signer
@@ -222,15 +222,9 @@ class Keys:
 
 
 def _recover(envelope: Envelope, digest: bytes) -> coincurve.PublicKey:
-    for recovery in (0, 1):
-        try:
-            key = coincurve.PublicKey.from_signature_and_message(
-                envelope.signature + bytes([recovery]), digest, hasher=None
-            )
-        except Exception:  # noqa: S112, BLE001 - what coincurve raises for an impossible id; the other one may fit
-            continue
-        if address_of(key.format(compressed=False)) == envelope.address:
-            return key
+    found = of_address(envelope.address, envelope.signature, digest)
+    if found is not None:
+        return found[1]
     raise EvidenceError("signature does not verify: not made by the key of kid's address")
 
 
