@@ -5,23 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import anyio
 
-from agent.clock import SystemClock
 from agent.commands import CONFIGURATION, FINDING, GOOD, UNAVAILABLE, say
-from agent.commands.target import ring_of
 from agent.config import Channel, Config, load
-from agent.config.effective import AdapterPlan
 from agent.config.selection import Names
-from agent.errors import ConfigError, OutboxError, Problem
+from agent.errors import ConfigError
 from agent.foresight import forecast
-from agent.foresight.forecast import Forecast, Forecaster, PlannedGroup
+from agent.foresight.forecast import Forecast, PlannedGroup
 from agent.foresight.probe import Tried, try_all
+from agent.foresight.prospect import prospect, with_sizes
 from agent.outbox.filesystem import against
-from agent.outbox.look import agrees
 from agent.units import duration_text, size_text
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -43,23 +40,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 async def _check(options: argparse.Namespace, config: Config) -> int:
-    groups, problems = list[PlannedGroup](), list[Problem]()
-    for plan in config.adapters():
-        try:
-            groups += await _groups(plan, config)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    if problems := forecast.too_large(config, groups) or list(_refused(config)):
-        raise ConfigError(problems)
-    planned = {channel.id: forecast.sent(channel, groups) for channel in config.channels}
-    forecasters = {
-        channel.id: Forecaster(config.site, channel, planned[channel.id], did=config.identity.did)
-        for channel in config.channels
-    }
+    found = await prospect(config)
+    planned, forecasts = found.planned, found.forecasts
     warning = against(config.agent.state) if config.agent.state.is_dir() else None
-    forecasts = {name: forecaster.forecast() for name, forecaster in forecasters.items()}
     left = Names(config.devices).without(channel.selection for channel in config.channels)
     if not options.json:
         print(f"{options.file}: good" + (f", with {len(config.files) - 1} included" if len(config.files) > 1 else ""))
@@ -70,7 +53,7 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
         print(f"assumed: {forecast.ASSUMED}")
         if warning:
             print(f"warning: {warning}")
-    tried = _with_sizes(await try_all(config), forecasts) if options.online else []
+    tried = with_sizes(await try_all(config), forecasts) if options.online else []
     if options.json:
         channels = [_as_json(channel, planned[channel.id], forecasts[channel.id]) for channel in config.channels]
         warnings = [warning] if warning else []
@@ -80,31 +63,6 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
         for each in tried:
             print(each) if each.good else say(each)
     return max([GOOD, *map(_code, tried)])
-
-
-def _refused(config: Config) -> Iterable[Problem]:
-    """Outboxes that are there and that a start would refuse for what the configuration says."""
-    for channel in config.channels:
-        try:
-            agrees(ring_of(config, channel), channel=channel.id, size=channel.outbox.size)
-        except OutboxError as error:
-            if not isinstance(error.__cause__, OSError):  # there is none yet, or it may not be read
-                yield config.places["channel", channel.id, "outbox"].problem(str(error), error.hint)
-
-
-async def _groups(plan: AdapterPlan, config: Config) -> list[PlannedGroup]:
-    """The groups of a connection, with their points as the adapter knows them without having asked a device."""
-    adapter = config.adapter(plan, SystemClock())
-    groups = []
-    try:
-        for device, chosen in zip(adapter.devices, plan.devices, strict=True):
-            for name in chosen.groups:
-                period = getattr(chosen.config.groups[name], "every", None)
-                phase = 0 if period is None else config.phase(chosen.config, name)
-                groups.append(PlannedGroup(device.info, name, device.points(name), period, phase))
-    finally:
-        await adapter.close()
-    return groups
 
 
 # ---- what is printed --------------------------------------------------------------------------------------------
@@ -172,19 +130,6 @@ def _as_json(channel: Channel, groups: Iterable[PlannedGroup], found: Forecast) 
 
 
 # ---- online -----------------------------------------------------------------------------------------------------
-
-
-def _with_sizes(found: Iterable[Tried], forecasts: Mapping[str, Forecast]) -> list[Tried]:
-    """What was found, and of each broker that takes less at once than the largest record, that."""
-    told = []
-    for each in found:
-        told.append(each)
-        largest = forecasts[each.what.removeprefix("channel ")].largest if each.takes is not None else 0
-        if each.takes is not None and each.takes < largest:
-            what = f"the server takes {each.takes} bytes at once, and a record may have {largest}"
-            remedy = "raise max_payload on the server, or spread the points over several groups"
-            told.append(replace(each, words=f"{what}; {remedy}", good=False))
-    return told
 
 
 def _code(tried: Tried) -> int:

@@ -7,17 +7,16 @@ configuration; nothing here raises for what it found.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import anyio
 from anyio import to_thread
-from pydantic import BaseModel
 
 from agent import kinds
 from agent.clock import SystemClock
+from agent.config.each_of import each_of
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.tables import Identity
 from agent.errors import AcquisitionError, AgentError, Reason, SecretError, TransportError
@@ -25,6 +24,7 @@ from agent.model import Sample
 from agent.ports import PolledDevice
 from agent.secret import Secret
 from agent.signer import open_signer
+from agent.transports.facts import BrokerFacts
 
 WITHIN = 15.0  # s, for each, and so for all
 
@@ -38,6 +38,7 @@ class Tried:
     good: bool = True
     unreachable: bool = False
     takes: int | None = None  # of a broker: bytes of the largest envelope
+    facts: BrokerFacts | None = None  # of a broker, if they were asked for
 
     def as_json(self) -> dict[str, str | bool]:
         """For programs."""
@@ -54,9 +55,23 @@ class _Trial:
     is_broker: bool = False
 
 
-async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
-    """Try everything; returns after ``within`` seconds at the latest, but for what must be closed."""
-    trials = [*_trials(config)]
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What is tried beside key and secrets. ``facts``: brokers are asked for their limits, too."""
+
+    brokers: bool = True
+    devices: bool = True
+    facts: bool = False
+
+
+EVERYTHING = Looks()
+
+
+async def try_all(config: Config, *, within: float = WITHIN, looks: Looks = EVERYTHING) -> list[Tried]:
+    """Try everything that is to be looked at; returns after ``within`` seconds at the latest, but for what must be
+    closed.
+    """
+    trials = [*_trials(config, looks)]
     found: dict[int, Tried] = {}
 
     async def run(index: int, trial: _Trial) -> None:
@@ -75,21 +90,17 @@ async def try_all(config: Config, *, within: float = WITHIN) -> list[Tried]:
     return [found[index] for index in range(len(trials))]
 
 
-def _trials(config: Config) -> Iterator[_Trial]:
+def _trials(config: Config, looks: Looks) -> Iterator[_Trial]:
     yield _Trial("identity", partial(_identity, config.identity))
-    for plan in config.adapters():
-        yield from _secrets(f"connection {plan.name}", plan.connection)
-        for device in plan.devices:
-            yield from _secrets(f"device {device.config.id}", device.config)
-    for channel in config.channels:
-        yield from _secrets(f"channel {channel.id}", channel.settings)
-    for channel in config.channels:
-        yield _Trial(f"channel {channel.id}", partial(_broker, channel), is_broker=True)
+    for what, secret in secrets_of(config):
+        yield _Trial(what, partial(_secret, secret))
+    for channel in config.channels if looks.brokers else ():
+        yield _Trial(f"channel {channel.id}", partial(_broker, channel, with_facts=looks.facts), is_broker=True)
     for plan in config.adapters():
         opened = _Opened(plan, config)
-        if opened.is_subscribed:
+        if opened.is_subscribed and looks.brokers:
             yield _Trial(f"connection {plan.name}", opened.subscribe, is_broker=True)
-        else:
+        elif not opened.is_subscribed and looks.devices:
             for index, device in enumerate(plan.devices):
                 yield _Trial(f"device {device.config.id}", partial(opened.read, index))
 
@@ -104,19 +115,14 @@ async def _identity(identity: Identity, what: str) -> Tried:
     return Tried(what, f"{identity.key} holds the key of {signer.did}")
 
 
-def _secrets(what: str, value: Any) -> Iterator[_Trial]:
-    """Those in a table, however deep; a third party's devices may have some, too."""
-    inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Secret):
-        yield _Trial(what, partial(_secret, value))
-    elif isinstance(value, BaseModel):
-        inner = dict(value).items()
-    elif isinstance(value, Mapping):
-        inner = value.items()
-    elif isinstance(value, list | tuple):
-        inner = enumerate(value)
-    for key, each in inner:
-        yield from _secrets(f"{what}: {key}", each)
+def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
+    """Those in the tables of connections, devices and channels, and where each stands."""
+    for plan in config.adapters():
+        yield from each_of(plan.connection, Secret, at=f"connection {plan.name}")
+        for device in plan.devices:
+            yield from each_of(device.config, Secret, at=f"device {device.config.id}")
+    for channel in config.channels:
+        yield from each_of(channel.settings, Secret, at=f"channel {channel.id}")
 
 
 async def _secret(secret: Secret, what: str) -> Tried:
@@ -128,7 +134,7 @@ async def _secret(secret: Secret, what: str) -> Tried:
 # ---- brokers ----------------------------------------------------------------------------------------------------
 
 
-async def _broker(channel: Channel, what: str) -> Tried:
+async def _broker(channel: Channel, what: str, *, with_facts: bool) -> Tried:
     """Connect to each of the servers; one that is as it should be is enough."""
     settings = channel.settings.visitor() if hasattr(channel.settings, "visitor") else channel.settings
     transport = kinds.load(channel.transport)(settings, subject=channel.topic)
@@ -142,7 +148,11 @@ async def _broker(channel: Channel, what: str) -> Tried:
                 last = await session.last()
                 words = f"{channel.topic} is taken, {'nothing there yet' if last is None else 'can be read back'}"
                 words += f"; {remark}" if (remark := getattr(session, "remark", "")) else ""
-                found.append(Tried(what, words, takes=transport.max_envelope))
+                facts = None
+                if with_facts and hasattr(session, "facts"):
+                    told = None if last is None or last.resent else last.envelope
+                    facts = replace(await session.facts(), last=told)
+                found.append(Tried(what, words, takes=transport.max_envelope, facts=facts))
         except TransportError as error:
             unreachable = not reached and error.reason is not Reason.SECRET
             found.append(Tried(what, _words(error), good=False, unreachable=unreachable))
@@ -153,7 +163,7 @@ async def _broker(channel: Channel, what: str) -> Tried:
     found.sort(key=lambda each: (not each.good, each.unreachable))
     best, others = found[0], [each.words for each in found[1:] if each.words != found[0].words]
     words = f"{best.words} (another server: {' / '.join(others)})" if others else best.words
-    return Tried(what, words, best.good, best.unreachable, best.takes)
+    return replace(best, words=words)
 
 
 # ---- devices ----------------------------------------------------------------------------------------------------

@@ -65,6 +65,11 @@ class Connection:
         """Whether the server is one of several, whose streams may be without a leader for a while."""
         return bool(self.client._server_info.get("cluster"))
 
+    @property
+    def certificate(self) -> bytes | None:
+        """What the server showed, DER; None without TLS."""
+        return self._wire.certificate
+
     async def open(self) -> None:
         """Try once. Raises TransportError; close in any case."""
         settings, expires = self._settings, None

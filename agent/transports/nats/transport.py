@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 import anyio
@@ -26,8 +27,10 @@ from nats.js import JetStreamContext
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.envelope import CONTENT_TYPE
 from agent.ports import Ack, Last, Message
+from agent.transports.facts import BrokerFacts
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
+from agent.transports.nats.facts import server_facts, stream_facts
 from agent.transports.nats.failures import (
     IN_PROCESS,
     NO_STREAM,
@@ -129,6 +132,17 @@ class NatsSession:
         to read).
         """
         return await self._ask(self._last())
+
+    async def facts(self) -> BrokerFacts:
+        """What the server says of itself and of the stream, for who looks whether all is well. Never raises."""
+        found = server_facts(self._connection)
+        try:
+            stream, ahead, within = await self._ask(
+                stream_facts(self._connection, self._jetstream(), self._stream, self._subject)
+            )
+        except TransportError as error:
+            return replace(found, untold=str(error))
+        return replace(found, stream=stream, ahead=ahead, ahead_within=within)
 
     async def _last(self) -> Last | None:
         jetstream, stream = self._jetstream(), self._stream

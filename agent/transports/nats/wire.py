@@ -79,6 +79,12 @@ class Wire(TcpTransport):
             await asyncio.sleep(0)
         self.stage = "login" if self._greeted else "inside"
 
+    @property
+    def certificate(self) -> bytes | None:
+        """The server's, DER; None without TLS."""
+        spoken = None if self._io_writer is None else self._io_writer.get_extra_info("ssl_object")
+        return None if spoken is None else spoken.getpeercert(binary_form=True)
+
     async def readline(self) -> bytes:
         """The greeting, then what comes of our login. Raises TransportError, OSError."""
         while True:
