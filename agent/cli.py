@@ -153,6 +153,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--online", action="store_true", help="then try brokers and devices")
     check.add_argument("--json", action="store_true", help="one JSON object, problems included")
 
+    doctor = command("doctor", "Find what is wrong on this box and say the remedy", "doctor")
+    doctor.add_argument("--offline", action="store_true", help="ask no broker, device or name server")
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    _config(doctor)
+
+    support = command("support", "Pack everything a supporter needs, secrets masked", "support")
+    support.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="- for stdout; default: edge-agent-HOST-TIME.tar.gz here"
+    )
+    support.add_argument("--offline", action="store_true", help="ask no broker, device or name server")
+    _config(support)
+
     run = command("run", "Run the agent (what systemd starts)", "run")
     _config(run)
 

@@ -17,7 +17,7 @@ from agent.errors import ConfigError
 from agent.foresight import forecast
 from agent.foresight.forecast import Forecast, PlannedGroup
 from agent.foresight.probe import Tried, try_all
-from agent.foresight.prospect import prospect, with_sizes
+from agent.foresight.prospect import Prospect, prospect, with_sizes
 from agent.outbox.filesystem import against
 from agent.units import duration_text, size_text
 
@@ -42,23 +42,14 @@ def main(options: argparse.Namespace) -> int:
 async def _check(options: argparse.Namespace, config: Config) -> int:
     found = await prospect(config)
     planned, forecasts = found.planned, found.forecasts
-    warning = against(config.agent.state) if config.agent.state.is_dir() else None
-    left = Names(config.devices).without(channel.selection for channel in config.channels)
     if not options.json:
-        print(f"{options.file}: good" + (f", with {len(config.files) - 1} included" if len(config.files) > 1 else ""))
-        for channel in config.channels:
-            print("\n".join(_lines(channel, planned[channel.id], forecasts[channel.id])))
-        if left:
-            print(f"not sent by any channel: {_some(left)}")
-        print(f"assumed: {forecast.ASSUMED}")
-        if warning:
-            print(f"warning: {warning}")
+        print("\n".join(lines(config, found)))
     tried = with_sizes(await try_all(config), forecasts) if options.online else []
     if options.json:
         channels = [_as_json(channel, planned[channel.id], forecasts[channel.id]) for channel in config.channels]
-        warnings = [warning] if warning else []
+        warnings = [warning] if (warning := _warning(config)) else []
         online = {"online": [each.as_json() for each in tried]} if options.online else {}
-        _print_json(options, problems=[], channels=channels, not_sent=left, warnings=warnings, **online)
+        _print_json(options, problems=[], channels=channels, not_sent=_not_sent(config), warnings=warnings, **online)
     else:
         for each in tried:
             print(each) if each.good else say(each)
@@ -66,6 +57,27 @@ async def _check(options: argparse.Namespace, config: Config) -> int:
 
 
 # ---- what is printed --------------------------------------------------------------------------------------------
+
+
+def lines(config: Config, found: Prospect) -> Iterable[str]:
+    """What is said of a good configuration, for people."""
+    included = f", with {len(config.files) - 1} included" if len(config.files) > 1 else ""
+    yield f"{config.path}: good{included}"
+    for channel in config.channels:
+        yield from _lines(channel, found.planned[channel.id], found.forecasts[channel.id])
+    if left := _not_sent(config):
+        yield f"not sent by any channel: {_some(left)}"
+    yield f"assumed: {forecast.ASSUMED}"
+    if warning := _warning(config):
+        yield f"warning: {warning}"
+
+
+def _not_sent(config: Config) -> list[str]:
+    return Names(config.devices).without(channel.selection for channel in config.channels)
+
+
+def _warning(config: Config) -> str | None:
+    return against(config.agent.state) if config.agent.state.is_dir() else None
 
 
 def _lines(channel: Channel, groups: Iterable[PlannedGroup], found: Forecast) -> Iterable[str]:
