@@ -210,7 +210,7 @@ PLACES: Mapping[str, Place] = {
     "agent.foresight.walk": (PURE, ""),
     "agent.run": (WIRING, ""),
     "agent.support": (WORDS, ""),
-    "agent.support.bundle": (WIRING, ""),
+    "agent.support.bundle": (WIRING, "pydantic"),
     "agent.support.masking": (PURE, ""),
     "agent.support.pieces": (WIRING, ""),
     "agent.running": (WIRING, ""),

@@ -33,7 +33,7 @@ def main(options: argparse.Namespace) -> int:
     if not to_stdout and os.path.lexists(path):
         return _taken(path)
     case = take(options.config)
-    hidden = in_time(_SECRETS_WITHIN, lambda: bundle.secrets(case.config))
+    hidden = in_time(_SECRETS_WITHIN, lambda: bundle.secrets(options.config))
     findings = examine(looks(case, offline=options.offline))
     content = bundle.pack(pieces(case, findings), hidden=hidden, folder=name, host=host, made=made)
     if to_stdout:

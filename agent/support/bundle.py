@@ -12,11 +12,16 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from agent.config import Config
+from pydantic import ValidationError
+
+from agent.config.file import included, read
+from agent.config.problems import may_be_secret
+from agent.custody import parse
 from agent.doctor.examination import in_time
 from agent.errors import AgentError, ConfigError, SecretError
-from agent.foresight.probe import secrets_of
+from agent.secret import Secret
 from agent.support.masking import masked
 from agent.support.pieces import Piece, readme
 
@@ -24,19 +29,38 @@ _WITHIN = 20.0  # s, for each piece
 _LARGEST = 64 * 1024  # bytes of a key file
 
 
-def secrets(config: Config | None) -> list[str]:
-    """All secrets of a configuration that this user may read, to be looked for. Blocks."""
-    return [] if config is None else [each for each in _secrets(config) if each]
+def secrets(path: Path) -> list[str]:
+    """All secrets that a configuration leads to, good as it is or not, and that this user may read: to be looked for.
+    Blocks.
+    """
+    try:
+        main = read(path)
+        sources = [main, *included(main)]
+    except (ConfigError, OSError):
+        return []
+    return [each for source in sources for each in _secrets(source.raw, source.context, "") if each]
 
 
-def _secrets(config: Config) -> Iterator[str]:
-    passphrase = config.identity.passphrase
-    for secret in [*([] if passphrase is None else [passphrase]), *(secret for _, secret in secrets_of(config))]:
-        with suppress(SecretError):
-            yield secret.read()
-    if config.identity.key.kind != "credential":
-        with suppress(OSError), config.identity.key.path.open("rb") as file:
-            yield file.read(_LARGEST).decode(errors="replace").strip()
+def _secrets(value: Any, context: dict[str, Path], name: str) -> Iterator[str]:
+    """Of TOML: what refers to a secret, the place of a key, and plain text where a secret may have been meant."""
+    if isinstance(value, dict):
+        with suppress(ValidationError, SecretError):
+            reference = Secret.model_validate(value, context=context)
+            value = {}
+            yield reference.read()
+        for key, each in value.items():
+            yield from _secrets(each, context, key)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secrets(each, context, name)
+    elif isinstance(value, str):
+        if may_be_secret(name):
+            yield value
+        with suppress(ValueError, OSError):
+            custody = parse(value, folder=context["folder"])
+            if custody.kind != "credential":
+                with custody.path.open("rb") as file:
+                    yield file.read(_LARGEST).decode(errors="replace").strip()
 
 
 def pack(found: Mapping[str, tuple[str, Piece]], *, hidden: list[str], folder: str, host: str, made: float) -> bytes:

@@ -23,7 +23,9 @@ _LOOKS = (
     re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+)?"),  # JWT
     re.compile(r"(?<=://)[^\s/@\"']+(?=@)"),  # user and password of a URL
     re.compile(r"(?i)(?<=authorization: )\S+(?: \S+)?"),
-    re.compile(r"(?i)\b(?:password|passwd|passphrase|token|api[_-]?key)\s*[=:]\s*(?!\()[\"']?[^\s\"',;}]+"),
+    re.compile(
+        r"(?i)\b(?:password|passwd|passphrase|token|api[_-]?key)[\"']?\s*(?:=|:\s*(?=[\"']))\s*[\"']?(?![({])[^\s\"',;}]+"
+    ),
 )
 
 
