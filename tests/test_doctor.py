@@ -186,7 +186,7 @@ def at(*valid: tuple[float, float], any_will_do: bool = False) -> certificates.C
     ("facts", "expected"),
     [
         (at((-DAY, 31 * DAY)), []),
-        (at((-DAY, 29.5 * DAY)), [("WARNING", "expires on 2026-07-01, in 29 days")]),
+        (at((-DAY, 29.5 * DAY)), [("WARNING", "expires on 2026-07-01, in 29 d 12 h")]),
         (at((-DAY, 0)), [("FAULT", "expired on 2026-06-01")]),
         (at((DAY, 90 * DAY)), [("FAULT", "valid from 2026-06-02 only")]),
         (at((-DAY, -1), (-DAY, 90 * DAY)), [("FAULT", "expired on 2026-06-01")]),
@@ -424,6 +424,7 @@ def unit(**change: str) -> dict[str, str]:
         (replace(RUNNING, installed="0.2.0"), [("WARNING", "version 0.1.0 runs, and 0.2.0 is installed")]),
         (replace(DOWN, unit={}, errors=None), [("NOTE", "no agent answers")]),
         (DOWN, [("FAULT", "systemd runs it, and no agent answers at S")]),
+        (replace(DOWN, denied=True, silence="no permission"), [("NOTE", "no permission")]),
         (
             replace(DOWN, unit=unit(ActiveState="failed", SubState="failed", ExecMainStatus="78")),
             [("FAULT", "it is failed (failed); the last exit code was 78")],

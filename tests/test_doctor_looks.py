@@ -8,7 +8,9 @@ import json
 import os
 import re
 import socket
+import ssl
 import tarfile
+import time
 import tomllib
 from base64 import b64encode
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ from agent.doctor import certificates, clock, names, outboxes, rights, serial, s
 from agent.doctor.case import take
 from agent.support.masking import MASK, masked
 from agent.tls import Tls
+from testbed.certificates import Authority
 from testbed.processes import NatsServer
 from tests.leaks import holds
 from tests.runs import DID, OTHER_SECRET, SECRET, S
@@ -313,6 +316,36 @@ async def publish(url: str, envelopes: Sequence[bytes], stream: StreamConfig | N
             await client.jetstream().add_stream(stream)
         for envelope in envelopes:
             await client.jetstream().publish("doctor.dso", envelope)
+    finally:
+        await client.close()
+
+
+def test_the_certificate_that_a_server_shows(box: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority = Authority(tmp_path / "ca")
+    own = authority.issue("server")  # for two days
+    settings = f'tls {{ cert_file: "{own.path}", key_file: "{own.key}", handshake_first: true }}'
+    text = CONFIG.replace("[agent]", f'tls = {{ ca = "{authority.path}", first = true }}\n[agent]')
+    with NatsServer(tmp_path, settings=settings, tls=True) as server:
+        (box / "agent.toml").write_text(text.replace("nats://127.0.0.1:1", server.tls_url))
+        anyio.run(create_stream, server.tls_url, "T", ["dx.>"], authority.path)
+        table = Tls.model_validate({"ca": str(authority.path)})
+        dialled = certificates.dial("t", host="127.0.0.1", port=server.port, table=table)
+        refused = certificates.dial("t", host="127.0.0.1", port=server.port, table=Tls())
+        code, found = doctor(box, capsys)
+    assert (code, refused) == (1, None)
+    assert dialled is not None
+    [(level, words)] = [(each["level"], each["found"]) for each in found["channel dso: the server's certificate"]]
+    assert level == "warning"
+    assert ", in 1 d" in words
+    assert [each["level"] for each in found["channel dso: tls: ca"]] == ["warning"]
+    assert dialled.valid[0].ends - time.time() < 2 * 86_400
+
+
+async def create_stream(url: str, name: str, subjects: list[str], ca: Path) -> None:
+    context = ssl.create_default_context(cafile=ca)
+    client = await nats.connect(url, tls=context, tls_handshake_first=True)
+    try:
+        await client.jetstream().add_stream(StreamConfig(name=name, subjects=subjects))
     finally:
         await client.close()
 

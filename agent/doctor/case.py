@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.commands import NO_PERMISSION
 from agent.config import Config, load
 from agent.config.file import read
 from agent.config.tables import Agent
@@ -33,6 +34,7 @@ class Case:
     status: Mapping[str, Any] | None
     silence: str = ""
     hint: str = ""
+    denied: bool = False  # it is that we may not ask
 
 
 def take(path: Path) -> Case:
@@ -46,11 +48,13 @@ def take(path: Path) -> Case:
         unread = f"{path} cannot be read within {_LOAD_WITHIN:g} s"
     except OSError as error:
         unread = f"{error.filename or path}: {error.strerror}"
+    except Exception as error:  # noqa: BLE001  # a defect, or a third party's: all else is looked at
+        unread = f"{path} cannot be judged: {type(error).__name__}"
     agent = config.agent if config is not None else _table(path)
     if agent.socket is None:
         return Case(path, config, problems, unread, agent, None, "it has no socket to be asked at", "set agent.socket")
-    status, silence, hint = _asked(agent.socket)
-    return Case(path, config, problems, unread, agent, status, silence, hint)
+    status, silence, hint, denied = _asked(agent.socket)
+    return Case(path, config, problems, unread, agent, status, silence, hint, denied)
 
 
 def _table(path: Path) -> Agent:
@@ -66,13 +70,13 @@ def _table(path: Path) -> Agent:
 
     try:
         found = in_time(_LOAD_WITHIN, judged)
-    except (ConfigError, OSError):  # which TimeoutError is
+    except Exception:  # noqa: BLE001  # told by then
         found = None
     return Agent() if found is None else found
 
 
-def _asked(socket: Path) -> tuple[Mapping[str, Any] | None, str, str]:
-    """Its status; else why there is none, and what to do."""
+def _asked(socket: Path) -> tuple[Mapping[str, Any] | None, str, str, bool]:
+    """Its status; else why there is none, what to do, and whether we may not ask."""
 
     def ask() -> Mapping[str, Any] | None:
         with asking(socket, "status", within=_STATUS_WITHIN) as lines:
@@ -82,10 +86,11 @@ def _asked(socket: Path) -> tuple[Mapping[str, Any] | None, str, str]:
     try:
         status = in_time(2 * _STATUS_WITHIN, ask)
     except ControlError as error:
-        return None, str(error), error.hint
+        return None, str(error), error.hint, error.code == NO_PERMISSION
     except OSError as error:
-        return None, f"the agent does not answer: {error.strerror or 'no answer in time'}", "its log may say why"
-    return status, "" if status is not None else "the agent's answer cannot be understood", ""
+        silence = f"the agent does not answer: {error.strerror or 'no answer in time'}"
+        return None, silence, "its log may say why", False
+    return status, "" if status is not None else "the agent's answer cannot be understood", "", False
 
 
 def judge(case: Case) -> Iterator[Finding]:

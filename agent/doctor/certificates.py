@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent import tls
+from agent.control.status_text import age
 from agent.doctor.certificate import Validity, validities, validity
 from agent.doctor.finding import Finding, fault, ok, warning
 from agent.errors import SecretError
@@ -105,8 +106,8 @@ def judge(facts: CertificateFacts, now: float) -> Iterator[Finding]:
         why = "no new connection is made with it"
         yield fault(about, f"{at} expired on {day}", why=why, remedy=renew, looked_at=at)
     elif last - now < SOON:
-        left = f"in {int((last - now) // 86_400)} days"
         why = "then no new connection is made"
-        yield warning(about, f"{at} expires on {day}, {left}", why=why, remedy=renew, looked_at=at)
+        found = f"{at} expires on {day}, in {age(last - now)}"
+        yield warning(about, found, why=why, remedy=renew, looked_at=at)
     else:
         yield ok(about, f"{at} is valid until {day}", looked_at=at)

@@ -160,7 +160,7 @@ def _around(found: Case) -> Iterator[Finding]:
 
 
 def _service(found: Case) -> Iterator[Finding]:
-    yield from service.judge(service.look(__version__, found.status, found.silence, found.hint))
+    yield from service.judge(service.look(__version__, found.status, found.silence, found.hint, denied=found.denied))
 
 
 def _certificates(config: Config) -> Iterator[Finding]:

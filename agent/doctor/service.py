@@ -33,10 +33,10 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
-    """``status``: what the agent says (agent/control/answers.py), None if it does not: ``silence`` says why, and
-    ``hint`` what to do. ``unit``: what systemd says of ours, {} without it. ``errors``: lines of its log of the last
-    day that are errors, None if we may not see them. ``memory``: bytes that the process has, ``files``: how many it
-    may open; None: not seen.
+    """``status``: what the agent says (agent/control/answers.py), None if it does not: ``silence`` says why, ``hint``
+    what to do, and ``denied`` whether it is that we may not ask. ``unit``: what systemd says of ours, {} without it.
+    ``errors``: lines of its log of the last day that are errors, None if we may not see them. ``memory``: bytes that
+    the process has, ``files``: how many it may open; None: not seen.
     """
 
     installed: str
@@ -48,9 +48,18 @@ class ServiceFacts:
     memory: int | None = None
     files: int | None = None
     up: float = 0.0  # s since the machine started
+    denied: bool = False
 
 
-def look(installed: str, status: Table | None, silence: str, hint: str, *, proc: Path = Path("/proc")) -> ServiceFacts:
+def look(
+    installed: str,
+    status: Table | None,
+    silence: str,
+    hint: str,
+    *,
+    denied: bool = False,
+    proc: Path = Path("/proc"),
+) -> ServiceFacts:
     """Blocks."""
     unit, memory, files, up = unit_facts(), None, None, 0.0
     process = proc / str((status or {}).get("pid", "none"))
@@ -64,7 +73,7 @@ def look(installed: str, status: Table | None, silence: str, hint: str, *, proc:
     with suppress(OSError, ValueError):
         up = float((proc / "uptime").read_text().split()[0])
     errors = journal("--priority=err", "--since=-1d", "--lines=200", "--output=cat") if unit else None
-    return ServiceFacts(installed, status, silence, hint, unit, errors, memory, files, up)
+    return ServiceFacts(installed, status, silence, hint, unit, errors, memory, files, up, denied)
 
 
 def unit_facts() -> dict[str, str]:
@@ -111,7 +120,9 @@ def _answers(facts: ServiceFacts) -> Iterator[Finding]:
     active = facts.unit.get("ActiveState") == "active"
     at = "the agent's socket"
     if facts.status is None:
-        if active:
+        if facts.denied:
+            yield note("agent", facts.silence, why="how it is was not seen", remedy=facts.hint, looked_at=at)
+        elif active:
             why = "it may hang, or the configuration names another socket"
             remedy = facts.hint or f"journalctl -u {UNIT} -n 50"
             yield fault("agent", f"systemd runs it, and {facts.silence}", why=why, remedy=remedy, looked_at=at)

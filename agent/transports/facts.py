@@ -1,4 +1,7 @@
-"""What a broker says of itself and of where our records go, as plain values: asked for by `doctor`, judged there."""
+"""What a broker says of itself and of where our records go, as plain values: asked for by `doctor`, judged there.
+
+A transport's session that has ``async facts() -> BrokerFacts`` (it never raises) is asked by agent/foresight/probe.py.
+"""
 
 from __future__ import annotations
 
