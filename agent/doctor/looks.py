@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import anyio
 
@@ -35,12 +36,12 @@ from agent.doctor.finding import Finding, note
 from agent.errors import ConfigError, EvidenceError, SignerError
 from agent.foresight.forecast import Forecast
 from agent.foresight.probe import Looks, secrets_of, try_all
-from agent.foresight.prospect import prospect, with_sizes
+from agent.foresight.prospect import Prospect, prospect, with_sizes
 from agent.signer import open_signer
 from agent.tls import Tls
 from agent.transports.facts import BrokerFacts
 
-_FORESEE = 10.0  # s
+_FORESEE = 30.0  # s: a slow box plays a large configuration through
 _ONLINE = 20.0  # s, a little more than agent/foresight/probe.py takes
 _TLS_AT_ONCE, _MQTTS = ("mqtts",), 8883  # connections whose certificate is looked at here
 
@@ -48,8 +49,9 @@ _TLS_AT_ONCE, _MQTTS = ("mqtts",), 8883  # connections whose certificate is look
 def looks(found: Case, *, offline: bool) -> list[Look]:
     """All of them; ``offline``: no broker, device or name server is asked."""
     config = found.config
+    foreseen = None if config is None else _Foreseen(config)
     done = [
-        Look("configuration", partial(_configuration, found)),
+        Look("configuration", partial(_configuration, found, foreseen), within=_FORESEE),
         Look("clock", lambda: clock.judge(clock.look())),
         Look("state folder", partial(_storage, found)),
         Look("files", partial(_rights, found)),
@@ -57,9 +59,9 @@ def looks(found: Case, *, offline: bool) -> list[Look]:
         Look("agent", partial(_service, found), within=20),
         Look("system", lambda: system.judge(system.look())),
     ]
-    if config is None:
+    if config is None or foreseen is None:
         return done
-    done[3:3] = [Look("disk", partial(_wear, config), within=_FORESEE)]
+    done[3:3] = [Look("disk", partial(_wear, config, foreseen), within=_FORESEE)]
     done.append(Look("certificates", partial(_certificates, config)))
     done += [Look(what, partial(_port, config, what, path)) for what, path in serial.ports(config)]
     if offline:
@@ -67,18 +69,46 @@ def looks(found: Case, *, offline: bool) -> list[Look]:
         done += [Look(f"outbox {each.id}", partial(_outbox, config, each.id)) for each in config.channels]
         return done
     done += [Look(f"name {host}", partial(_name, host)) for host in names.hosts(config)]
-    done.append(Look("brokers and devices", partial(_online, found, config), within=2 * _ONLINE))
+    done.append(Look("brokers and devices", partial(_online, found, config, foreseen), within=_FORESEE + _ONLINE))
     return done
+
+
+class _Foreseen:
+    """What a configuration comes to, made once for all looks that need it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = Lock()
+        self._found: Prospect | ConfigError | None = None
+
+    def prospect(self) -> Prospect:
+        """Blocks. Raises ConfigError."""
+        with self._lock:
+            if self._found is None:
+                try:
+                    self._found = anyio.run(prospect, self._config)
+                except ConfigError as error:
+                    self._found = error
+        if isinstance(self._found, ConfigError):
+            raise self._found
+        return self._found
+
+    def forecasts(self) -> Mapping[str, Forecast]:
+        """By channel; {} where the configuration is refused, which is told elsewhere. Blocks."""
+        try:
+            return self.prospect().forecasts
+        except ConfigError:
+            return {}
 
 
 # ---- this box ---------------------------------------------------------------------------------------------------
 
 
-def _configuration(found: Case) -> Iterator[Finding]:
+def _configuration(found: Case, foreseen: _Foreseen | None) -> Iterator[Finding]:
     """Also what a start would refuse though the file is good."""
-    if found.config is not None:
+    if foreseen is not None:
         try:
-            anyio.run(prospect, found.config)
+            foreseen.prospect()
         except ConfigError as error:
             found = replace(found, config=None, problems=error.problems)
     yield from case.judge(found)
@@ -89,17 +119,9 @@ def _storage(found: Case) -> Iterator[Finding]:
     yield from storage.judge(storage.look(found.agent.state, sizes))
 
 
-def _wear(config: Config) -> Iterator[Finding]:
-    forecasts = _forecasts(config)
+def _wear(config: Config, foreseen: _Foreseen) -> Iterator[Finding]:
+    forecasts = foreseen.forecasts()
     yield from wear.judge(wear.look(config.agent.state, wear.written(forecasts.values()) if forecasts else None))
-
-
-def _forecasts(config: Config) -> Mapping[str, Forecast]:
-    """By channel; {} where the configuration is refused, which is told elsewhere."""
-    try:
-        return anyio.run(prospect, config).forecasts
-    except ConfigError:
-        return {}
 
 
 def _rights(found: Case) -> Iterator[Finding]:
@@ -202,9 +224,9 @@ def _offline(config: Config) -> Iterator[Finding]:
     yield from map(brokers.tried, found)
 
 
-def _online(found: Case, config: Config) -> Iterator[Finding]:
+def _online(found: Case, config: Config, foreseen: _Foreseen) -> Iterator[Finding]:
     """Devices are left to the agent that runs: some take one client only, and it says how they are."""
-    forecasts = _forecasts(config)
+    forecasts = foreseen.forecasts()
     wanted = Looks(devices=found.status is None, facts=True)
     tried = anyio.run(partial(try_all, config, looks=wanted))
     yield from map(brokers.tried, with_sizes(tried, forecasts) if forecasts else tried)
