@@ -131,6 +131,8 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.payload": (PURE, ""),
     "agent.transports.ddhub.records": (PURE, ""),
     "agent.transports.ddhub.signature": (PURE, "Crypto"),
+    "agent.transports.ddhub.key_source_config": (PURE, "pydantic"),
+    "agent.transports.ddhub.network": (PURE, ""),
     "agent.transports.nats": (WORDS, ""),
     "agent.transports.nats.config": (PURE, "pydantic"),
     "agent.transports.nats.connection": (EDGE, "nats"),
@@ -228,10 +230,16 @@ PLACES: Mapping[str, Place] = {
     "adapters.mqtt.wire": (EDGE, ""),
 }
 
-FOLDERS = {"agent.outbox", "agent.signer", "agent.transports.nats"}  # whose modules are one edge together
+FOLDERS = {
+    "agent.outbox",
+    "agent.signer",
+    "agent.transports.ddhub",
+    "agent.transports.nats",
+}  # whose modules are one edge together
 SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
+    "agent.transports.ddhub.key_source_config",
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
 FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
