@@ -104,7 +104,7 @@ class FakeChannel(_Table):
 
     mark: Annotated[int, Field(ge=0)] = 0
 
-    def topic(self, *, site: str, channel: str) -> str:
+    def destination(self, *, site: str, channel: str) -> str:
         return f"{site}.{channel}"
 
 

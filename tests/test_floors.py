@@ -131,7 +131,12 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.payload": (PURE, ""),
     "agent.transports.ddhub.records": (PURE, ""),
     "agent.transports.ddhub.signature": (PURE, "Crypto"),
+    "agent.transports.ddhub.answers": (PURE, ""),
+    "agent.transports.ddhub.broker": (EDGE, "httpx"),
+    "agent.transports.ddhub.config": (PURE, "pydantic"),
+    "agent.transports.ddhub.failures": (EDGE, "httpx"),
     "agent.transports.ddhub.key_source_config": (PURE, "pydantic"),
+    "agent.transports.ddhub.login": (EDGE, ""),
     "agent.transports.ddhub.network": (PURE, ""),
     "agent.transports.nats": (WORDS, ""),
     "agent.transports.nats.config": (PURE, "pydantic"),
@@ -239,6 +244,7 @@ FOLDERS = {
 SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
+    *("agent.transports.ddhub.broker", "agent.transports.ddhub.config", "agent.transports.ddhub.failures"),
     "agent.transports.ddhub.key_source_config",
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
