@@ -159,8 +159,8 @@ def Bus(name: str, connection: Any, devices: Sequence[DeviceSelection], clock: A
 Bus.connection_model, Bus.device_model = _Connection, _Event  # type: ignore[attr-defined]
 
 
-def make_transport(settings: Any, *, subject: str) -> FakeBroker:
-    return _world.brokers[subject]
+def make_transport(settings: Any, *, topic: str, signer: Any, clock: Any) -> FakeBroker:
+    return _world.brokers[topic]
 
 
 class House:
