@@ -135,9 +135,19 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.broker": (EDGE, "httpx"),
     "agent.transports.ddhub.config": (PURE, "pydantic"),
     "agent.transports.ddhub.failures": (EDGE, "httpx"),
+    "agent.transports.ddhub.did_history": (EDGE, ""),
+    "agent.transports.ddhub.exchange": (EDGE, "httpx"),
+    "agent.transports.ddhub.key_source": (EDGE, ""),
     "agent.transports.ddhub.key_source_config": (PURE, "pydantic"),
     "agent.transports.ddhub.login": (EDGE, ""),
     "agent.transports.ddhub.network": (PURE, ""),
+    "agent.transports.ddhub.participant": (PURE, "Crypto coincurve"),
+    "agent.transports.ddhub.participants_file": (PURE, ""),
+    "agent.transports.ddhub.publishing": (EDGE, ""),
+    "agent.transports.ddhub.registry": (PURE, ""),
+    "agent.transports.ddhub.rpc": (EDGE, ""),
+    "agent.transports.ddhub.ssi_hub": (EDGE, ""),
+    "agent.transports.ddhub.transactions": (PURE, "rlp"),
     "agent.transports.nats": (WORDS, ""),
     "agent.transports.nats.config": (PURE, "pydantic"),
     "agent.transports.nats.connection": (EDGE, "nats"),
@@ -245,7 +255,7 @@ SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
     *("agent.transports.ddhub.broker", "agent.transports.ddhub.config", "agent.transports.ddhub.failures"),
-    "agent.transports.ddhub.key_source_config",
+    *("agent.transports.ddhub.exchange", "agent.transports.ddhub.key_source_config", "agent.transports.ddhub.rpc"),
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
 FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
