@@ -128,8 +128,10 @@ PLACES: Mapping[str, Place] = {
     "agent.transports": (WORDS, ""),
     "agent.transports.ddhub": (WORDS, ""),
     "agent.transports.ddhub.cipher": (PURE, "Crypto"),
+    "agent.transports.ddhub.key_folder": (EDGE, "Crypto"),
     "agent.transports.ddhub.payload": (PURE, ""),
     "agent.transports.ddhub.records": (PURE, ""),
+    "agent.transports.ddhub.rsa_key": (PURE, "Crypto"),
     "agent.transports.ddhub.signature": (PURE, "Crypto"),
     "agent.transports.ddhub.answers": (PURE, ""),
     "agent.transports.ddhub.broker": (EDGE, "httpx"),
@@ -258,6 +260,8 @@ HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.transports.ddhub.exchange", "agent.transports.ddhub.key_source_config", "agent.transports.ddhub.rpc"),
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
+KEY_FILES = "agent.signer.files"
+HOLD_KEYS = {"agent.transports.ddhub.key_folder"}  # beside agent.signer
 FOR_ADAPTERS = {"agent.fields", "agent.units", *SECRETS}  # beside floor 0: types of a configuration
 BY_NAME = {path.partition(":")[0] for kind in TRANSPORTS.values() for path in (kind.config_model, kind.transport)}
 VERIFIER = {"cbor2", "coincurve"}  # all that a consumer needs to install
@@ -316,6 +320,8 @@ def offence(module: str, target: str) -> str | None:
         return "has no place"
     below = PLACES[target][0]
     if target in SECRETS and module in HOLD_SECRETS:
+        return None
+    if target == KEY_FILES and module in HOLD_KEYS:
         return None
     if module.startswith("agent"):
         if target.startswith("adapters"):

@@ -1,8 +1,8 @@
 """Requests to the servers that know participants: an SSI Hub, a node of the chain.
 
 Each ends within a time and with a bounded answer, whatever the server sends; what goes wrong is a TransportError. No
-redirect is followed, for it would hand a login to somebody else. A connection lives for one look-up; certificates are
-read again each hour. Proxies of the environment (HTTPS_PROXY) are used, but not for this machine.
+redirect is followed, for it would hand a login to somebody else, and no proxy of the environment is asked. A connection
+lives for one look-up; certificates are read again each hour.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class Answer:
 class Connection:
     """Requests of one look-up."""
 
-    def __init__(self, client: httpx.AsyncClient, *, ours: bool) -> None:
+    def __init__(self, client: httpx.AsyncClient, tls: Tls) -> None:
         self._client = client
-        self._ours = ours
+        self._ours = tls.cert is not None
+        self._extensions = {} if tls.server_name is None else {"sni_hostname": tls.server_name}
 
     async def request(
         self, method: str, url: str, *, peer: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -86,7 +87,9 @@ class Connection:
         """``peer``: what messages call the server, for its address may hold a key. Raises TransportError."""
         try:
             with anyio.fail_after(_WITHIN):
-                async with self._client.stream(method, url, json=body, headers=headers) as response:
+                async with self._client.stream(
+                    method, url, json=body, headers=headers, extensions=self._extensions
+                ) as response:
                     content = bytearray()
                     async for piece in response.aiter_bytes():
                         content += piece
@@ -138,13 +141,12 @@ class Exchange:
     @asynccontextmanager
     async def connection(self, url: str) -> AsyncIterator[Connection]:
         """To the server of an address, and to others of its kind. Raises TransportError (SECRET): our certificates."""
-        here = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
         secure = self._transport is None and urlsplit(url).scheme == "https"
         context = await self._certificates() if secure else False
         async with httpx.AsyncClient(
-            verify=context, transport=self._transport, timeout=_WITHIN, trust_env=not here, follow_redirects=False
+            verify=context, transport=self._transport, timeout=_WITHIN, trust_env=False, follow_redirects=False
         ) as client:
-            yield Connection(client, ours=self._tls.cert is not None)
+            yield Connection(client, self._tls)
 
     async def _certificates(self) -> ssl.SSLContext:
         if self._context is None or anyio.current_time() >= self._made + _CONTEXT_LIFE:
