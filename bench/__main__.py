@@ -42,6 +42,10 @@ FIGURES = {
     "wire_bytes_per_reading": "bench.bytes_per_reading:figures",
     "device_bytes_per_reading": "bench.bytes_per_reading:figures",
     "device_bytes_per_payload_byte": "bench.device_bytes:figure",
+    "ddhub_wrap_1": "bench.ddhub:wrap_1",
+    "ddhub_wrap_10": "bench.ddhub:wrap_10",
+    "ddhub_wrap_100": "bench.ddhub:wrap_100",
+    "ddhub_message": "bench.ddhub:message",
     "outbox_start": "bench.outbox_start:figure",
     "drain": "bench.drain:figure",
 }

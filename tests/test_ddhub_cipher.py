@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from agent.errors import Verdict
 from agent.transports.ddhub.cipher import CipherError, Padding, decrypt, encrypt, new_key, unwrap, wrap
+from agent.transports.ddhub.signature import is_signed_by
 from tests.ddhub_keys import MINE, PUBLIC, SMALL, SMALL_PUBLIC, VECTORS
 from tests.leaks import holds, told
 
@@ -109,6 +111,21 @@ def test_bad_padding_and_bad_utf_8_are_one_error_that_tells_nothing() -> None:
         assert b"what it says" not in told(caught.value)
         told_of.append(str(caught.value))
     assert told_of == ["the text does not decrypt with its key"] * 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(payload=st.text() | st.text("0123456789abcdefABCDEF:", max_size=200))
+def test_whatever_is_sent_is_a_text_or_an_error(payload: str) -> None:
+    with suppress(CipherError):
+        decrypt(payload, KEY)
+
+
+@pytest.mark.parametrize("length", [0, 16, 24, 31, 33])
+def test_keys_have_32_bytes(length: int) -> None:
+    with pytest.raises(ValueError, match="a key has 32 bytes"):
+        encrypt("{", bytes(length))
+    with pytest.raises(ValueError, match="a key has 32 bytes"):
+        decrypt(f"{IV}:{BLOCK}", bytes(length))
 
 
 def test_half_a_character_is_not_sent() -> None:
@@ -205,6 +222,13 @@ def test_other_hashes_than_sha_1_are_not_unwrapped() -> None:
 def test_a_message_without_our_keys_is_refused() -> None:
     with pytest.raises(CipherError):
         unwrap(RSA_KEYS["wrappedKeyBase64"], [])
+
+
+def test_the_example_message_opens_from_end_to_end() -> None:
+    example, alice = VECTORS["h_exampleSend"], VECTORS["identities"]["alice"]
+    body = example["step2_message"]["body"]
+    assert is_signed_by(body["payload"], body["signature"], alice["publicKeyUncompressed"])
+    assert decrypt(body["payload"], unwrap(example["step1_internal"]["body"]["payload"], [MINE])) == '{"data":49}'
 
 
 # ---- public keys of anybody -----------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_another_library_signs_the_same(text: str) -> None:
     assert sign_text(text, SIGNER) == f"0x{theirs.signature.hex()}"
 
 
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(), signature=st.text() | st.binary(min_size=65, max_size=65).map(lambda s: "0x" + s.hex()))
+def test_no_signature_crashes(text: str, signature: str) -> None:
+    assert not is_signed_by(text, signature, PUBLIC)
+
+
 @pytest.mark.parametrize("text", ["", "[]", " {}", "\x19Ethereum Signed Message:\n5hello", "\x02\xc0", "Hello", "ABCD"])
 def test_only_what_we_write_is_signed(text: str) -> None:
     with pytest.raises(ValueError, match="only JSON objects and hex digits"):

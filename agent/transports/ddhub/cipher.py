@@ -19,7 +19,7 @@ import re
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from Crypto.Cipher import AES, PKCS1_OAEP, PKCS1_v1_5
 from Crypto.Hash import SHA1
@@ -28,6 +28,9 @@ from Crypto.PublicKey.RSA import RsaKey as RsaKey
 from Crypto.Util.Padding import pad, unpad
 
 from agent.errors import AgentError, Verdict
+
+if TYPE_CHECKING:
+    from Crypto.Cipher._mode_cbc import CbcMode
 
 Padding = Literal["oaep", "pkcs1v15"]
 """How a key is wrapped: RSAES-OAEP with SHA-1 and MGF1-SHA-1, or RSAES-PKCS1-v1_5 for gateways up to 1.9.1."""
@@ -66,7 +69,7 @@ def encrypt(text: str, key: bytes, *, iv: bytes | None = None) -> str:
     except UnicodeEncodeError:
         raise CipherError("the text holds half a character") from None
     iv = secrets.token_bytes(IV_BYTES) if iv is None else iv
-    sealed = AES.new(key, AES.MODE_CBC, iv=iv).encrypt(pad(content, AES.block_size))
+    sealed = _aes(key, iv).encrypt(pad(content, AES.block_size))
     return f"{iv.hex()}:{sealed.hex()}"
 
 
@@ -79,14 +82,21 @@ def decrypt(payload: str, key: bytes) -> str:
     iv, sealed = _from_hex(head), _from_hex(body)
     if len(iv) != IV_BYTES or not sealed or len(sealed) % AES.block_size:
         raise CipherError("not an encrypted text: expected 32 hex digits, a colon, and whole blocks of 32 hex digits")
+    aes = _aes(key, iv)
     try:
-        return unpad(AES.new(key, AES.MODE_CBC, iv=iv).decrypt(sealed), AES.block_size).decode()
+        return unpad(aes.decrypt(sealed), AES.block_size).decode()
     except ValueError:  # of padding or of UTF-8; not told apart, and not shown: they hold the text
         pass
     raise CipherError(
         "the text does not decrypt with its key",
         hint="the sender wrapped another key than it encrypted with; ask who runs it",
     )
+
+
+def _aes(key: bytes, iv: bytes) -> CbcMode:
+    if len(key) != KEY_BYTES:  # a shorter one would do for AES-128
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    return AES.new(key, AES.MODE_CBC, iv=iv)
 
 
 def _from_hex(text: str) -> bytes:

@@ -33,9 +33,9 @@ _PROTECTION = "PBKDF2WithHMAC-SHA512AndAES256-CBC"
 _HEAD = re.compile(rb"edge-agent-rsa-key: ([0-9]{1,9})\n")
 _REST = re.compile(
     rb"did: (?P<did>did:[!-~]{1,200})\nmade: (?P<made>[0-9]{1,20})\n"
-    rb"(?P<pem>-----BEGIN ENCRYPTED PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END ENCRYPTED PRIVATE KEY-----)\n"
+    rb"(?P<pem>-----BEGIN ENCRYPTED PRIVATE[ ]KEY-----\n[A-Za-z0-9+/=\n]+-----END ENCRYPTED PRIVATE[ ]KEY-----)\n"
 )
-_GATEWAYS = re.compile(r"\s*-----BEGIN RSA PRIVATE KEY-----.+-----END RSA PRIVATE KEY-----\s*", re.DOTALL)
+_GATEWAYS = re.compile(r"\s*-----BEGIN RSA PRIVATE[ ]KEY-----.+-----END RSA PRIVATE[ ]KEY-----\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def from_gateway(pem: str, root_key: str) -> RsaKey:
     was stored, so both are tried. Raises SignerError.
     """
     if len(pem) > MOST_BYTES or not _GATEWAYS.fullmatch(pem):
-        hint = "expected -----BEGIN RSA PRIVATE KEY-----, as in the field privateKey of rsa_key"
+        hint = "expected the PEM text in the field privateKey of rsa_key, of its secrets engine"
         raise SignerError("the text is no RSA key of a client gateway", hint=hint)
     bare = root_key.strip().removeprefix("0x")
     for stored in dict.fromkeys((root_key.strip(), f"0x{bare}", bare)):
