@@ -146,6 +146,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.network": (PURE, ""),
     "agent.transports.ddhub.participant": (PURE, "Crypto coincurve"),
     "agent.transports.ddhub.participants_file": (PURE, ""),
+    "agent.transports.ddhub.publication": (PURE, ""),
     "agent.transports.ddhub.publishing": (EDGE, ""),
     "agent.transports.ddhub.registry": (PURE, ""),
     "agent.transports.ddhub.rpc": (EDGE, ""),
@@ -183,6 +184,7 @@ PLACES: Mapping[str, Place] = {
         (
             *("agent.commands.check", "agent.commands.config_schema", "agent.commands.config_show"),
             *("agent.commands.identity_create", "agent.commands.identity_import", "agent.commands.identity_show"),
+            *("agent.commands.ddhub_channel", "agent.commands.ddhub_keys"),
             *("agent.commands.which_key", "agent.commands.whole_file"),
             *("agent.commands.init", "agent.commands.outbox_export", "agent.commands.outbox_list"),
             *("agent.commands.outbox_repair", "agent.commands.outbox_resize", "agent.commands.outbox_verify"),

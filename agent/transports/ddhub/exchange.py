@@ -166,11 +166,16 @@ def _silent(peer: str) -> TransportError:
     return TransportError(f"{peer}: no answer in {_WITHIN:.0f} s", hint=hint, reason=Reason.TIMEOUT)
 
 
-def _cause(error: BaseException) -> BaseException | None:
-    """What the system or the TLS library said, below what httpx made of it."""
+def _cause(error: BaseException) -> OSError | None:
+    """What the system or the TLS library said, below what httpx and anyio made of it."""
+    cause: OSError | None = None
     found: BaseException | None = error
-    for _ in range(10):
-        if found is None or isinstance(found, OSError):
-            return found
+    for _ in range(20):
+        if isinstance(found, BaseExceptionGroup):  # of several addresses of one name
+            found = found.exceptions[0]
+        if found is None or (isinstance(found, OSError) and found.errno is not None):
+            return found or cause
+        if isinstance(found, OSError):
+            cause = found
         found = found.__cause__ or found.__context__
-    return None
+    return cause

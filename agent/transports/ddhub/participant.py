@@ -189,3 +189,8 @@ def short(key: str) -> str:
     """A key as a line for people: enough of it to tell two apart."""
     body = "".join(line for line in key.splitlines() if not line.startswith("-----"))
     return printable(body if len(body) <= 40 else f"{body[:16]}...{body[-16:]}")
+
+
+def same_rsa(one: str, other: str) -> bool:
+    """Whether two texts hold one RSA key; PEM has several forms. Both were judged."""
+    return RSA.import_key(one) == RSA.import_key(other)
