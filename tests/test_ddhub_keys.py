@@ -375,3 +375,4 @@ def test_a_did_without_a_data_hub(world: World) -> None:
 
 def test_two_ways_at_once_are_refused(world: World) -> None:
     assert world.run("--send", "--unsigned", "x")[0] == 2
+    assert "both want stdout" in world.run("--json", "--unsigned", "-")[2]

@@ -71,6 +71,8 @@ class Ours:
 def main(options: argparse.Namespace) -> int:
     """Raises ConfigError, ControlError, SignerError, TransportError, OSError."""
     try:
+        if options.json and "-" in (str(options.unsigned), str(options.signed)):
+            raise ValueError("--json and - both want stdout; name a file")
         node = _node(options.rpc)
         config = load(options.config)
         settings: KeySourceConfig = ddhub_channel(config, options.channel).settings.keys
