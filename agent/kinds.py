@@ -4,8 +4,10 @@ A third party's adapter is named in a connection as ``kind = "package.module:Cla
 attributes ``connection_model`` and ``device_model``, pydantic models that judge its part of the configuration
 (agent/config/whole.py); a device model has ``id``, ``connection``, ``groups`` and ``point_names(group)``. A group that
 is polled has ``every`` in ns, and may have ``phase`` (agent.units.Phase); without ``every`` it is event-driven. A
-transport's model has ``topic(site=, channel=)``, and may have ``visitor()``: the same for ``check --online``, which
-changes nothing at the broker.
+transport's model has ``destination(site=, channel=)``: where records go, as plans state it, which one channel has for
+itself unless ``shares_destination``; ``destination_key``, the key that decides about it; and may have ``visitor()``:
+the same for ``check --online``, which changes nothing at the broker. A transport is made with (settings, topic=,
+signer=, clock=).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ ADAPTERS = {
 """By the scheme of a connection's URL, up to the first ``+``."""
 
 TRANSPORTS = {
-    "nats": TransportKind("agent.transports.nats.config:NatsConfig", "agent.transports.nats.transport:NatsTransport")
+    "nats": TransportKind("agent.transports.nats.config:NatsConfig", "agent.transports.nats.transport:NatsTransport"),
 }
 """By a channel's ``transport``."""
 

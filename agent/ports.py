@@ -293,8 +293,12 @@ class Ack:
 class TransportSession(Protocol):
     """One connection to the broker, from connect to loss."""
 
+    @property
+    def delivers(self) -> bool:
+        """Whether opening it has shown that records come through; else the first acknowledgement does."""
+
     async def last(self) -> Last | None:
-        """The last message that the broker stored for us, None if there is none.
+        """The last message that the broker stored for us, None if there is none. Only where the transport reads back.
 
         Raises TransportError; REJECT: we may not read it.
         """
@@ -307,14 +311,22 @@ class TransportSession(Protocol):
         raises; returns also when the connection is lost.
         """
 
+    def hasten(self) -> None:
+        """What was handed over leaves now, and waits for no company: no more may come. Never raises."""
+
     def acks(self) -> AsyncIterator[Ack]:
         """The answers as they come, in any order. Raises TransportError when the connection is lost."""
 
 
 class Transport(Protocol):
-    """A broker that takes records."""
+    """A broker that takes records. Made with its settings and ``topic``, ``signer``, ``clock``; touches nothing until a
+    session is opened. One session at a time; what it keeps between them is in memory.
+    """
 
     max_envelope: int | None  # bytes, None: not known yet
+    window: int  # records that may be handed over, from the oldest unacknowledged one on
+    ack_within: int | None  # ns; an answer that takes longer is overdue. None: the session itself sees to that
+    reads_back: bool  # whether ``last`` can tell what the broker holds
 
     def session(self) -> AbstractAsyncContextManager[TransportSession]:
         """Connect once. Raises TransportError."""

@@ -171,7 +171,9 @@ def make_run(
         cause=Cause.NOT_STORED if unstored else Cause.AGENT_DOWN,
         volatile=in_memory,
     )
-    transport = kinds.load(configured.transport)(configured.settings, subject=configured.topic)
+    transport = kinds.load(configured.transport)(
+        configured.settings, topic=configured.topic, signer=means.signer, clock=clock
+    )
     publisher = Publisher(
         channel=configured.id,
         store=store,

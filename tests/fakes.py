@@ -17,6 +17,7 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
+from agent.delivery.flight import WINDOW
 from agent.errors import AcquisitionError, OutboxError, TransportError
 from agent.evidence.envelope import Link, unpack
 from agent.evidence.record import decode_head
@@ -366,6 +367,10 @@ class FakeBroker:
 
     def __init__(self, clock: FakeClock, fate: Callable[[Message], Fate] = lambda message: Fate()) -> None:
         self.max_envelope: int | None = None
+        self.window = WINDOW
+        self.ack_within: int | None = 5 * S
+        self.reads_back = True
+        self.delivers = False  # what a session says of itself as soon as it is open
         self.clock = clock
         self.fate = fate
         self.messages: list[bytes] = []
@@ -418,11 +423,21 @@ class FakeSession:
 
     def __init__(self, broker: FakeBroker) -> None:
         self.sent: list[Message] = []
+        self.hastened: list[int] = []  # how many messages had been handed over when it was told to hurry
         self._broker = broker
         self._lost = False
         self._answers: list[tuple[int, int, Ack]] = []  # due, in order of sending
         self._count = 0
         self._more = anyio.Event()
+
+    @property
+    def delivers(self) -> bool:
+        """As the broker was told."""
+        return self._broker.delivers
+
+    def hasten(self) -> None:
+        """Nothing waits here; only noted."""
+        self.hastened.append(len(self.sent))
 
     async def last(self) -> Last | None:
         """The last message."""

@@ -104,7 +104,7 @@ class FakeChannel(_Table):
 
     mark: Annotated[int, Field(ge=0)] = 0
 
-    def topic(self, *, site: str, channel: str) -> str:
+    def destination(self, *, site: str, channel: str) -> str:
         return f"{site}.{channel}"
 
 
@@ -159,8 +159,8 @@ def Bus(name: str, connection: Any, devices: Sequence[DeviceSelection], clock: A
 Bus.connection_model, Bus.device_model = _Connection, _Event  # type: ignore[attr-defined]
 
 
-def make_transport(settings: Any, *, subject: str) -> FakeBroker:
-    return _world.brokers[subject]
+def make_transport(settings: Any, *, topic: str, signer: Any, clock: Any) -> FakeBroker:
+    return _world.brokers[topic]
 
 
 class House:

@@ -45,7 +45,7 @@ async def stream(url: str, **settings: Any) -> AsyncIterator[tuple[Client, str]]
 
 
 def transport(*urls: str, subject: str, name: str | None = None, timeouts: Timeouts | None = None) -> NatsTransport:
-    return NatsTransport(NatsConfig(servers=urls, stream=name), subject=subject, timeouts=timeouts or SHORT)
+    return NatsTransport(NatsConfig(servers=urls, stream=name), topic=subject, timeouts=timeouts or SHORT)
 
 
 def message(number: int, content: bytes = b"content") -> Message:

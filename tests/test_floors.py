@@ -134,8 +134,26 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.pattern": (PURE, ""),
     "agent.transports.ddhub.records": (PURE, ""),
     "agent.transports.ddhub.rsa_key": (PURE, "Crypto"),
-    "agent.transports.ddhub.schema": (PURE, "jsonschema"),
     "agent.transports.ddhub.signature": (PURE, "Crypto"),
+    "agent.transports.ddhub.answers": (PURE, ""),
+    "agent.transports.ddhub.broker": (EDGE, "httpx"),
+    "agent.transports.ddhub.config": (PURE, "pydantic"),
+    "agent.transports.ddhub.failures": (EDGE, "httpx"),
+    "agent.transports.ddhub.did_history": (EDGE, ""),
+    "agent.transports.ddhub.exchange": (EDGE, "httpx"),
+    "agent.transports.ddhub.key_source": (EDGE, ""),
+    "agent.transports.ddhub.key_source_config": (PURE, "pydantic"),
+    "agent.transports.ddhub.login": (EDGE, ""),
+    "agent.transports.ddhub.network": (PURE, ""),
+    "agent.transports.ddhub.participant": (PURE, "Crypto coincurve"),
+    "agent.transports.ddhub.participants_file": (PURE, ""),
+    "agent.transports.ddhub.publication": (PURE, ""),
+    "agent.transports.ddhub.publishing": (EDGE, ""),
+    "agent.transports.ddhub.registry": (PURE, ""),
+    "agent.transports.ddhub.rpc": (EDGE, ""),
+    "agent.transports.ddhub.ssi_hub": (EDGE, ""),
+    "agent.transports.ddhub.transactions": (PURE, "rlp"),
+    "agent.transports.ddhub.schema": (PURE, "jsonschema"),
     "agent.transports.ddhub.unfold": (PURE, ""),
     "agent.transports.facts": (WORDS, ""),
     "agent.transports.nats": (WORDS, ""),
@@ -170,6 +188,7 @@ PLACES: Mapping[str, Place] = {
             *("agent.commands.check", "agent.commands.config_schema", "agent.commands.config_show"),
             *("agent.commands.doctor", "agent.commands.support"),
             *("agent.commands.identity_create", "agent.commands.identity_import", "agent.commands.identity_show"),
+            *("agent.commands.ddhub_channel", "agent.commands.ddhub_keys"),
             *("agent.commands.which_key", "agent.commands.whole_file"),
             *("agent.commands.init", "agent.commands.outbox_export", "agent.commands.outbox_list"),
             *("agent.commands.outbox_repair", "agent.commands.outbox_resize", "agent.commands.outbox_verify"),
@@ -259,10 +278,17 @@ PLACES: Mapping[str, Place] = {
     "adapters.mqtt.wire": (EDGE, ""),
 }
 
-FOLDERS = {"agent.outbox", "agent.signer", "agent.transports.nats"}  # whose modules are one edge together
+FOLDERS = {
+    "agent.outbox",
+    "agent.signer",
+    "agent.transports.ddhub",
+    "agent.transports.nats",
+}  # whose modules are one edge together
 SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
+    *("agent.transports.ddhub.broker", "agent.transports.ddhub.config", "agent.transports.ddhub.failures"),
+    *("agent.transports.ddhub.exchange", "agent.transports.ddhub.key_source_config", "agent.transports.ddhub.rpc"),
     *("agent.transports.nats.config", "agent.transports.nats.login", "agent.transports.nats.failures"),
 }
 KEY_FILES = "agent.signer.files"

@@ -114,9 +114,9 @@ def test_problems_stand_on_their_lines(tmp_path: Path) -> None:
 
 def test_the_subjects_of_create_take_the_channels(tmp_path: Path) -> None:
     settings = judged(stream="S", create={"subjects": ["dx.*.a", "other.>"]})
-    assert settings.topic(site="s", channel="a") == "dx.s.a"
+    assert settings.destination(site="s", channel="a") == "dx.s.a"
     with pytest.raises(ValueError, match=r'the subjects of create do not take "dx\.s\.b"; add it there'):
-        settings.topic(site="s", channel="b")
+        settings.destination(site="s", channel="b")
 
 
 @pytest.mark.parametrize(

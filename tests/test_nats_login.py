@@ -37,7 +37,7 @@ def transport(url: str, *, timeouts: Timeouts = PATIENT, **settings: Any) -> Nat
     """Of a stream of its own, which it creates."""
     name = f"L{next(numbers)}"
     config = NatsConfig(servers=(url,), stream=name, create={}, **settings)  # type: ignore[arg-type]
-    return NatsTransport(config, subject=f"{name}.a", timeouts=timeouts)
+    return NatsTransport(config, topic=f"{name}.a", timeouts=timeouts)
 
 
 async def deliver(sender: NatsTransport) -> None:

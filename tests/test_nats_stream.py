@@ -51,7 +51,7 @@ def transport(
         create["subjects"] = [pattern.format(name=name) for pattern in create["subjects"]]
     config = NatsConfig.model_validate({"servers": [server.url], "stream": name, "create": create})
     config = config.visitor() if visitor else config
-    return NatsTransport(config, subject=subject or f"{name}.a", timeouts=SHORT)
+    return NatsTransport(config, topic=subject or f"{name}.a", timeouts=SHORT)
 
 
 async def existing(server: NatsServer, name: str) -> StreamConfig:

@@ -367,7 +367,7 @@ def test_logins_and_tls(tmp_path: Path) -> None:
         create["tls"] = {"ca": tls[1], "cert": tls[3], "key": {"file": tls[5]}}
 
         async def make() -> None:
-            async with NatsTransport(NatsConfig.model_validate(create), subject="S.a").session():
+            async with NatsTransport(NatsConfig.model_validate(create), topic="S.a").session():
                 pass
 
         asyncio.run(make())
@@ -402,7 +402,7 @@ def test_credentials(tmp_path: Path) -> None:
         create = {"servers": [server.url], "stream": "S", "create": {}, "creds": {"file": str(tmp_path / "admin")}}
 
         async def make() -> None:
-            async with NatsTransport(NatsConfig.model_validate(create), subject="S.a").session():
+            async with NatsTransport(NatsConfig.model_validate(create), topic="S.a").session():
                 pass
 
         asyncio.run(make())

@@ -49,12 +49,12 @@ class ChannelJudge:
             source.findings.add((*at, "id"), what, "choose another one")
         return place == here
 
-    def _one_writer(self, source: Source, transport: str, topic: str, at: Key) -> None:
+    def _one_writer(self, source: Source, transport: str, topic: str, at: Key, key: str) -> None:
         here = source.findings.place(at)
         place = self._writers.setdefault((transport, topic), here)
         if place != here:
-            what = f'"{topic}" is where {place.seen_from(here.file)} writes; a subject has one writer'
-            source.findings.add((*at, "subject"), what, "let the subject hold {channel}")
+            what = f'"{topic}" is where {place.seen_from(here.file)} writes; a {key} has one writer'
+            source.findings.add((*at, key), what, f"let the {key} hold {{channel}}")
 
     def _channel(self, source: Source, table: dict[str, Any], at: Key) -> Channel | None:
         findings, kind = source.findings, table.get("transport")
@@ -77,8 +77,8 @@ class ChannelJudge:
         rest = {key: value for key, value in table.items() if key not in own}
         settings = findings.judge(model, rest, at=at, context=source.context, also_known=own)
         topic = self._topic(findings, settings, model, table, at)
-        if topic is not None and first:
-            self._one_writer(source, transport.transport, topic, at)
+        if topic is not None and first and not getattr(model, "shares_destination", False):
+            self._one_writer(source, transport.transport, topic, at, _destination_key(model))
         if channel is None or settings is None or topic is None:
             return None
         return Channel(
@@ -97,18 +97,21 @@ class ChannelJudge:
     def _topic(
         self, findings: Findings, settings: Any, model: type[BaseModel], table: dict[str, Any], at: Key
     ) -> str | None:
-        """Where the channel writes, whatever else is wrong with it; None if the subject or an id is not known."""
-        if self._site is None or any(findings.refuses((*at, key)) for key in ("id", "subject")):
+        """Where the channel writes, whatever else is wrong with it; None if what decides about it is not known."""
+        name = _destination_key(model)
+        if self._site is None or any(findings.refuses((*at, key)) for key in ("id", name)):
             return None
         if settings is None:
             known = [*ChannelTable.model_fields, *model.model_fields]
-            if any(key not in known and near((key,), known) == "subject" for key in table):
+            if any(key not in known and near((key,), known) == name for key in table):
                 return None
-            settings = model.model_construct(**{key: table[key] for key in ("subject",) if key in table})
+            if name in model.model_fields and model.model_fields[name].is_required():
+                return None
+            settings = model.model_construct(**{key: table[key] for key in (name,) if key in table})
         try:
-            topic: str = settings.topic(site=self._site.id, channel=table["id"])
+            topic: str = settings.destination(site=self._site.id, channel=table["id"])
         except ValueError as error:
-            findings.add_error((*at, "subject"), error)
+            findings.add_error((*at, name), error)
             return None
         return topic
 
@@ -125,3 +128,8 @@ class ChannelJudge:
             known = f'write "{head}/*" or name what the device has'
             remedy = known if head in self._names.devices else f"the devices are: {', '.join(self._names.devices)}"
             source.findings.add((*at, index), f'"{pattern[:80]}" names nothing that is read', remedy)
+
+
+def _destination_key(model: type[BaseModel]) -> str:
+    """The key of a transport's model that decides where a channel writes."""
+    return str(getattr(model, "destination_key", "subject"))

@@ -13,7 +13,7 @@ import anyio
 
 from agent.model import Link
 
-WINDOW = 64  # records from the oldest unacknowledged one on
+WINDOW = 64  # records from the oldest unacknowledged one on, of a broker that takes them one by one
 
 
 @dataclass(slots=True)
@@ -31,8 +31,9 @@ class Flight:
     a crash before that has it sent, and refused, again.
     """
 
-    def __init__(self, acked: int) -> None:
+    def __init__(self, acked: int, *, window: int = WINDOW) -> None:
         self.acked = acked
+        self.window = window
         self.cursor = acked  # last position taken up
         self.turn = 0  # rises with each going back
         self.answers = 0
@@ -48,12 +49,12 @@ class Flight:
     @property
     def full(self) -> bool:
         """Whether the next record would be too far ahead of the oldest."""
-        return len(self._order) + self.reserved >= WINDOW
+        return len(self._order) + self.reserved >= self.window
 
     @property
     def room(self) -> int:
         """Places for records sent again by order that are free of others."""
-        return WINDOW - len(self._order)
+        return self.window - len(self._order)
 
     @property
     def waiting(self) -> int:

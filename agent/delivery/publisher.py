@@ -1,8 +1,9 @@
 """The publisher: delivers what the outbox holds, in order, until the broker has acknowledged it.
 
-At least once: nothing is sent further than ``WINDOW`` records ahead of the oldest that is not settled, so that a
-consumer never sees them further out of order. On a time-out it goes back to that one; on a lost connection it connects
-again with back-off and first settles against the last record that the broker holds. It never touches a record's bytes.
+At least once: nothing is sent further than the transport's window ahead of the oldest record that is not settled, so
+that a consumer never sees them further out of order. On a time-out it goes back to that one; on a lost connection it
+connects again with back-off and first settles against the last record that the broker holds, if it can be asked. It
+never touches a record's bytes.
 
 What concerns the whole channel (no connection, no right, no stream, no room) waits for better times and holds up
 nobody else. A record that the broker refuses for good is set aside: the next plan states it as withdrawn, and once
@@ -32,7 +33,7 @@ from agent.ports import Clock, Message, Store, Stored, Transport, TransportSessi
 
 __all__ = ["ACK_WITHIN", "WINDOW", "Publisher"]
 
-ACK_WITHIN = 5_000_000_000  # ns
+ACK_WITHIN = 5_000_000_000  # ns: how long an errand runs until it is told how far it came
 AWAY = frozenset({"", "unreachable", "timeout", "no_leader", "lost"})  # reasons of failures that are no refusal
 _READ = 256 * 1024  # bytes read from the outbox at a time
 # A broker that was away for hours is found within ten seconds. What that costs while it is away, a failed attempt each
@@ -73,6 +74,7 @@ class Publisher:
         self._refusals = refusals
         refusals.on_stated = self._stated
         self._settling = Settling(channel=channel, store=store, did=did, topic=topic, elsewhere=elsewhere)
+        self._hasty = 0  # who waits for all to be delivered
         self.on_connected: Callable[[], None] = lambda: None
         self.on_acknowledged: Callable[[], None] = lambda: None
         self._news = anyio.Event()
@@ -92,12 +94,23 @@ class Publisher:
         """There are new records in the outbox."""
         self._news.set()
 
+    @property
+    def window(self) -> int:
+        """Records that may be on their way."""
+        return self._transport.window
+
     async def drained(self, *, up_to: int | None = None) -> None:
-        """Return once everything in the outbox is settled, or all up to a position."""
-        while self._store.pending.records and (up_to is None or self._store.acked < up_to):
-            if self._moved.is_set():
-                self._moved = anyio.Event()
-            await self._moved.wait()
+        """Return once everything in the outbox is settled, or all up to a position; none of it waits for company."""
+        self._hasty += 1
+        try:
+            if self._session is not None:
+                self._session[0].hasten()
+            while self._store.pending.records and (up_to is None or self._store.acked < up_to):
+                if self._moved.is_set():
+                    self._moved = anyio.Event()
+                await self._moved.wait()
+        finally:
+            self._hasty -= 1
 
     async def run(self) -> None:
         """Deliver until cancelled; every failure of the broker or the way to it ends in another try."""
@@ -141,11 +154,11 @@ class Publisher:
         reached = False
         try:
             async with self._transport.session() as session:
-                position = await self._settling.position(session)
+                position = await self._settling.position(session) if self._transport.reads_back else None
                 reached = True
                 if position is not None:
                     self._settled_up_to(position)
-                if not self._store.pending.records:
+                if session.delivers or not self._store.pending.records:
                     self._delivers()
                 self.on_connected()
                 await self._deliver(session)
@@ -155,12 +168,13 @@ class Publisher:
 
     async def _deliver(self, session: TransportSession) -> None:
         backlog = self._store.next_pos - 1
-        self._flight = flight = Flight(self._store.acked)
+        self._flight = flight = Flight(self._store.acked, window=self._transport.window)
         flight.set_aside(self._aside)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive, session, flight)
-                tasks.start_soon(self._watch, flight)
+                if self._transport.ack_within is not None:
+                    tasks.start_soon(self._watch, flight, self._transport.ack_within)
                 if pause := self._drain.begin(self._store.pending.records):
                     self.trouble, self.reason = f"connected; what waits is sent from {pause / 1e9:.0f} s on", ""
                     log.info(
@@ -193,7 +207,7 @@ class Publisher:
             if not stored:
                 stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
             if not stored:
-                await news.wait()
+                await self._no_more(session, news)
                 continue
             for record in stored:
                 while flight.full and flight.turn == turn:
@@ -207,7 +221,12 @@ class Publisher:
                 else:
                     self._advance(flight)
             if flight.turn == turn and sum(len(record.envelope) for record in stored) < _READ // 2:
-                await news.wait()  # there was no more when this was read: do not ask the disk again
+                await self._no_more(session, news)  # when this was read: do not ask the disk again
+
+    async def _no_more(self, session: TransportSession, news: anyio.Event) -> None:
+        if self._hasty:
+            session.hasten()
+        await news.wait()
 
     async def _hand_over(self, session: TransportSession, flight: Flight, record: Stored) -> None:
         self.sent += 1
@@ -221,7 +240,8 @@ class Publisher:
             self._refuse(flight, record.pos, error)
             return
         await session.room()  # on a slow line that takes longer than an answer may
-        flight.left(record.pos, overdue=self._clock.boot() + ACK_WITHIN)
+        if self._transport.ack_within is not None:
+            flight.left(record.pos, overdue=self._clock.boot() + self._transport.ack_within)
 
     async def _receive(self, session: TransportSession, flight: Flight) -> None:
         async for ack in session.acks():
@@ -251,13 +271,13 @@ class Publisher:
         self._moved.set()
         self.on_acknowledged()
 
-    async def _watch(self, flight: Flight) -> None:
+    async def _watch(self, flight: Flight, within: int) -> None:
         """Go back to the oldest record whose answer is overdue; twice without any answer, and the connection is given
         up.
         """
         missed = answers = 0
         while True:
-            await self._clock.sleep_until(flight.overdue or self._clock.boot() + ACK_WITHIN)
+            await self._clock.sleep_until(flight.overdue or self._clock.boot() + within)
             if flight.answers != answers:
                 missed, answers = 0, flight.answers
             if flight.overdue is None or flight.overdue > self._clock.boot():
@@ -320,6 +340,7 @@ class Publisher:
             for record in list(errand.waiting.values()):
                 await self._drain.pace(len(record.envelope))
                 await self._send_again(session, errand, record)
+            session.hasten()
             while errand.waiting and flight is self._flight:
                 await errand.changed.wait()
         finally:

@@ -16,7 +16,6 @@ from typing import Any
 from anyio import to_thread
 
 from agent.delivery.errand import Errand
-from agent.delivery.flight import WINDOW
 from agent.delivery.publisher import Publisher
 from agent.errors import EvidenceError
 from agent.evidence.envelope import unpack
@@ -25,7 +24,6 @@ from agent.model import Cause
 from agent.ports import Store, Stored
 
 _READ = 256 * 1024  # bytes read from the outbox at a time
-_AT_ONCE = WINDOW // 2  # records
 _RANGES = 4096  # of refused records of a run; of more, the span of all
 _LISTED = 20  # ranges that are named
 _NEVER = 1 << 63
@@ -174,14 +172,15 @@ class Resending:
                 yield self._told()
             wanted = _Numbered({stream: [_Range(*each) for each in found] for stream, found in ranges.items()})
         held_since = await to_thread.run_sync(self._held_since)
+        at_once = self.publisher.window // 2
         chosen: list[Stored] = []
 
         def choose(found: Sequence[Stored]) -> None:
             chosen[:] = [record for record in found if wanted.wants(record)]
 
         while not wanted.done and (read := await self._read(self.position, up_to, choose)) is not None:
-            for start in range(0, len(chosen), _AT_ONCE):
-                batch = chosen[start : start + _AT_ONCE]
+            for start in range(0, len(chosen), at_once):
+                batch = chosen[start : start + at_once]
                 self._errand = Errand(record for record in batch if record.pos <= self.store.acked)
                 self.in_turn += len(batch) - len(self._errand.waiting)
                 while self._errand.waiting:

@@ -195,6 +195,8 @@ class NatsConfig(NatsServers):
 
     create: NatsCreate | None = None
 
+    destination_key: ClassVar[str] = "subject"
+
     is_visitor: ClassVar[bool] = False
     """Looks and changes nothing."""
 
@@ -202,7 +204,7 @@ class NatsConfig(NatsServers):
         """The same for who only looks whether all is well: no stream is created."""
         return NatsVisitor.model_construct(**dict(self))
 
-    def topic(self, *, site: str, channel: str) -> str:
+    def destination(self, *, site: str, channel: str) -> str:
         """The subject of a channel's records. Raises ValueError if the ids do not make one."""
         subject = _judge_subject(self.subject.replace("{site}", site).replace("{channel}", channel))
         patterns = self.create.subjects if self.create is not None else None

@@ -26,7 +26,7 @@ from nats.js import JetStreamContext
 
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.envelope import CONTENT_TYPE
-from agent.ports import Ack, Last, Message
+from agent.ports import Ack, Clock, Last, Message, Signer
 from agent.transports.facts import BrokerFacts
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
@@ -55,9 +55,21 @@ class NatsTransport:
     """Implements the ``Transport`` port for a channel."""
 
     config_model = NatsConfig
+    window = 64
+    ack_within: int | None = 5_000_000_000
+    reads_back = True
 
-    def __init__(self, config: NatsConfig, *, subject: str, timeouts: Timeouts | None = None) -> None:
-        self.topic = subject
+    def __init__(
+        self,
+        config: NatsConfig,
+        *,
+        topic: str,
+        signer: Signer | None = None,
+        clock: Clock | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        """``topic``: the subject. Records are signed already, and nothing here depends on the time."""
+        self.topic = topic
         self.max_envelope: int | None = None
         self._config = config
         self._servers = deque(config.servers)
@@ -86,6 +98,8 @@ class NatsTransport:
 
 class NatsSession:
     """One connection; implements the ``TransportSession`` port."""
+
+    delivers = False
 
     def __init__(
         self,
@@ -200,6 +214,9 @@ class NatsSession:
     async def room(self) -> None:
         """Return once what was sent has left, but for little. Never raises."""
         await self._connection.room()
+
+    def hasten(self) -> None:
+        """Nothing waits here."""
 
     async def acks(self) -> AsyncIterator[Ack]:
         """The server's answers as they come. Raises TransportError when the connection is lost."""

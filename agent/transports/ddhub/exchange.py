@@ -1,0 +1,181 @@
+"""Requests to the servers that know participants: an SSI Hub, a node of the chain.
+
+Each ends within a time and with a bounded answer, whatever the server sends; what goes wrong is a TransportError. No
+redirect is followed, for it would hand a login to somebody else, and no proxy of the environment is asked. A connection
+lives for one look-up; certificates are read again each hour.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from agent.errors import Reason, SecretError, TransportError
+from agent.printable import printable
+from agent.tls import Tls, certificate_hint, reason
+
+_WITHIN = 20.0  # s for a request with its answer
+_LARGEST = 8 << 20  # bytes of an answer: a DID document with many claims has some hundred kB
+_CONTEXT_LIFE = 3600.0  # s
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``peer``: who gave it, for messages."""
+
+    status: int
+    body: bytes
+    peer: str
+
+    def json(self) -> Any:
+        """Raises TransportError."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise self.nonsense("its answer is no JSON") from None
+
+    def words(self) -> str:
+        """What it says, on one line, as far as it is text that was written for people; "" if not."""
+        try:
+            said = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return ""
+        said = said.get("message", said.get("error")) if isinstance(said, dict) else said
+        return printable(said[:200]) if isinstance(said, str) else ""
+
+    def nonsense(self, what: str) -> TransportError:
+        """The error for an answer that cannot be."""
+        return TransportError(f"{self.peer}: {what}", reason=Reason.PROTOCOL, hint="is the address right?")
+
+    def unexpected(self) -> TransportError:
+        """The error for a status that is no success."""
+        words = f": {said}" if (said := self.words()) else ""
+        what = f"{self.peer} answers {self.status}{words}"
+        if self.status in (401, 403):
+            return TransportError(what, reason=Reason.AUTHORIZATION, hint="does it know us, and is the address right?")
+        if self.status == 429:
+            return TransportError(
+                what, reason=Reason.OTHER, hint="it is asked too often, perhaps by others of this site"
+            )
+        if 300 <= self.status < 400:
+            return TransportError(what, reason=Reason.PROTOCOL, hint="it has moved: write its new address")
+        hint = "its operator knows more" if self.status >= 500 else "is the address right?"
+        return TransportError(what, reason=Reason.OTHER, hint=hint)
+
+
+class Connection:
+    """Requests of one look-up."""
+
+    def __init__(self, client: httpx.AsyncClient, tls: Tls) -> None:
+        self._client = client
+        self._ours = tls.cert is not None
+        self._extensions = {} if tls.server_name is None else {"sni_hostname": tls.server_name}
+
+    async def request(
+        self, method: str, url: str, *, peer: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """``peer``: what messages call the server, for its address may hold a key. Raises TransportError."""
+        try:
+            with anyio.fail_after(_WITHIN):
+                async with self._client.stream(
+                    method, url, json=body, headers=headers, extensions=self._extensions
+                ) as response:
+                    content = bytearray()
+                    async for piece in response.aiter_bytes():
+                        content += piece
+                        if len(content) > _LARGEST:
+                            raise TransportError(
+                                f"{peer}: its answer is too large",
+                                reason=Reason.TOO_LARGE,
+                                hint="is the address right?",
+                            )
+                    return Answer(response.status_code, bytes(content), peer)
+        except TimeoutError:
+            raise _silent(peer) from None
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            raise self._translated(error, peer) from None  # what httpx says may hold the address
+
+    def _translated(self, error: Exception, peer: str) -> TransportError:
+        if isinstance(error, httpx.TimeoutException):
+            return _silent(peer)
+        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+            return TransportError(f"{peer}: this is no address", hint="correct it", reason=Reason.OTHER)
+        cause = _cause(error)
+        if isinstance(cause, ssl.SSLError):
+            hint = certificate_hint(cause, peer="the server", ours=self._ours)
+            return TransportError(f"{peer}: {reason(cause, peer='it')}", hint=hint or "", reason=Reason.TLS)
+        if isinstance(cause, socket.gaierror):
+            hint = "is the name right, and does DNS work here?"
+            return TransportError(f"{peer}: the name is not known", hint=hint, reason=Reason.UNREACHABLE)
+        if isinstance(cause, OSError):
+            hint = "is the address right, and is the way there open?"
+            return TransportError(f"{peer}: {reason(cause, peer='it')}", hint=hint, reason=Reason.UNREACHABLE)
+        if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
+            return TransportError(f"{peer}: it does not speak HTTP well", reason=Reason.PROTOCOL)
+        hint = "is the address right, and is the way there open?"
+        return TransportError(f"{peer}: it cannot be reached", hint=hint, reason=Reason.UNREACHABLE)
+
+
+class Exchange:
+    """Makes connections; keeps nothing but the certificates that are trusted.
+
+    ``transport``: instead of the network, for tests.
+    """
+
+    def __init__(self, tls: Tls | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._tls = tls or Tls()
+        self._transport = transport
+        self._context: ssl.SSLContext | None = None
+        self._made = 0.0
+
+    @asynccontextmanager
+    async def connection(self, url: str) -> AsyncIterator[Connection]:
+        """To the server of an address, and to others of its kind. Raises TransportError (SECRET): our certificates."""
+        secure = self._transport is None and urlsplit(url).scheme == "https"
+        context = await self._certificates() if secure else False
+        async with httpx.AsyncClient(
+            verify=context, transport=self._transport, timeout=_WITHIN, trust_env=False, follow_redirects=False
+        ) as client:
+            yield Connection(client, self._tls)
+
+    async def _certificates(self) -> ssl.SSLContext:
+        if self._context is None or anyio.current_time() >= self._made + _CONTEXT_LIFE:
+            try:
+                self._context = await to_thread.run_sync(self._tls.context)
+            except SecretError as error:
+                raise TransportError(str(error), hint=error.hint, reason=Reason.SECRET) from error
+            except OSError as error:  # which ssl.SSLError is
+                hint = "are ca, cert and key of tls PEM files that belong together, and may the agent read them?"
+                raise TransportError(reason(error, peer="the server"), hint=hint, reason=Reason.SECRET) from error
+            self._made = anyio.current_time()
+        return self._context
+
+
+def _silent(peer: str) -> TransportError:
+    hint = "is the address right, and is the way there open?"
+    return TransportError(f"{peer}: no answer in {_WITHIN:.0f} s", hint=hint, reason=Reason.TIMEOUT)
+
+
+def _cause(error: BaseException) -> OSError | None:
+    """What the system or the TLS library said, below what httpx and anyio made of it."""
+    cause: OSError | None = None
+    found: BaseException | None = error
+    for _ in range(20):
+        if isinstance(found, BaseExceptionGroup):  # of several addresses of one name
+            found = found.exceptions[0]
+        if found is None or (isinstance(found, OSError) and found.errno is not None):
+            return found or cause
+        if isinstance(found, OSError):
+            cause = found
+        found = found.__cause__ or found.__context__
+    return cause
