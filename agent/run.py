@@ -25,7 +25,7 @@ from agent.model import Cause, EventCode
 from agent.outbox import MemoryStore, Outbox
 from agent.ports import Clock, Signer
 from agent.router import Route
-from agent.sealing.batcher import Batcher
+from agent.sealing.batcher import Batcher, full_for
 from agent.sealing.sealer import Facts, Sealer
 
 MARK_EVERY = 10.0  # s: how soon the disk knows what was acknowledged, when no record is written
@@ -197,6 +197,7 @@ def make_run(
         window=configured.seal_within,
         window_away=configured.seal_within_away,
         away=lambda: not publisher.connected,
+        full=full_for(transport.max_envelope),
         block=configured.outbox.when_full == "block" and not in_memory,
         started=None if in_memory else (sealer.facts.version, history.clean),
         unstored_since=history.sealed if unstored else None,

@@ -20,7 +20,7 @@ from agent.transports.ddhub.participant import TAGS
 from agent.transports.ddhub.publishing import Mined, Terms, amount, send, terms
 from agent.transports.ddhub.rpc import Nodes
 from agent.transports.ddhub.transactions import Call, Signed, attribute_value, gas_of, publishing, set_attribute
-from testbed.ddhub.chain import gas_for
+from testbed.ddhub.contract import gas_for
 from testbed.ddhub.transaction import decode_transaction
 from tests.ddhub_registry import ALICE, BOB, DDHUB, DID, KEY, PEM, REGISTRY, SELECTORS, Ledger, Node, Refused
 from tests.fakes import VirtualLoop

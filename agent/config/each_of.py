@@ -18,7 +18,7 @@ def each_of(value: Any, kind: type[Kind], *, at: str = "") -> Iterator[tuple[str
     if isinstance(value, kind):
         yield at, value
     elif isinstance(value, BaseModel):
-        inner = dict(value).items()
+        inner = iter(value)  # dict() of a table with a key named "keys" would call that
     elif isinstance(value, Mapping):
         inner = value.items()
     elif isinstance(value, list | tuple):

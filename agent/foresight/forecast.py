@@ -38,7 +38,7 @@ from agent.model import (
     Sealed,
 )
 from agent.outbox import ring
-from agent.sealing.batcher import FULL, S, frame_bound
+from agent.sealing.batcher import S, frame_bound, full_for
 from agent.sealing.committer import PLAN_EVERY
 from agent.units import size_text
 
@@ -108,6 +108,9 @@ class Forecaster:
         self._channel = channel
         self._groups = groups
         self._protected = protected_header(did or _DID)
+        most = getattr(channel.settings, "max_envelope", None)
+        self._full = full_for(most)
+        self._most = MAX_ENVELOPE if most is None else min(most, MAX_ENVELOPE)
         self._plan = _plan(site, channel, groups)
         self._walks = [Walk(group.points, seed=f"{group.device.id}/{group.name}") for group in groups]
         self._bounds = [frame_bound(group.points) for group in groups]
@@ -115,14 +118,14 @@ class Forecaster:
         self._frame_overhead = self._size(Body(Kind.DATA, 7, b""))
 
     def problems(self, places: Mapping[tuple[str, ...], Place]) -> Iterator[Problem]:
-        """What can make a record larger than an outbox takes (docs/outbox.md), at the place to change."""
-        limit = size_text(MAX_ENVELOPE)
-        if self._plan_size > MAX_ENVELOPE:
+        """What can make a record larger than outbox or transport take (docs/outbox.md), at the place to change."""
+        limit = size_text(MAX_ENVELOPE) if self._most == MAX_ENVELOPE else _kib(self._most)
+        if self._plan_size > self._most:
             what = f"the plan of this channel takes {_kib(self._plan_size)}, and a record at most {limit}"
             remedy = "spread the points over several channels, or shorten names and sources"
             yield places["channel", self._channel.id].problem(what, remedy)
         for group, bound in zip(self._groups, self._bounds, strict=True):
-            if bound + self._frame_overhead > MAX_ENVELOPE:
+            if bound + self._frame_overhead > self._most:
                 what = f"one reading of {len(group.points)} points may take {_kib(bound)}, and a record at most {limit}"
                 yield places["group", group.device.id, group.name].problem(
                     what, "spread the points over several groups"
@@ -201,7 +204,7 @@ class Forecaster:
         begin, batches = due[0][0], list[list[Frame]]()
         while due[0][0] < begin + span:
             closes, bound, batch = due[0][0] + window, 0, list[Frame]()
-            while due[0][0] <= closes and bound < FULL:
+            while due[0][0] <= closes and bound < self._full:
                 at, index = due[0]
                 heapq.heapreplace(due, (at + self._schedule(index).period, index))
                 batch.append(self._frame(index, at))

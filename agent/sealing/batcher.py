@@ -37,6 +37,12 @@ LOOK_EVERY = S  # at the wall clock's quality, while a batch is open
 LOOK_FOR_ROOM = 0.2  # s: a blocked outbox is asked for room this often at most, it reads the disk for that
 FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
+
+def full_for(max_envelope: int | None) -> int:
+    """At how many bytes a batch is closed so that its record goes into an envelope of at most so many."""
+    return FULL if max_envelope is None else min(FULL, max_envelope * 3 // 4)
+
+
 log = logging.getLogger(__name__)
 
 
@@ -53,13 +59,15 @@ class Batcher:
         window_away: int | None = None,
         away: Callable[[], bool] = lambda: False,
         block: bool = False,
+        full: int = FULL,
         started: tuple[Value, ...] | None = None,
         unstored_since: int | None = None,
         on_durable: Callable[[Sequence[bytes]], None] = lambda envelopes: None,
         refusals: Refusals | None = None,
     ) -> None:
         """``window`` in ns: a value is on disk this soon after it was read; ``window_away`` while ``away`` says that
-        the broker is. ``block``: what is not acknowledged is never overwritten. ``started``: details of the start
+        the broker is. ``block``: what is not acknowledged is never overwritten. ``full``: bytes, by their greatest
+        possible size, at which a batch is closed. ``started``: details of the start
         event, which comes behind a run's first plan; None: none. ``unstored_since``: from this boot time on, until the
         first term, nothing was stored though the agent lived; None: it did not. ``on_durable`` gets what has just come
         onto the disk. ``refusals``: what plans must state; takes over ``on_new``.
@@ -78,6 +86,7 @@ class Batcher:
         self._started = started
         self._unstored_since = unstored_since
         self._told_until = 0  # boot time: of event-driven groups all before it is stated
+        self._full = full
         self._batch = Batch()
         self._jobs: deque[Job] = deque()
         self._frame_bounds: list[int] = []
@@ -112,7 +121,7 @@ class Batcher:
     @property
     def full(self) -> bool:
         """Whether nothing may be put until the batch is on its way to the disk."""
-        return self._batch.bound >= FULL and not self.blocked
+        return self._batch.bound >= self._full and not self.blocked
 
     async def room(self) -> None:
         """Wait until the batch is on its way to the disk; others may wait for that, too."""
@@ -122,7 +131,7 @@ class Batcher:
     @property
     def stuck(self) -> bool:
         """Whether nothing should be put until the broker has acknowledged more. What is put all the same is taken."""
-        return self.blocked and self._batch.bound + sum(job.batch.bound for job in self._jobs) >= 2 * FULL
+        return self.blocked and self._batch.bound + sum(job.batch.bound for job in self._jobs) >= 2 * self._full
 
     async def moving(self) -> None:
         """Wait while it is stuck."""
@@ -152,7 +161,7 @@ class Batcher:
             if batch.opened is None:
                 self._open(batch)
             batch.add_gap(item)
-        if batch.bound >= FULL:
+        if batch.bound >= self._full:
             if self.blocked:
                 self._take()  # two records, not one that may be larger than the outbox takes
             self._sleep.cancel()
@@ -271,7 +280,7 @@ class Batcher:
         batch = self._batch
         if batch.opened is None:
             return self._committer.plan_due
-        if batch.receipt.hurried or batch.bound >= FULL:
+        if batch.receipt.hurried or batch.bound >= self._full:
             return batch.opened
         window = self._window_away if self._away() else self._window
         due = batch.opened + (window if batch.frames else max(window, GAPS_WAIT))
