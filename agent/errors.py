@@ -123,6 +123,9 @@ class Reason(enum.StrEnum):
     NO_LEADER = "no_leader"  # the broker's cluster chooses one, or too few of its servers are there
     NO_STREAM = "no_stream"
     WRONG_STREAM = "wrong_stream"  # it does not take our subject
+    NO_TOPIC = "no_topic"  # of the Data Hub
+    SCHEMA = "schema"  # of the topic: it does not take what we send
+    RECIPIENT = "recipient"  # one does not get what others got
     STREAM_FULL = "stream_full"  # and keeps the old
     STORE = "store"  # the broker cannot store at the moment
     TOO_LARGE = "too_large"

@@ -35,10 +35,13 @@ ADAPTERS = {
 
 TRANSPORTS = {
     "nats": TransportKind("agent.transports.nats.config:NatsConfig", "agent.transports.nats.transport:NatsTransport"),
+    "ddhub": TransportKind(
+        "agent.transports.ddhub.config:DdhubConfig", "agent.transports.ddhub.transport:DdhubTransport"
+    ),
 }
 """By a channel's ``transport``."""
 
-LATER = frozenset({"ddhub", "ddhub-gateway"})
+LATER = frozenset({"ddhub-gateway"})
 """Kinds that are planned and do not work in this version."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(\+[a-z0-9+.-]+)?://")

@@ -519,8 +519,8 @@ WRONG = [
     ),
     (
         f'kind = "{KIND}"',
-        'url = "ddhub://x"',
-        [f"8: connection.wire.url: ddhub:// is {LATER}; remove the connection and its devices"],
+        'url = "ddhub-gateway://x"',
+        [f"8: connection.wire.url: ddhub-gateway:// is {LATER}; remove the connection and its devices"],
     ),
     (
         f'kind = "{KIND}"',
@@ -584,8 +584,12 @@ WRONG = [
         f"{SECOND}id = 'b'\nsubjct = 'dx.{{channel}}'\n{SECOND}id = 'c'\nsubject = 'dx.park-7.b'\n[agent]",
         ["34: channel[1].subjct: unknown key; did you mean 'subject'?"],
     ),
-    ('"nats"', '"ddhub"', [f'24: channel[0].transport: "ddhub" is {LATER}; choose one of: nats']),
-    ('"nats"', '"nat"', ['24: channel[0].transport: "nat" is no transport; choose one of: nats']),
+    (
+        '"nats"',
+        '"ddhub-gateway"',
+        [f'24: channel[0].transport: "ddhub-gateway" is {LATER}; choose one of: nats, ddhub'],
+    ),
+    ('"nats"', '"nat"', ['24: channel[0].transport: "nat" is no transport; choose one of: nats, ddhub']),
     ('transport = "nats"\n', "", ["22: channel[0].transport: missing; add it"]),
     (
         "transport =",
@@ -596,7 +600,11 @@ WRONG = [
             "25: channel[0].transpor: unknown key; did you mean 'transport'?",
         ],
     ),
-    ('"nats"', '"ddhub"\nrecipients = []', [f'24: channel[0].transport: "ddhub" is {LATER}; choose one of: nats']),
+    (
+        '"nats"',
+        '"ddhub-gateway"\nrecipients = []',
+        [f'24: channel[0].transport: "ddhub-gateway" is {LATER}; choose one of: nats, ddhub'],
+    ),
     ("nats://127", "wss://127", [f"25: channel[0].servers[0]: NATS over WebSocket is {LATER}; use tls:// or nats://"]),
     (
         "nats://127",
@@ -794,7 +802,8 @@ def test_defaults_in_the_manual_are_the_defaults(tmp_path: Path) -> None:
     text = (ROOT / "config" / "agent.toml").read_text()
     defaults = (
         "seal_within|size|when_full|on_disk_failure|subject|state|socket|log_level|sunspec|idle_close|max_gap|addresses|"
-        "identification|timeout|keepalive|session|session_expiry|qos|wait|first|storage|replicas|duplicate_window|discard"
+        "identification|timeout|keepalive|session|session_expiry|qos|wait|first|storage|replicas|duplicate_window|discard|"
+        "send_every|max_message|on_recipient_failure"
     )
     without = re.sub(rf"^({defaults}) .*\n", "", text, flags=re.MULTILINE)
     assert len(without.splitlines()) < len(text.splitlines()) - len(defaults.split("|"))

@@ -19,9 +19,9 @@ from agent.clock import SystemClock
 from agent.config.each_of import each_of
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.config.tables import Identity
-from agent.errors import AcquisitionError, AgentError, Reason, SecretError, TransportError
+from agent.errors import AcquisitionError, AgentError, Reason, SecretError, SignerError, TransportError
 from agent.model import Sample
-from agent.ports import PolledDevice
+from agent.ports import PolledDevice, Signer
 from agent.secret import Secret
 from agent.signer import open_signer
 from agent.transports.facts import BrokerFacts
@@ -95,7 +95,9 @@ def _trials(config: Config, looks: Looks) -> Iterator[_Trial]:
     for what, secret in secrets_of(config):
         yield _Trial(what, partial(_secret, secret))
     for channel in config.channels if looks.brokers else ():
-        yield _Trial(f"channel {channel.id}", partial(_broker, channel, with_facts=looks.facts), is_broker=True)
+        yield _Trial(
+            f"channel {channel.id}", partial(_broker, config.identity, channel, with_facts=looks.facts), is_broker=True
+        )
     for plan in config.adapters():
         opened = _Opened(plan, config)
         if opened.is_subscribed and looks.brokers:
@@ -110,9 +112,12 @@ def _trials(config: Config, looks: Looks) -> Iterator[_Trial]:
 
 async def _identity(identity: Identity, what: str) -> Tried:
     """Open the key. Raises SignerError."""
+    return Tried(what, f"{identity.key} holds the key of {(await _opened(identity)).did}")
+
+
+async def _opened(identity: Identity) -> Signer:
     opened = partial(open_signer, identity.key, passphrase=identity.passphrase, did=identity.did, any_owner=True)
-    signer = await to_thread.run_sync(opened, abandon_on_cancel=True)
-    return Tried(what, f"{identity.key} holds the key of {signer.did}")
+    return await to_thread.run_sync(opened, abandon_on_cancel=True)
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
@@ -134,10 +139,35 @@ async def _secret(secret: Secret, what: str) -> Tried:
 # ---- brokers ----------------------------------------------------------------------------------------------------
 
 
-async def _broker(channel: Channel, what: str, *, with_facts: bool) -> Tried:
+@dataclass(frozen=True, slots=True)
+class _NoKey:
+    """The signer of a box whose key cannot be opened: most brokers do not ask for it."""
+
+    error: SignerError
+
+    @property
+    def did(self) -> str:
+        raise self._raised()
+
+    def sign(self, digest: bytes) -> bytes:
+        raise self._raised()
+
+    def _raised(self) -> TransportError:
+        return TransportError(f"the key is needed to log in: {self.error}", hint=self.error.hint, reason=Reason.SECRET)
+
+
+async def _broker(identity: Identity, channel: Channel, what: str, *, with_facts: bool) -> Tried:
     """Connect to each of the servers; one that is as it should be is enough."""
     settings = channel.settings.visitor() if hasattr(channel.settings, "visitor") else channel.settings
-    transport = kinds.load(channel.transport)(settings, subject=channel.topic)
+    signer: Signer
+    try:
+        signer = await _opened(identity)
+    except SignerError as error:
+        signer = _NoKey(error)
+    try:
+        transport = kinds.load(channel.transport)(settings, topic=channel.topic, signer=signer, clock=SystemClock())
+    except TransportError as error:
+        return Tried(what, _words(error), good=False)
     found = list[Tried]()
 
     async def connect() -> None:  # each session goes to the next server
@@ -145,8 +175,10 @@ async def _broker(channel: Channel, what: str, *, with_facts: bool) -> Tried:
         try:
             async with transport.session() as session:
                 reached = True
-                last = await session.last()
-                words = f"{channel.topic} is taken, {'nothing there yet' if last is None else 'can be read back'}"
+                words = f"{channel.topic} is taken"
+                last = await session.last() if transport.reads_back else None
+                if transport.reads_back:
+                    words += ", nothing there yet" if last is None else ", can be read back"
                 words += f"; {remark}" if (remark := getattr(session, "remark", "")) else ""
                 facts = None
                 if with_facts and hasattr(session, "facts"):

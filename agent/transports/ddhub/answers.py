@@ -118,8 +118,8 @@ def parsed(body: bytes) -> Any:
     try:
         return json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        begin = printable(body[:40].decode("ascii", "replace"))
-        raise malformed(f'it is no JSON: "{begin}"') from error
+        begin = printable(body[:40].decode("ascii", "replace")) if body[:1] == b"<" else ""  # a page holds no token
+        raise malformed(f'it is no JSON: "{begin}"' if begin else "it is no JSON") from error
 
 
 def tokens(found: Any) -> Tokens:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -34,6 +35,7 @@ from agent.transports.ddhub.login import Login
 S = 1_000_000_000
 MIB = 1 << 20
 _SKEW = 60  # s: a clock that differs by more is told of
+_HERE = ("localhost", "127.0.0.1", "::1")
 _IDLE = 300  # s: so long is a connection kept for the next request
 _NO_DID = "is the DID document of this key there, and does the Data Hub resolve it on our network?"
 _LOGIN_HINTS = (  # by a part of what the proxy says, in small letters
@@ -59,11 +61,14 @@ async def broker(
     signer: Signer,
     clock: Clock,
     login: Login | None = None,
+    opens: bool = True,
     timeouts: Timeouts | None = None,
     over: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Broker]:
-    """What talks to a Data Hub; nothing is sent before the first call. ``login``: tokens that outlive this. ``over``:
-    in place of the network. Raises TransportError: a certificate of ours cannot be read.
+    """What talks to a Data Hub; nothing is sent before the first call. ``login``: tokens that outlive this. ``opens``:
+    have the broker make our channel if it is not there. ``over``: in place of the network.
+
+    Raises TransportError: a certificate of ours cannot be read.
     """
     timeouts = timeouts or Timeouts()
     verify: Any = True
@@ -87,7 +92,7 @@ async def broker(
             "Accept-Encoding": "identity",
         },
         follow_redirects=False,
-        trust_env=False,  # neither a proxy of the environment nor a .netrc gets between
+        trust_env=urlsplit(server.url).hostname not in _HERE,  # a proxy of the environment leads elsewhere only
         transport=over,
     )
     async with client:
@@ -96,6 +101,7 @@ async def broker(
             signer=signer,
             clock=clock,
             login=login or Login(clock=clock),
+            opens=opens,
             timeouts=timeouts,
             shows=server.tls is not None and server.tls.cert is not None,
             server_name=server_name,
@@ -112,6 +118,7 @@ class Broker:
         signer: Signer,
         clock: Clock,
         login: Login,
+        opens: bool,
         timeouts: Timeouts,
         shows: bool,
         server_name: str | None,
@@ -120,6 +127,7 @@ class Broker:
         self._signer = signer
         self._clock = clock
         self._login = login
+        self._opens = opens
         self._timeouts = timeouts
         self._shows = shows
         self._extensions = {} if server_name is None else {"sni_hostname": server_name}
@@ -299,8 +307,9 @@ class Broker:
 
     async def _open(self, token: str) -> None:
         """Have the broker make our channel if it is not there, and note our roles. Once after each login."""
-        status, content, _ = await self._send("POST", "/channel/initExtChannel", {}, token=token)
-        self._judged(status, content)
+        if self._opens:
+            status, content, _ = await self._send("POST", "/channel/initExtChannel", {}, token=token)
+            self._judged(status, content)
 
     async def _send(
         self,

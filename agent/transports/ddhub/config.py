@@ -178,7 +178,7 @@ class DdhubConfig(DdhubServer):
     recipients: Annotated[tuple[Recipient, ...], Field(strict=False), SOME] | None = None
     roles: Annotated[tuple[Annotated[str, AfterValidator(_role)], ...], Field(strict=False), SOME] | None = None
     send_every: Annotated[Duration, duration_range("1s", "6h")] = 300 * S
-    max_message: Annotated[Size, size_range("16KiB", "8MiB")] = 450 * 1024
+    max_message: Annotated[Size, size_range("64KiB", "8MiB")] = 450 * 1024
     on_recipient_failure: Literal["wait", "skip"] = "wait"
 
     destination_key: ClassVar[str] = "topic"
@@ -188,9 +188,16 @@ class DdhubConfig(DdhubServer):
     is_visitor: ClassVar[bool] = False
     """Looks and sends nothing."""
 
+    @property
+    def max_envelope(self) -> int:
+        """Bytes of the largest envelope that fits into a message."""
+        from agent.transports.ddhub.payload import largest_envelope  # not for who only judges a configuration
+
+        return largest_envelope(self.max_message)
+
     def visitor(self) -> DdhubConfig:
         """The same for who only looks whether all is well."""
-        return DdhubVisitor.model_construct(**dict(self))
+        return DdhubVisitor.model_construct(**dict(iter(self)))  # dict(self) would ask for its keys
 
     def destination(self, *, site: str, channel: str) -> str:
         """Where a channel's records go, as plans state it. Never raises; the ids do not matter."""

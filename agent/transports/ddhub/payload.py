@@ -80,6 +80,15 @@ def largest_clear(encrypted: int) -> int:
     return (encrypted - _HEAD) // (2 * _BLOCK) * _BLOCK - 1
 
 
+def largest_envelope(encrypted: int) -> int:
+    """Bytes of the largest envelope whose text alone has at most ``encrypted`` characters once encrypted."""
+    clear = largest_clear(encrypted)
+    size = max(0, (clear - clear_size([0])) * 3 // 4)
+    while size and clear_size([size]) > clear:
+        size -= 1
+    return size
+
+
 def decode(text: str) -> Payload:
     """What is in a text. Raises EvidenceError if it is no such text at all."""
     if not text.startswith("{"):

@@ -1,0 +1,128 @@
+"""A message of the Data Hub on its way out: filled with records, composed once, and delivered to each recipient.
+
+A draft takes records of one run, in order, as long as they fit. Composed it never changes: whoever gets it later, after
+a failure, gets the same text under the same ids, which is what the broker keeps if it had it all the while. Nothing
+here asks anybody; memory only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from agent.errors import AgentError
+from agent.ports import Message, Signer
+from agent.transports.ddhub import cipher, payload
+from agent.transports.ddhub.config import DdhubRecipient
+from agent.transports.ddhub.signature import sign_text
+
+MOST_RECORDS = 2048  # half of what the publisher hands over ahead
+
+
+class Draft:
+    """Records that will leave together. ``since``: boot time of the first. ``resent``: they were asked for."""
+
+    def __init__(self, *, most: int, since: int, resent: bool) -> None:
+        self.since = since
+        self.resent = resent
+        self.tokens: dict[str, int] = {}  # by message id
+        self._envelopes: list[bytes] = []
+        self._most = payload.largest_clear(most)
+        self._size = payload.clear_size([])
+
+    def takes(self, message: Message) -> bool:
+        """Whether one more fits: of the same run, and within the size."""
+        if not self._envelopes:
+            return True
+        same_run = message.id.partition("-")[0] == next(iter(self.tokens)).partition("-")[0]
+        grown = self._size + payload.envelope_share(len(message.envelope))
+        return same_run and grown <= self._most and len(self.tokens) < MOST_RECORDS
+
+    def add(self, message: Message) -> None:
+        """It takes it."""
+        envelope = message.envelope
+        self._size = (
+            self._size + payload.envelope_share(len(envelope))
+            if self._envelopes
+            else payload.clear_size([len(envelope)])
+        )
+        self._envelopes.append(envelope)
+        self.tokens[message.id] = message.token
+
+    def text(self) -> str:
+        """What is encrypted."""
+        return payload.encode(self._envelopes)
+
+
+@dataclass(slots=True)
+class Refusal:
+    """Why a recipient does not get a message. ``for_good``: trying again does not help until somebody acts."""
+
+    reason: str
+    hint: str
+    for_good: bool = False
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A composed message, and who has it.
+
+    ``tokens``: of its records by message id; None: not handed over in the session in force. ``waiting``: who does not
+    have it yet; ``keyed``: boot time since when a recipient has its key. ``tries``: without success, by DID.
+    """
+
+    gateway_id: str
+    transaction_id: str
+    payload: str
+    signature: str
+    key: bytes = field(repr=False)
+    resent: bool
+    tokens: dict[str, int | None]
+    waiting: dict[str, DdhubRecipient]
+    keyed: dict[str, int] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    delivered: int = 0
+    duplicates: int = 0  # of these: the broker had it before
+
+    def has(self, did: str, *, duplicate: bool = False) -> None:
+        """A recipient has it."""
+        del self.waiting[did]
+        self.refusals.pop(did, None)
+        self.delivered += 1
+        self.duplicates += duplicate
+
+    def lacks(self, did: str, refusal: Refusal) -> None:
+        """A recipient does not have it."""
+        self.refusals[did] = refusal
+        self.tries[did] = self.tries.get(did, 0) + 1
+
+
+def compose(draft: Draft, text: str, recipients: tuple[DdhubRecipient, ...], *, signer: Signer) -> Outgoing:
+    """Encrypt and sign; ``text`` is the draft's. Takes some ms of CPU for each 100 kB. Raises SignerError."""
+    key = cipher.new_key()
+    encrypted = cipher.encrypt(text, key)
+    return Outgoing(
+        gateway_id=str(uuid.uuid4()),
+        transaction_id=transaction_id(draft),
+        payload=encrypted,
+        signature=sign_text(encrypted, signer),
+        key=key,
+        resent=draft.resent,
+        tokens=dict(draft.tokens),
+        waiting={each.did: each for each in recipients},
+    )
+
+
+def transaction_id(draft: Draft) -> str:
+    """What the broker knows a repeat by, for two minutes: the first and the last record. What is sent again by order
+    has one that was never there before. 200 characters at most.
+    """
+    ids = list(draft.tokens)
+    first, last = ids[0], ids[-1]
+    return f"{first}:{last}" + (f":{uuid.uuid4().hex}" if draft.resent else "")
+
+
+def unkeyed(error: AgentError) -> Refusal:
+    """No key can be wrapped for a recipient."""
+    return Refusal(str(error), error.hint or "its owner must publish an RSA key in the DID document")
