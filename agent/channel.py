@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,7 @@ class Channel:
             "pending_bytes": sum(each.bytes for each in pending),
             **{name: counts[name] for name in COUNTS},
             "failures": dict(self._tally.failures),
+            "recipients": [asdict(each) for each in current.publisher.recipients],
             "stream": current.sealer.stream.hex(),
             "seq": current.sealer.seq,
             "term": current.sealer.term,

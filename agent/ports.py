@@ -318,6 +318,17 @@ class TransportSession(Protocol):
         """The answers as they come, in any order. Raises TransportError when the connection is lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """How it stands with one recipient, in records. ``trouble``: why it gets no more, and ``remedy``; "": it does."""
+
+    did: str
+    delivered: int = 0
+    skipped: int = 0
+    trouble: str = ""
+    remedy: str = ""
+
+
 class Transport(Protocol):
     """A broker that takes records. Made with its settings and ``topic``, ``signer``, ``clock``; touches nothing until a
     session is opened. One session at a time; what it keeps between them is in memory.
@@ -327,6 +338,10 @@ class Transport(Protocol):
     window: int  # records that may be handed over, from the oldest unacknowledged one on
     ack_within: int | None  # ns; an answer that takes longer is overdue. None: the session itself sees to that
     reads_back: bool  # whether ``last`` can tell what the broker holds
+
+    @property
+    def recipients(self) -> Sequence[Recipient]:
+        """Who gets what is sent, of a transport that brings it to several; else empty."""
 
     def session(self) -> AbstractAsyncContextManager[TransportSession]:
         """Connect once. Raises TransportError."""

@@ -23,7 +23,7 @@ from agent.evidence.envelope import Link, unpack
 from agent.evidence.record import decode_head
 from agent.model import Cause, DeviceInfo, Kind, Point, Quality, Sample, Value, Withdrawn
 from agent.outbox.backlog import Pending
-from agent.ports import Ack, Last, Message
+from agent.ports import Ack, Last, Message, Recipient
 from tests.runs import POINTS, FakeClock
 
 MS = 1_000_000
@@ -370,6 +370,7 @@ class FakeBroker:
         self.window = WINDOW
         self.ack_within: int | None = 5 * S
         self.reads_back = True
+        self.recipients: Sequence[Recipient] = ()
         self.delivers = False  # what a session says of itself as soon as it is open
         self.clock = clock
         self.fate = fate

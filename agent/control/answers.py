@@ -83,10 +83,11 @@ class Running(Protocol):
         ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not),
         ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``reason`` (its code)
         ``pending_records pending_bytes acknowledged dropped not_stored`` (readings) ``sent repeated resent refused
-        failures`` (by reason) ``stream`` (hex) ``seq term`` and ``outbox``: ``acked`` (None: not known), ``state``
-        ("ok", "blocked", "removed", "failed", "memory") and ``trouble`` (why it is not open), ``devices``: list of
-        ``id adapter`` and ``groups``: list of ``name state`` ("ok", or a cause's name) ``since_s`` (in this state)
-        ``last_s`` (since the last value) ``detail``, ``connections``: list of ``name state detail``.
+        failures`` (by reason) ``recipients`` (docs/operating.md) ``stream`` (hex) ``seq term`` and ``outbox``:
+        ``acked`` (None: not known), ``state`` ("ok", "blocked", "removed", "failed", "memory") and ``trouble`` (why it
+        is not open), ``devices``: list of ``id adapter`` and ``groups``: list of ``name state`` ("ok", or a cause's
+        name) ``since_s`` (in this state) ``last_s`` (since the last value) ``detail``, ``connections``: list of ``name
+        state detail``.
         """
 
     async def reload(self) -> Sequence[str]:

@@ -40,6 +40,7 @@ def lines(status: Table) -> Iterator[str]:
             if not channel.get("connected") and channel.get("state"):
                 yield f"    {_text(channel, 'id')}: {_text(channel, 'state')}"
             yield from _outbox(channel)
+            yield from _recipients(channel)
     if connections:
         yield ""
         yield from aligned([("  connection", "state", ""), *map(_connection, connections)])
@@ -124,6 +125,19 @@ def _outbox(channel: Table) -> Iterator[str]:
         yield f"    {name}: {words}{': ' if trouble else ''}{trouble}"
     if type(lost) is int and lost:
         yield f"    {name}: {lost} readings not stored"
+
+
+def _recipients(channel: Table) -> Iterator[str]:
+    """Who does not get what is sent, and why."""
+    for each in _tables(channel, "recipients"):
+        skipped = each.get("skipped")
+        missed = f", {skipped} records skipped" if type(skipped) is int and skipped else ""
+        if each.get("trouble"):
+            remedy = _text(each, "remedy", "")
+            words = f"{_text(each, 'trouble')}{'; ' if remedy else ''}{remedy}"
+            yield f"    {_text(channel, 'id')}: {_text(each, 'did')}{missed}: {words}"
+        elif missed:
+            yield f"    {_text(channel, 'id')}: {_text(each, 'did')}{missed} since the channel opened"
 
 
 def _connection(connection: Table) -> tuple[str, ...]:

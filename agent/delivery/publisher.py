@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 from anyio import to_thread
@@ -29,7 +29,7 @@ from agent.delivery.refusals import Refusals
 from agent.delivery.settling import Settling
 from agent.errors import AgentError, TransportError, Verdict, only
 from agent.evidence.envelope import message_id
-from agent.ports import Clock, Message, Store, Stored, Transport, TransportSession
+from agent.ports import Clock, Message, Recipient, Store, Stored, Transport, TransportSession
 
 __all__ = ["ACK_WITHIN", "WINDOW", "Publisher"]
 
@@ -93,6 +93,11 @@ class Publisher:
     def notify(self) -> None:
         """There are new records in the outbox."""
         self._news.set()
+
+    @property
+    def recipients(self) -> Sequence[Recipient]:
+        """Who gets what is sent, if the broker brings it to several."""
+        return self._transport.recipients
 
     @property
     def window(self) -> int:

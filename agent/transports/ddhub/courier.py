@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
 import anyio
 from anyio import to_thread
 
 from agent.errors import AgentError, Reason, TransportError, only
-from agent.ports import Clock
+from agent.ports import Clock, Recipient
 from agent.transports.ddhub import cipher
 from agent.transports.ddhub.answers import Failure, Posted
 from agent.transports.ddhub.broker import Broker
@@ -39,20 +39,11 @@ _NAMED = 3  # recipients in a message
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Account:
-    """What a recipient got, in records, and why it gets no more; "": it does."""
-
-    delivered: int = 0
-    skipped: int = 0
-    trouble: str = ""
-
-
 class Courier:
-    """Of one channel. ``accounts``: by DID, of all recipients so far."""
+    """Of one channel. ``accounts``: by DID, of all recipients so far; since it was made."""
 
     def __init__(self, *, keys: KeySource, clock: Clock, policy: Literal["wait", "skip"], topic: str) -> None:
-        self.accounts: dict[str, Account] = {}
+        self.accounts: dict[str, Recipient] = {}
         self._keys = keys
         self._clock = clock
         self._policy = policy
@@ -144,15 +135,15 @@ class Courier:
     def _note(self, out: Outgoing, had: Iterable[str]) -> None:
         """Count what was delivered, and tell of each recipient whose state changed."""
         for did in had:
-            account = self.accounts.setdefault(did, Account())
-            refusal = out.refusals.get(did)
+            before, refusal = self.accounts.get(did, Recipient(did)), out.refusals.get(did)
             if refusal is None:
-                account.delivered += len(out.tokens)
-                if account.trouble:
-                    account.trouble = ""
+                delivered = before.delivered + len(out.tokens)
+                self.accounts[did] = Recipient(did, delivered, before.skipped)
+                if before.trouble:
                     log.info("recipient gets records again topic=%s did=%s", self._topic, did)
-            elif account.trouble != refusal.reason:
-                account.trouble = refusal.reason
+                continue
+            self.accounts[did] = replace(before, trouble=refusal.reason, remedy=refusal.hint)
+            if before.trouble != refusal.reason:
                 log.warning(
                     "recipient does not get records topic=%s did=%s error=%s hint=%s",
                     self._topic,
@@ -169,8 +160,8 @@ class Courier:
             if not out.refusals[did].for_good and out.tries[did] < TRIES:
                 continue
             del out.waiting[did]
-            account = self.accounts[did]
-            if not account.skipped:
+            before = self.accounts[did]
+            if not before.skipped:
                 log.warning(
                     "recipient is skipped, for it records are as withdrawn topic=%s did=%s error=%s hint=%s",
                     self._topic,
@@ -178,7 +169,7 @@ class Courier:
                     out.refusals[did].reason,
                     "`edge-agent outbox resend` sends them again once it can get them",
                 )
-            account.skipped += len(out.tokens)
+            self.accounts[did] = replace(before, skipped=before.skipped + len(out.tokens))
 
 
 def _refusal(failure: Failure | None, unnamed: Iterable[Failure]) -> Refusal:

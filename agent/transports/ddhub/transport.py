@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -22,7 +22,7 @@ from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from agent.errors import Reason, TransportError, Verdict
-from agent.ports import Ack, Clock, Last, Message, Signer
+from agent.ports import Ack, Clock, Last, Message, Recipient, Signer
 from agent.transports.ddhub.answers import Limits
 from agent.transports.ddhub.broker import Broker, Timeouts, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
@@ -78,10 +78,15 @@ class DdhubTransport:
         self._keys = keys or open_key_source(config.keys, signer=signer, clock=clock)
         self.courier = Courier(keys=self._keys, clock=clock, policy=config.on_recipient_failure, topic=topic)
         self.topics = Topics(config.topic, clock=clock)
-        self.recipients = Recipients(config, own=signer.did, clock=clock)
+        self.listed = Recipients(config, own=signer.did, clock=clock)
         self._login = Login(clock=clock)
         self._timeouts = timeouts
         self._over = over
+
+    @property
+    def recipients(self) -> Sequence[Recipient]:
+        """All that a message was for."""
+        return tuple(self.courier.accounts.values())
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[DdhubSession]:
@@ -102,7 +107,7 @@ class DdhubTransport:
         ) as api:
             self.learn(await api.limits())
             await self.topics.get(api)
-            recipients = await self.recipients.get(api)
+            recipients = await self.listed.get(api)
             if self.config.is_visitor:
                 await self._all_have_keys(recipients)
             answers, incoming = anyio.create_memory_object_stream[Ack](math.inf)
@@ -269,7 +274,7 @@ class DdhubSession:
     async def _composed(self, draft: Draft) -> Outgoing:
         transport = self._transport
         topic = await transport.topics.get(self._api)
-        recipients = await transport.recipients.get(self._api)
+        recipients = await transport.listed.get(self._api)
 
         def composed() -> Outgoing:
             text = draft.text()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -26,7 +26,7 @@ from nats.js import JetStreamContext
 
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.envelope import CONTENT_TYPE
-from agent.ports import Ack, Clock, Last, Message, Signer
+from agent.ports import Ack, Clock, Last, Message, Recipient, Signer
 from agent.transports.facts import BrokerFacts
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.connection import Connection, Timeouts, connected
@@ -58,6 +58,7 @@ class NatsTransport:
     window = 64
     ack_within: int | None = 5_000_000_000
     reads_back = True
+    recipients: Sequence[Recipient] = ()
 
     def __init__(
         self,
