@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agent.config.effective import Channel as Configured
 from agent.delivery.drain import Drain
+from agent.delivery.latency import Pace
 from agent.delivery.publisher import AWAY
 from agent.delivery.resending import Resending, Selection
 from agent.errors import AgentError, OutboxError
 from agent.evidence.history import History, replay
 from agent.evidence.record import link_of
+from agent.heartbeat import Vitals
+from agent.instant import instant
 from agent.model import EventCode
 from agent.outbox import MemoryStore, Outbox
 from agent.outbox.files import OS_FILES, Files
@@ -39,6 +43,7 @@ from agent.tally import COUNTS, Tally
 DRAIN_WITHIN = 3.0  # s: how long a run that ends goes on delivering
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # s: until a failed outbox is opened again
 LASTING = 60.0  # s: an outbox that worked for so long was a good one
+SINCE_AFTER = 60.0  # s: a record that waits for longer is worth a word
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +61,7 @@ class Channel:
         clock: Clock,
         seen: Callable[[Channel, Sequence[bytes]], None],
         reroute: Callable[[Channel], Awaitable[None]],
+        vitals: Vitals,
         before: Channel | None = None,
         files: Files = OS_FILES,
     ) -> None:
@@ -75,13 +81,16 @@ class Channel:
         self._trouble = ""  # why the outbox is not open
         self._current: Run  # what is acquired goes to this one
         self._next: Run | None = None  # and to this one, from the next term on
+        self._stored: Run | None = None  # the last one on the outbox
         self._outbox: Outbox | MemoryStore  # the ring as it was last open; if it never was, nothing
         self._tally: Tally = Tally(None if before is None else before._tally)
-        self._means = Means(
+        self._means: Means = Means(
             facts=facts,
             signer=signer,
             clock=clock,
             drain=Drain(rate=configured.drain.rate, spread=configured.drain.spread, clock=clock),
+            pace=Pace() if before is None else before._means.pace,
+            vitals=vitals,
             elsewhere=self._volatile.__contains__,
             seen=lambda envelopes: seen(self, envelopes),
         )
@@ -239,6 +248,7 @@ class Channel:
         mine = self._failing and outbox.last is not None and outbox.last.stream in self._mine
         run = self._make(outbox, history, unstored=mine, after=after)
         self._mine.add(run.sealer.stream)
+        self._stored = run
         log.info(
             "channel opened channel=%s run=%s waiting=%d", self.id, run.sealer.stream.hex(), outbox.pending.records
         )
@@ -330,17 +340,29 @@ class Channel:
             return "removed"
         return "blocked" if self._current.batcher.blocked else "ok"
 
-    def summary(self) -> str:
-        """For people, in a few words."""
-        publisher, counts, state = self._current.publisher, self._tally.counts, self._state()
+    def _oldest(self) -> float | None:
+        """For how long the oldest record that is not acknowledged has waited, in s; None: none does, or not known."""
+        wall, boot = instant(self._means.clock)
+        runs = {run for run in (self._current, self._stored) if run is not None and run.store.pending.records}
+        ages = [run.latency.oldest(run.store.acked, wall=wall, boot=boot) for run in runs]
+        return max((age for age in ages if age is not None), default=None)
+
+    def summary(self) -> tuple[bool, str]:
+        """For people, in a few words; True: somebody should look."""
+        publisher, counts, state, waiting = self._current.publisher, self._tally.counts, self._state(), self.waiting
         broker = "connected" if self.delivering else "away" if publisher.reason in AWAY else "refusing"
-        why = f" ({publisher.reason})" if broker == "refusing" else ""
+        why = f" ({publisher.reason})" if broker != "connected" and publisher.reason else ""
+        since = ""
+        if waiting and (age := self._oldest() or 0) >= SINCE_AFTER:
+            began = datetime.fromtimestamp(self._means.clock.wall() / 1e9 - age, UTC)
+            since = f", oldest since {began:%H:%M}Z" if age < 12 * 3600 else f", oldest since {began:%Y-%m-%dT%H:%M}Z"
         told = {"refused": "records refused", "dropped": "records dropped", "not_stored": "readings not stored"}
-        return (
-            f"outbox {self.id}: {self.waiting} waiting, broker {broker}{why}, {counts['acknowledged']} delivered"
+        words = (
+            f"{self.id}: {waiting} waiting, broker {broker}{why}{since}, {counts['acknowledged']} delivered"
             + "".join(f", {counts[name]} {words}" for name, words in told.items() if counts[name])
             + (f", {state.upper()}" if state != "ok" else "")
         )
+        return broker != "connected" or state != "ok" or bool(since), words
 
     def status(self) -> dict[str, Any]:
         """For programs (docs/operating.md, status)."""
@@ -352,15 +374,22 @@ class Channel:
             "connected": self.delivering,
             "state": current.publisher.trouble,
             "reason": current.publisher.reason,
+            "hint": current.publisher.hint,
             "pending_records": sum(each.records for each in pending),
             "pending_bytes": sum(each.bytes for each in pending),
+            "oldest_s": self._oldest(),
+            "rate": self._means.pace.rate.per_second(self._means.clock.boot()),
+            "latency": self._means.pace.latency.as_json(),
             **{name: counts[name] for name in COUNTS},
+            "gaps": self._tally.gaps,
             "failures": dict(self._tally.failures),
             "stream": current.sealer.stream.hex(),
             "seq": current.sealer.seq,
+            "acked_seq": current.latency.acked_seq,
             "term": current.sealer.term,
             "outbox": {
                 "acked": self._outbox.acked if isinstance(self._outbox, Outbox) else None,
+                "size": self.configured.outbox.size,
                 "state": self._state(),
                 "trouble": self._trouble,
             },
