@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _SPAN = 60e9  # ns
+_LEAST = 1e9  # ns: what came in less time says little
 
 
 class Histogram:
@@ -32,19 +33,30 @@ class Histogram:
 
 
 class Rate:
-    """How much came per second, over about the last minute: what is older counts less and less."""
+    """How much came per second, over about the last minute, or since the first that came: what is older counts less and
+    less.
+    """
 
-    __slots__ = ("_at", "_value")
+    __slots__ = ("_at", "_began", "_value")
 
     def __init__(self) -> None:
         self._value = 0.0
         self._at = 0
+        self._began: int | None = None
 
     def add(self, amount: float, now: int) -> None:
         """So much came; ``now`` in ns, never falling."""
-        self._value = self.per_second(now) + amount * 1e9 / _SPAN
+        if self._began is None:
+            self._began = now
+        self._value = self._decayed(now) + amount * 1e9 / _SPAN
         self._at = now
 
     def per_second(self, now: int) -> float:
         """As it is now."""
-        return self._value * math.exp((self._at - now) / _SPAN) if self._value else 0.0
+        if self._began is None:
+            return 0.0
+        seen = 1 - math.exp((self._began - max(now, self._began + _LEAST)) / _SPAN)  # of the minute
+        return self._decayed(now) / seen
+
+    def _decayed(self, now: int) -> float:
+        return self._value * math.exp((self._at - now) / _SPAN)

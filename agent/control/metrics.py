@@ -1,6 +1,6 @@
 """The status of an agent as metrics in Prometheus' text format 0.0.4. Pure; docs/metrics.md explains each.
 
-What is not known, or was not counted, has no sample. Labels hold what the configuration names (channels, devices,
+What is not known has no sample; what did not happen yet is 0, so that its first time is seen as a rise. Labels hold what the configuration names (channels, devices,
 connections) and words of this code (causes, reasons, states), so the number of series is bounded by the configuration.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTBOX_STATES = ("ok", "blocked", "removed", "failed", "memory")
 OUTCOMES = ("ok", "device_timeout", "device_exception", "link_down", "decode_error")
+CAUSES = (*OUTCOMES[1:], "overrun", "source_silent", "clock_step", "agent_down", "not_stored")
 _DROPS = {"dropped": "overflow", "refused": "refused", "unreadable": "disk_error", "given_up": "memory"}
 
 Labels = Mapping[str, str]
@@ -174,7 +175,7 @@ METRICS = (
         "agent_gap_cycles_total",
         "counter",
         "Readings that records on disk state as missing, by cause.",
-        _by("channels", "channel", "cause", lambda channel: channel["gaps"]),
+        _by("channels", "channel", "cause", lambda channel: {**dict.fromkeys(CAUSES, 0), **channel["gaps"]}),
     ),
     Metric(
         "agent_dropped_records_total",
