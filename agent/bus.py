@@ -25,6 +25,8 @@ class Bus:
         self._since = 0
         self._busy = 0  # ns, until the last acquisition that left nobody behind
         self._share = Rate()
+        self._shared = 0  # of ``_busy``: what the rate knows
+        self._told = 0  # when it was told last; about once a second, it costs more than the rest
 
     def begin(self, now: int) -> None:
         """An acquisition is under way."""
@@ -36,14 +38,15 @@ class Bus:
         """It is not any more."""
         self._under_way -= 1
         if not self._under_way:
-            took = now - self._since
-            self._busy += took
-            self._share.add(took / _S, now)
+            self._busy += now - self._since
+            if now - self._told >= _S:
+                self._share.add((self._busy - self._shared) / _S, now)
+                self._shared, self._told = self._busy, now
 
     def status(self, now: int) -> dict[str, Any]:
         """``busy_s`` since it was made, ``busy`` of the last minute, 0 to 1, and ``late``: readings by seconds between
         due time and beginning.
         """
         under_way = now - self._since if self._under_way else 0
-        share = self._share.per_second(now) + under_way / 60e9
+        share = self._share.per_second(now) + (self._busy - self._shared + under_way) / 60e9
         return {"busy_s": (self._busy + under_way) / _S, "busy": min(1.0, share), "late": self.late.as_json()}
