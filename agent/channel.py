@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from anyio.abc import TaskGroup, TaskStatus
 from agent.config.effective import Channel as Configured
 from agent.delivery.drain import Drain
 from agent.delivery.latency import Pace
-from agent.delivery.publisher import AWAY
 from agent.delivery.resending import Resending, Selection
 from agent.errors import AgentError, OutboxError
 from agent.evidence.history import History, replay
@@ -43,7 +41,6 @@ from agent.tally import COUNTS, Tally
 DRAIN_WITHIN = 3.0  # s: how long a run that ends goes on delivering
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # s: until a failed outbox is opened again
 LASTING = 60.0  # s: an outbox that worked for so long was a good one
-SINCE_AFTER = 60.0  # s: a record that waits for longer is worth a word
 
 log = logging.getLogger(__name__)
 
@@ -347,25 +344,8 @@ class Channel:
         ages = [run.latency.oldest(run.store.acked, wall=wall, boot=boot) for run in runs]
         return max((age for age in ages if age is not None), default=None)
 
-    def summary(self) -> tuple[bool, str]:
-        """For people, in a few words; True: somebody should look."""
-        publisher, counts, state, waiting = self._current.publisher, self._tally.counts, self._state(), self.waiting
-        broker = "connected" if self.delivering else "away" if publisher.reason in AWAY else "refusing"
-        why = f" ({publisher.reason})" if broker != "connected" and publisher.reason else ""
-        since = ""
-        if waiting and (age := self._oldest() or 0) >= SINCE_AFTER:
-            began = datetime.fromtimestamp(self._means.clock.wall() / 1e9 - age, UTC)
-            since = f", oldest since {began:%H:%M}Z" if age < 12 * 3600 else f", oldest since {began:%Y-%m-%dT%H:%M}Z"
-        told = {"refused": "records refused", "dropped": "records dropped", "not_stored": "readings not stored"}
-        words = (
-            f"{self.id}: {waiting} waiting, broker {broker}{why}{since}, {counts['acknowledged']} delivered"
-            + "".join(f", {counts[name]} {words}" for name, words in told.items() if counts[name])
-            + (f", {state.upper()}" if state != "ok" else "")
-        )
-        return broker != "connected" or state != "ok" or bool(since), words
-
     def status(self) -> dict[str, Any]:
-        """For programs (docs/operating.md, status)."""
+        """For programs; agent/control/answers.py has the keys."""
         current, counts = self._current, self._tally.counts
         pending = [store.pending for store in {self._outbox, current.store}]
         return {

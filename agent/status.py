@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__, process
+from agent.delivery.publisher import AWAY
 from agent.heartbeat import Vitals
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 S = 1e9
 _LONGEST = 1000  # characters of a summary
+_WAITS_LONG = 60.0  # s: a record that waits for longer is worth a word
 
 
 class Condition:
@@ -41,12 +43,27 @@ def summary(running: Running) -> str:
     first = [f"STUCK: {name}" for name in running.condition.stuck]
     if running.clock_wait.waiting:
         first.append("no reading yet: waiting for a synchronised clock")
-    parts = [channel.summary() for channel in running.channels.values()] + [running.states.summary()]
-    text = "; ".join([*first, *(words for _, words in sorted(parts, key=_calm))])
+    now = running.clock.wall() / S
+    parts = [_channel(channel.status(), now) for channel in running.channels.values()] + [running.states.summary()]
+    text = "; ".join([*first, *(words for _, words in sorted(parts, key=lambda part: not part[0]))])
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-_calm: Callable[[tuple[bool, str]], bool] = lambda part: not part[0]  # noqa: E731
+def _channel(told: dict[str, Any], now: float) -> tuple[bool, str]:
+    """A channel in a few words; True: somebody should look. ``now``: wall clock, s."""
+    reason, state, waiting, since = told["reason"], told["outbox"]["state"], told["pending_records"], ""
+    broker = "connected" if told["connected"] else "away" if reason in AWAY else "refusing"
+    why = f" ({reason})" if broker != "connected" and reason else ""
+    if waiting and (age := told["oldest_s"] or 0) >= _WAITS_LONG:
+        began = datetime.fromtimestamp(now - age, UTC)
+        since = f", oldest since {began:%H:%M}Z" if age < 12 * 3600 else f", oldest since {began:%Y-%m-%dT%H:%M}Z"
+    counted = {"refused": "records refused", "dropped": "records dropped", "not_stored": "readings not stored"}
+    words = (
+        f"{told['id']}: {waiting} waiting, broker {broker}{why}{since}, {told['acknowledged']} delivered"
+        + "".join(f", {told[name]} {words}" for name, words in counted.items() if told[name])
+        + (f", {state.upper()}" if state != "ok" else "")
+    )
+    return broker != "connected" or state != "ok" or bool(since), words
 
 
 def status(running: Running) -> dict[str, Any]:

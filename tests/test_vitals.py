@@ -4,6 +4,7 @@ away, slow or full never is (agent/heartbeat.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,3 +150,35 @@ async def test_how_long_a_reading_may_take_follows_from_the_configuration(
     source = Source(config.adapters()[0], config, sink=Router({}), clock=house.clock, states=states, vitals=Vitals())
     assert source.bus is not None
     assert source.bus.within == seconds * S
+
+
+# ---- STATUS= --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_status_line_begins_with_what_needs_somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_transport(monkeypatch)
+    send = 'send = ["meter/*", "battery/*"]'
+    house = House(tmp_path, {"dso": send, "market": send})
+    house.broker("market").down()
+    calm: list[str] = []
+
+    async def work() -> None:
+        await anyio.sleep(50)
+        calm.append(house.running.summary())
+        house.world.devices["meter"].script = lambda group: Acquisition(cause=Cause.LINK_DOWN)
+        await anyio.sleep(50)
+        calm.append(house.running.summary())
+        house.running.condition.stuck = ["writer of dso"]
+        calm.append(house.running.summary())
+        house.clock.now += 86_400 * S
+        calm.append(house.running.summary())
+
+    house.clock.offset = 1_764_036_000 * S - house.clock.boot()  # 02:00 UTC
+    await house.live(work)
+    market, dso = r"market: \d\d waiting, broker away", r"dso: [01] waiting, broker connected, \d+ delivered"
+    assert re.fullmatch(rf"{market}, 0 delivered; {dso}; 0 of 2 devices failing", calm[0])
+    fails = r"1 of 2 devices failing \(meter\)"
+    assert re.fullmatch(rf"{market}, oldest since 02:00Z, 0 delivered; {fails}; {dso}", calm[1])
+    assert calm[2].startswith("STUCK: writer of dso; market: ")
+    assert "market: " in calm[3]
+    assert ", oldest since 2025-11-25T02:00Z, " in calm[3]

@@ -1,7 +1,8 @@
 """The status of an agent as metrics in Prometheus' text format 0.0.4. Pure; docs/metrics.md explains each.
 
-What is not known has no sample; what did not happen yet is 0, so that its first time is seen to rise. Labels hold what the configuration names (channels, devices,
-connections) and words of this code (causes, reasons, states), so the number of series is bounded by the configuration.
+What is not known has no sample; what did not happen yet is 0, so that its first time is seen. Labels hold what the
+configuration names (channels, devices, connections) and words of this code (causes, reasons, states): the number of
+series is bounded by the configuration.
 """
 
 from __future__ import annotations
