@@ -199,7 +199,8 @@ class Publisher:
             self._news = news
             stored = self._store.fresh(flight.cursor)
             if not stored:
-                stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
+                with self.beat.back_by(self._clock.boot() + WITHIN):
+                    stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
             if not stored:
                 await news.wait()
                 continue
