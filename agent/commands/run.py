@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(options: argparse.Namespace) -> int:
     """Run until SIGTERM. Raises AgentError."""
-    faulthandler.enable()  # the watchdog's SIGABRT: where we hung
+    faulthandler.enable(2)  # the watchdog's SIGABRT: where we hung; by number, whatever sys.stderr is
     # A reload that is asked for while we start must not end us; it waits until somebody listens.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     import anyio  # takes most of the start, as do the others
