@@ -22,11 +22,13 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agent.config.effective import Channel as Configured
 from agent.delivery.drain import Drain
-from agent.delivery.publisher import AWAY
+from agent.delivery.latency import Pace
 from agent.delivery.resending import Resending, Selection
 from agent.errors import AgentError, OutboxError
 from agent.evidence.history import History, replay
 from agent.evidence.record import link_of
+from agent.heartbeat import Vitals
+from agent.instant import instant
 from agent.model import EventCode
 from agent.outbox import MemoryStore, Outbox
 from agent.outbox.files import OS_FILES, Files
@@ -57,6 +59,7 @@ class Channel:
         clock: Clock,
         seen: Callable[[Channel, Sequence[bytes]], None],
         reroute: Callable[[Channel], Awaitable[None]],
+        vitals: Vitals,
         before: Channel | None = None,
         files: Files = OS_FILES,
     ) -> None:
@@ -76,13 +79,16 @@ class Channel:
         self._trouble = ""  # why the outbox is not open
         self._current: Run  # what is acquired goes to this one
         self._next: Run | None = None  # and to this one, from the next term on
+        self._stored: Run | None = None  # the last one on the outbox
         self._outbox: Outbox | MemoryStore  # the ring as it was last open; if it never was, nothing
         self._tally: Tally = Tally(None if before is None else before._tally)
-        self._means = Means(
+        self._means: Means = Means(
             facts=facts,
             signer=signer,
             clock=clock,
             drain=Drain(rate=configured.drain.rate, spread=configured.drain.spread, clock=clock),
+            pace=Pace() if before is None else before._means.pace,
+            vitals=vitals,
             elsewhere=self._volatile.__contains__,
             seen=lambda envelopes: seen(self, envelopes),
         )
@@ -240,6 +246,7 @@ class Channel:
         mine = self._failing and outbox.last is not None and outbox.last.stream in self._mine
         run = self._make(outbox, history, unstored=mine, after=after)
         self._mine.add(run.sealer.stream)
+        self._stored = run
         log.info(
             "channel opened channel=%s run=%s waiting=%d", self.id, run.sealer.stream.hex(), outbox.pending.records
         )
@@ -331,20 +338,15 @@ class Channel:
             return "removed"
         return "blocked" if self._current.batcher.blocked else "ok"
 
-    def summary(self) -> str:
-        """For people, in a few words."""
-        publisher, counts, state = self._current.publisher, self._tally.counts, self._state()
-        broker = "connected" if self.delivering else "away" if publisher.reason in AWAY else "refusing"
-        why = f" ({publisher.reason})" if broker == "refusing" else ""
-        told = {"refused": "records refused", "dropped": "records dropped", "not_stored": "readings not stored"}
-        return (
-            f"outbox {self.id}: {self.waiting} waiting, broker {broker}{why}, {counts['acknowledged']} delivered"
-            + "".join(f", {counts[name]} {words}" for name, words in told.items() if counts[name])
-            + (f", {state.upper()}" if state != "ok" else "")
-        )
+    def _oldest(self) -> float | None:
+        """For how long the oldest record that is not acknowledged has waited, in s; None: none does, or not known."""
+        wall, boot = instant(self._means.clock)
+        runs = {run for run in (self._current, self._stored) if run is not None and run.store.pending.records}
+        ages = [run.latency.oldest(run.store.acked, wall=wall, boot=boot) for run in runs]
+        return max((age for age in ages if age is not None), default=None)
 
     def status(self) -> dict[str, Any]:
-        """For programs (docs/operating.md, status)."""
+        """For programs; agent/control/answers.py has the keys."""
         current, counts = self._current, self._tally.counts
         pending = [store.pending for store in {self._outbox, current.store}]
         return {
@@ -353,16 +355,23 @@ class Channel:
             "connected": self.delivering,
             "state": current.publisher.trouble,
             "reason": current.publisher.reason,
+            "hint": current.publisher.hint,
             "pending_records": sum(each.records for each in pending),
             "pending_bytes": sum(each.bytes for each in pending),
+            "oldest_s": self._oldest(),
+            "rate": self._means.pace.rate.per_second(self._means.clock.boot()),
+            "latency": self._means.pace.latency.as_json(),
             **{name: counts[name] for name in COUNTS},
+            "gaps": self._tally.gaps,
             "failures": dict(self._tally.failures),
             "recipients": [asdict(each) for each in current.publisher.recipients],
             "stream": current.sealer.stream.hex(),
             "seq": current.sealer.seq,
+            "acked_seq": current.latency.acked_seq,
             "term": current.sealer.term,
             "outbox": {
                 "acked": self._outbox.acked if isinstance(self._outbox, Outbox) else None,
+                "size": self.configured.outbox.size,
                 "state": self._state(),
                 "trouble": self._trouble,
             },

@@ -186,6 +186,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON object")
     _running(status)
 
+    top = command("top", "What runs, what waits, what fails, live; q ends", "top")
+    top.add_argument("--every", metavar="DURATION", default="1s", help="how often it is drawn (default: 1s)")
+    top.add_argument("--count", type=int, metavar="N", help="end after N times")
+    top.add_argument("--json", action="store_true", help="one JSON object each time, as of status")
+    _running(top)
+
     tap = command("tap", "Show records of the running agent as they are sealed", "tap")
     tap.add_argument("filter", nargs="?", metavar="FILTER", help='only values of "device/group/point", * for any')
     tap.add_argument("--count", type=int, metavar="N", help="end after N records")

@@ -40,12 +40,16 @@ async def run(config: Config, signals: AsyncIterator[signal.Signals]) -> None:
         async with anyio.create_task_group() as channels, anyio.create_task_group() as sources:
             await running.open(channels=channels, sources=sources)
             log.info("agent starting version=%s did=%s waiting=%d", __version__, signer.did, running.waiting())
-            telling.start_soon(health.run, running.summary)
+            telling.start_soon(health.run, running.summary, running.overdue)
             async with anyio.create_task_group() as acquisition:
                 acquisition.start_soon(running.supervisor.run)
                 acquisition.start_soon(running.changes)
                 if config.agent.socket is not None:
                     acquisition.start_soon(serve, config.agent.socket, answers(running))
+                if config.agent.http is not None:
+                    from agent.scrape import scrape  # with an HTTP library
+
+                    acquisition.start_soon(scrape, running)
                 health.ready()
                 async for number in signals:
                     if number != signal.SIGHUP:

@@ -1,7 +1,12 @@
-"""What the service manager is told: READY once records can be kept, STATUS with what matters, STOPPING (sd_notify(3)).
+"""What the service manager is told: READY once records can be kept, STATUS with what matters, WATCHDOG while all vital
+parts make progress, STOPPING (sd_notify(3), sd_watchdog_enabled(3)).
 
 READY never waits for a device or a broker. A service manager that does not listen just now holds up nothing: it is told
 as soon as it does. Without a service manager nothing is sent.
+
+The watchdog is fed from the event loop, four times in the time that the service manager allows, so a loop that hangs
+feeds nothing. It is not fed either while a vital part makes no progress (agent/heartbeat.py), which the log names; if
+the part goes on in time, nothing happens.
 """
 
 from __future__ import annotations
@@ -10,14 +15,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 import sdnotify
 
 _EVERY = 1.0  # s
-_MOST_WAITING = 64  # messages that it has not taken, of which one is a STATUS; the oldest go
-_STATUS = "STATUS="
+_MOST_WAITING = 64  # messages that it has not taken, of which one is a STATUS and one a WATCHDOG; the oldest go
+_STATUS, _WATCHDOG = "STATUS=", "WATCHDOG=1"
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +34,9 @@ class Health:
         self._notifier: sdnotify.SystemdNotifier | None = None
         self._waiting: deque[str] = deque(maxlen=_MOST_WAITING)
         self._last = ""
+        self._feed_every = _allowed() / 4  # s; 0: nobody watches
+        self._fed = 0.0
+        self._stuck: Sequence[str] = ()
         if os.environ.get("NOTIFY_SOCKET"):
             try:
                 self._notifier = sdnotify.SystemdNotifier(debug=True)  # which raises instead of hiding it
@@ -49,22 +57,41 @@ class Health:
         """The agent is on its way down."""
         self._send("STOPPING=1")
 
-    async def run(self, status: Callable[[], str]) -> None:
-        """Keep STATUS as ``status`` says, sent when it changes."""
+    async def run(self, status: Callable[[], str], overdue: Callable[[], Sequence[str]] = tuple) -> None:
+        """Keep STATUS as ``status`` says, sent when it changes, and feed the watchdog unless a part is ``overdue``."""
         while True:
+            self._look(overdue())
             text = status()
             if text != self._last:
                 self._last = text
-                self._waiting = deque((each for each in self._waiting if not each.startswith(_STATUS)), _MOST_WAITING)
-                self._send(_STATUS + text)
+                self._replace(_STATUS, _STATUS + text)
             self._flush()
-            await anyio.sleep(_EVERY)
+            await anyio.sleep(min(_EVERY, self._feed_every or _EVERY))
 
     def close(self) -> None:
         """Let go of the socket."""
         if self._notifier is not None:
             self._notifier.socket.close()
             self._notifier = None
+
+    def _look(self, stuck: Sequence[str]) -> None:
+        """Feed the watchdog, or say why not, once for each part."""
+        for part in stuck:
+            if part not in self._stuck:
+                log.critical("no progress, the watchdog is not fed part=%s", part)
+        for part in self._stuck:
+            if part not in stuck:
+                log.warning("progress again part=%s", part)
+        self._stuck = stuck
+        now = time.monotonic()
+        if self._feed_every and not stuck and now - self._fed >= self._feed_every - _EVERY / 2:
+            self._fed = now
+            self._replace(_WATCHDOG, _WATCHDOG)
+
+    def _replace(self, kind: str, message: str) -> None:
+        """Send it instead of what still waits of its kind."""
+        self._waiting = deque((each for each in self._waiting if not each.startswith(kind)), _MOST_WAITING)
+        self._send(message)
 
     def _send(self, message: str) -> None:
         if self._notifier is not None:
@@ -84,3 +111,13 @@ class Health:
                 self.close()
                 return
             self._waiting.popleft()
+
+
+def _allowed() -> float:
+    """Seconds that the service manager lets pass without a WATCHDOG; 0: it does not watch us."""
+    try:
+        allowed = int(os.environ.get("WATCHDOG_USEC") or 0)
+        watched = int(os.environ.get("WATCHDOG_PID") or os.getpid())
+    except ValueError:
+        return 0.0
+    return allowed / 1e6 if allowed > 0 and watched == os.getpid() else 0.0

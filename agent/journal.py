@@ -12,11 +12,12 @@ import re
 import sys
 import time
 from asyncio import InvalidStateError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _FOLD = 60.0  # s
 _REMEMBERED = 256
+_set: Mapping[str, str] = {}  # levels by logger, as last set up
 _OF = re.compile(r" (?:group|device|connection|channel)=(\S+)")
 
 
@@ -68,8 +69,10 @@ class _Line(logging.Formatter):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" if self._journald else line
 
 
-def set_up(level: str) -> None:
-    """Log to standard error at this level (debug, info, warning, error)."""
+def set_up(levels: Mapping[str, str]) -> None:
+    """Log to standard error at these levels (debug, info, warning, error) by part of the agent; ``default``: the rest.
+    May be called again.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line(journald="JOURNAL_STREAM" in os.environ))
     handler.addFilter(_Folded())
@@ -77,5 +80,10 @@ def set_up(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # libraries
     logging.getLogger("asyncio").filters[:] = [_is_news]
-    for name in ("agent", "adapters"):
+    global _set
+    for name in _set:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _set = {**dict.fromkeys(("agent", "adapters"), levels["default"]), **levels}
+    del _set["default"]
+    for name, level in _set.items():
         logging.getLogger(name).setLevel(level.upper())

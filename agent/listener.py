@@ -25,6 +25,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from agent.errors import AcquisitionError, NotStoredError, only
+from agent.heartbeat import WITHIN, Heartbeat, Vitals
 from agent.model import Cause, Frame, Gap
 from agent.ports import Arrival, Clock, EventAdapter, EventDevice, Subscription
 from agent.router import GroupKey, Receipts
@@ -107,8 +108,12 @@ class Listener:
         sink: Sink,
         clock: Clock,
         states: States,
+        vitals: Vitals | None = None,
     ) -> None:
         self.name = name
+        self._vitals = vitals or Vitals()
+        self._beat = Heartbeat(f"listener of {name}")
+        self.connects = 0  # connections that were made
         self.adapter = adapter
         self.groups = groups
         self.connected = False
@@ -135,9 +140,14 @@ class Listener:
 
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
+        with self._vitals.watching(self._beat):
+            await self._keep_up()
+
+    async def _keep_up(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             heard = began = self._clock.boot()
+            self._beat.due = began + WITHIN
             self._silences.trying(began)
             try:
                 async with self.adapter.subscribe() as subscription, anyio.create_task_group() as tasks:
@@ -147,8 +157,10 @@ class Listener:
                         await self._receive(subscription)
                     finally:
                         heard = subscription.heard
+                        self._beat.due = self._clock.boot() + WITHIN  # for leaving the connection
             except (AcquisitionError, BaseExceptionGroup) as raised:
                 error = only(AcquisitionError, raised)
+                self._beat.due = None
                 self._lost(heard, error)
                 if error.cause == Cause.NOT_STORED:
                     groups = {(device.info.id, group) for device, group in self.groups}
@@ -160,6 +172,8 @@ class Listener:
 
     def _begin(self, subscription: Subscription) -> None:
         self.connected, self.trouble = True, ""
+        self.connects += 1
+        self._beat.due = None
         self._silences.connected(subscription.since, kept=subscription.resumed)
         for device, group in self.groups:
             self._states.well(device.info.id, group, tell=False)

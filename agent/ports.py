@@ -162,7 +162,12 @@ class PolledDevice(Protocol):
 
 
 class PolledAdapter(Protocol):
-    """One connection and the devices behind it."""
+    """One connection and the devices behind it.
+
+    It may have ``slowest``: so many ns does one acquisition take at most that has the connection for itself, as it is
+    configured. One that takes longer than five minutes, or than this for each of the connection's groups, is taken for
+    hung, and the watchdog ends the agent.
+    """
 
     devices: Sequence[PolledDevice]
 

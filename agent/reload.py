@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
+from agent.config import levels
 from agent.config.effective import AdapterPlan, Channel, Config
 from agent.errors import Problem
 from agent.ports import DeviceSelection
@@ -47,7 +48,7 @@ def changes(old: Config, new: Config) -> Change:
     if old.clock != new.clock:
         lines.append(f"clock: waited for {duration_text(new.clock.wait)} at start")
     if old.agent.log_level != new.agent.log_level:
-        lines.append(f"log level: {new.agent.log_level}")
+        lines.append(f"log level: {levels.text(new.agent.log_level)}")
     return Change(
         tuple(id_ for id_ in channels if id_ not in channels_now or id_ in restarted),
         tuple(c for c in new.channels if c.id not in channels or c.id in restarted),
@@ -71,6 +72,10 @@ def refused(old: Config, new: Config) -> list[Problem]:
         found.append(problem(new, ("agent", "state"), "the outboxes of a running agent stay where they are", restart))
     if old.agent.socket != new.agent.socket:
         found.append(problem(new, ("agent", "socket"), "the socket of a running agent stays where it is", restart))
+    for key in ("http", "token"):
+        if getattr(old.agent, key) != getattr(new.agent, key):
+            what = "where a running agent shows its metrics, and to whom, does not change"
+            found.append(problem(new, ("agent", key), what, restart))
     sizes = {channel.id: channel.outbox.size for channel in old.channels}
     for channel in new.channels:
         if sizes.get(channel.id, channel.outbox.size) != channel.outbox.size:

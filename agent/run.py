@@ -17,12 +17,15 @@ from anyio import to_thread
 from agent import kinds
 from agent.config.effective import Channel as Configured
 from agent.delivery.drain import Drain
+from agent.delivery.latency import Latency, Pace
 from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, RecordTooLargeError, TransportError, only
 from agent.evidence.history import History
+from agent.heartbeat import Vitals
 from agent.model import Cause, EventCode
 from agent.outbox import MemoryStore, Outbox
+from agent.outbox.look import sealed_at
 from agent.ports import Clock, Signer
 from agent.router import Route
 from agent.sealing.batcher import Batcher, full_for
@@ -47,6 +50,8 @@ class Run:
         batcher: Batcher,
         publisher: Publisher,
         route: Route,
+        latency: Latency,
+        vitals: Vitals,
         after: Run | None = None,
     ) -> None:
         self.store = store
@@ -54,9 +59,12 @@ class Run:
         self.batcher = batcher
         self.publisher = publisher
         self.route = route
+        self.latency = latency
+        self.given_up = 0  # records that were kept in memory only, and the broker never had
         self.closed = anyio.Event()
         self._channel = channel
         self._after = after
+        self._vitals = vitals
         self._ending: tuple[str, float] = ("", 0)  # reason, and s for what can still be delivered
         self._end = anyio.Event()
         self._sealed = anyio.Event()
@@ -67,12 +75,14 @@ class Run:
         """
         error: OutboxError | None = None
         try:
-            await self._live()
+            with self._vitals.watching(self.batcher.beat, self.publisher.beat):
+                await self._live()
         except (OutboxError, BaseExceptionGroup) as raised:
             error = _failure(raised)
             self.batcher.fail(error)
         finally:
             if self.sealer.volatile and (left := self.store.pending.records):
+                self.given_up = left
                 log.warning("what was kept in memory is given up channel=%s records=%d", self._channel, left)
             self.batcher.discard()
             self._sealed.set()
@@ -119,11 +129,19 @@ class Run:
         """Have the disk know within ten seconds what the broker acknowledged, and people if the file was removed."""
         told = False
         while True:
+            await self._find_oldest()
             await anyio.sleep(MARK_EVERY)
             await self.batcher.mark()
             if not told and isinstance(self.store, Outbox) and self.store.removed:
                 told = True
                 log.error("outbox was removed, what it holds ends with the agent channel=%s", self._channel)
+
+    async def _find_oldest(self) -> None:
+        """Note when the oldest record of earlier runs that waits was sealed, as long as there is one."""
+        acked = self.store.acked
+        if acked < self.latency.backlog:
+            stored = await to_thread.run_sync(lambda: self.store.read(acked, max_bytes=1))
+            self.latency.backlog_wall = sealed_at(stored[0].envelope) if stored else None
 
     async def conclude(self, reason: str, *, drain_within: float) -> None:
         """Seal what is there and a stop event; returns when it is on disk, or cannot be. ``live`` ends by itself."""
@@ -144,6 +162,8 @@ class Means:
     signer: Signer
     clock: Clock
     drain: Drain
+    pace: Pace
+    vitals: Vitals
     elsewhere: Callable[[bytes], bool]
     seen: Callable[[Sequence[bytes]], None]
 
@@ -161,7 +181,8 @@ def make_run(
     was stored since the run before, though the agent lived.
     """
     in_memory = isinstance(store, MemoryStore)
-    clock, refusals = means.clock, Refusals()
+    clock, refusals, latency = means.clock, Refusals(), Latency(means.pace)
+    latency.backlog = store.next_pos - 1
     sealer = Sealer(
         means.facts(configured, store.salt),
         signer=means.signer,
@@ -187,6 +208,7 @@ def make_run(
     )
 
     def durable(envelopes: Sequence[bytes]) -> None:
+        latency.stored(store.next_pos - 1, seq=sealer.seq, now=clock.boot())
         publisher.notify()
         means.seen(envelopes)
 
@@ -204,11 +226,24 @@ def make_run(
         on_durable=durable,
         refusals=refusals,
     )
+
+    def acknowledged() -> None:
+        latency.settled(store.acked, acknowledged=publisher.acknowledged, now=clock.boot())
+        batcher.acknowledged()
+
     publisher.on_connected = batcher.restate
-    publisher.on_acknowledged = batcher.acknowledged
+    publisher.on_acknowledged = acknowledged
     route = Route(batcher, configured.selection)
     return Run(
-        configured.id, store=store, sealer=sealer, batcher=batcher, publisher=publisher, route=route, after=after
+        configured.id,
+        store=store,
+        sealer=sealer,
+        batcher=batcher,
+        publisher=publisher,
+        route=route,
+        latency=latency,
+        vitals=means.vitals,
+        after=after,
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from agent import __version__, journal
+from agent import __version__, journal, status
 from agent.channel import DRAIN_WITHIN, Channel
 from agent.clock import boot_id
 from agent.clock_wait import ClockWait
@@ -38,11 +37,11 @@ from agent.router import Router
 from agent.sealing.sealer import Facts
 from agent.source import Source
 from agent.states import States
+from agent.status import Condition
 from agent.supervisor import Supervisor
 
 SETTLE_WITHIN = 0.5  # s: how long sources may take to be told what is on disk, at the end
 REFUSED_EVERY = 60_000_000_000  # ns: a refused configuration is stated at most this often
-S = 1e9
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +63,24 @@ class Running:
         """``files``: what the outboxes lie on."""
         self.config = config
         self.channels: dict[str, Channel] = {}
-        self._sources: dict[str, Source] = {}
+        self.sources: dict[str, Source] = {}
         self._signer = signer
-        self._clock = clock
+        self.did = signer.did
+        self.condition = Condition()
+        self.clock = clock
         self._files = files
-        self._started = instant(clock)
-        self._boot_id = boot_id()
-        self._states = States(clock)
+        self.started = instant(clock)
+        self.boot_id = boot_id()
+        self.states = States(clock)
         self._router = Router({})
         self.clock_wait = ClockWait(clock, at_most=config.clock.wait)
         self.supervisor = Supervisor(
-            [], sink=self._router, clock=clock, states=self._states, clock_wait=self.clock_wait
+            [],
+            sink=self._router,
+            clock=clock,
+            states=self.states,
+            clock_wait=self.clock_wait,
+            vitals=self.condition.vitals,
         )
         self._requests: deque[_Request] = deque()
         self._asked = anyio.Event()
@@ -104,9 +110,10 @@ class Running:
             state=self.config.agent.state,
             facts=self._facts,
             signer=self._signer,
-            clock=self._clock,
+            clock=self.clock,
             seen=self._sealed,
             reroute=self._change_over,
+            vitals=self.condition.vitals,
             before=before if patient else None,
             files=self._files,
         )
@@ -122,23 +129,24 @@ class Running:
         await channel.conclude(reason, drain_within=drain_within)
 
     def _source(self, plan: AdapterPlan, config: Config) -> Source:
-        return Source(plan, config, sink=self._router, clock=self._clock, states=self._states)
+        vitals = self.condition.vitals
+        return Source(plan, config, sink=self._router, clock=self.clock, states=self.states, vitals=vitals)
 
     async def _connect(self, source: Source) -> None:
         await self._source_tasks.start(source.run)
-        self._sources[source.plan.name] = source
+        self.sources[source.plan.name] = source
 
     def _route(self) -> None:
         """What is acquired goes where it belongs from the next term on."""
         self._router.routes = {name: channel.route for name, channel in self.channels.items()}
-        self.supervisor.groups = [group for source in self._sources.values() for group in source.groups]
-        self.supervisor.listeners = [each.listener for each in self._sources.values() if each.listener is not None]
+        self.supervisor.groups = [group for source in self.sources.values() for group in source.groups]
+        self.supervisor.listeners = [each.listener for each in self.sources.values() if each.listener is not None]
 
     def _facts(self, channel: Configured, salt: bytes) -> Facts:
         """What the plans of a channel say of the agent."""
         config = self.config
         return Facts(
-            boot_id=self._boot_id,
+            boot_id=self.boot_id,
             version=__version__,
             site=config.site.id,
             labels=tuple(config.site.labels.items()),
@@ -161,7 +169,7 @@ class Running:
             for channel in self.channels.values():
                 tasks.start_soon(partial(channel.conclude, reason, drain_within=DRAIN_WITHIN))
         with anyio.move_on_after(SETTLE_WITHIN):
-            for source in self._sources.values():
+            for source in self.sources.values():
                 if source.listener is not None:
                     await source.listener.settled()
 
@@ -232,7 +240,7 @@ class Running:
         """In the log each time; as an event at most once a minute, for anybody in the socket's group may ask again."""
         for each in error.problems:
             log.error("configuration refused problem=%s", each)
-        now = self._clock.boot()
+        now = self.clock.boot()
         if self._refused is None or now - self._refused >= REFUSED_EVERY:
             self._refused = now
             for channel in self.channels.values():
@@ -256,7 +264,7 @@ class Running:
                 sources.append(self._source(plan, new))
             except ConfigError as error:
                 problems += error.problems
-        kept = [each for name, each in self._sources.items() if name not in change.sources_gone]
+        kept = [each for name, each in self.sources.items() if name not in change.sources_gone]
         problems = problems or too_large(new, [group for each in (*kept, *sources) for group in each.planned()])
         if problems:
             raise ConfigError(problems)
@@ -297,7 +305,7 @@ class Running:
                 self.channels[configured.id].adopt(configured)
             for source in sources:
                 if source.listener is not None:
-                    source.listener.deaf_since(concluded.get(source.plan.name, self._clock.boot()))
+                    source.listener.deaf_since(concluded.get(source.plan.name, self.clock.boot()))
                 await self._connect(source)
             self._route()
         self._exchanging = False
@@ -325,7 +333,7 @@ class Running:
         """Stop sources once all that came through them is on disk and they know; returns since when nobody listens, of
         those that are listened to.
         """
-        listeners = {name: each for name in names if (each := self._sources[name].listener) is not None}
+        listeners = {name: each for name in names if (each := self.sources[name].listener) is not None}
         await self.supervisor.conclude(list(listeners.values()))
         if listeners:
             for channel in self.channels.values():
@@ -334,7 +342,7 @@ class Running:
                 for listener in listeners.values():
                     await listener.settled()
         for name in names:
-            await self._sources.pop(name).stop()
+            await self.sources.pop(name).stop()
         return {name: listener.concluded for name, listener in listeners.items()}
 
     # ---- how it is ------------------------------------------------------------------------------------------
@@ -355,9 +363,11 @@ class Running:
 
     def summary(self) -> str:
         """For people, on one line."""
-        channels = "; ".join(channel.summary() for channel in self.channels.values())
-        waiting = ", no reading yet: waiting for a synchronised clock" if self.clock_wait.waiting else ""
-        return f"{channels}, {self._states.failing()} devices failing{waiting}"
+        return status.summary(self)
+
+    def overdue(self) -> list[str]:
+        """The vital parts that make no progress; to be asked about once a second."""
+        return self.condition.look(self.clock.boot())
 
     def waiting(self) -> int:
         """Records that are not acknowledged."""
@@ -365,35 +375,4 @@ class Running:
 
     def status(self) -> dict[str, Any]:
         """For programs; agent/control/answers.py has the keys."""
-        wall, boot = self._started
-        now = self._clock.boot()
-        return {
-            "version": __version__,
-            "did": self._signer.did,
-            "site": self.config.site.id,
-            "pid": os.getpid(),
-            "started_wall": wall,
-            "uptime_s": (now - boot) / S,
-            "boot": self._boot_id.hex(),
-            "clock": self.clock_wait.status(),
-            "config": str(self.config.path),
-            "channels": [channel.status() for channel in self.channels.values()],
-            "devices": [
-                {
-                    "id": device.config.id,
-                    "adapter": plan.class_path,
-                    "groups": [self._states.status(device.config.id, group) for group in device.groups],
-                }
-                for plan in self.config.adapters()
-                for device in plan.devices
-            ],
-            "connections": [
-                {
-                    "name": name,
-                    "state": "connected" if source.listener.connected else "away",
-                    "detail": source.listener.trouble,
-                }
-                for name, source in self._sources.items()
-                if source.listener is not None
-            ],
-        }
+        return status.status(self)

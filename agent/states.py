@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.model import Cause
@@ -11,6 +12,7 @@ from agent.ports import Clock
 
 S = 1e9
 _TELL_EVERY = 60_000_000_000  # ns
+_NAMED = 3  # devices, on a line
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class GroupState:
     last: int | None = None  # its last frame
     frames: int = 0
     undecodable: int = 0  # messages that yielded nothing
+    failures: Counter[Cause] = field(default_factory=Counter)  # tries, and messages, that yielded nothing
     told: int | None = None  # when the last of them was logged
 
 
@@ -60,6 +63,7 @@ class States:
     def failed(self, device: str, group: str, cause: Cause, detail: str, *, tell: bool = True) -> None:
         """Nothing came, and why. ``tell``: in the log, if the cause changed."""
         state = self._of(device, group)
+        state.failures[cause] += 1
         changed = state.cause is not cause
         if changed:
             state.cause, state.since = cause, self._clock.boot()
@@ -73,6 +77,7 @@ class States:
         """
         state, now = self._of(device, group), self._clock.boot()
         state.undecodable += 1
+        state.failures[Cause.DECODE_ERROR] += 1
         if state.cause is Cause.SOURCE_SILENT:
             self.well(device, group)
         if state.told is None or now - state.told >= _TELL_EVERY:
@@ -88,11 +93,16 @@ class States:
             state = self.groups[device, group] = GroupState(self._clock.boot())
         return state
 
-    def failing(self) -> str:
-        """How many devices of all have a group that fails, for people."""
+    def failing(self) -> tuple[list[str], int]:
+        """The devices that have a group that fails, and how many devices there are."""
         devices = {device for device, _ in self.groups}
-        failing = {device for (device, _), state in self.groups.items() if state.cause is not None}
-        return f"{len(failing)} of {len(devices)}"
+        return sorted({device for (device, _), state in self.groups.items() if state.cause is not None}), len(devices)
+
+    def summary(self) -> tuple[bool, str]:
+        """For people, in a few words; True: somebody should look."""
+        failing, devices = self.failing()
+        names = f" ({', '.join(failing[:_NAMED])}{', ...' if len(failing) > _NAMED else ''})" if failing else ""
+        return bool(failing), f"{len(failing)} of {devices} devices failing{names}"
 
     def status(self, device: str, group: str) -> dict[str, Any]:
         """How a group is, for programs; agent/control/answers.py has the keys."""
@@ -107,4 +117,5 @@ class States:
             "detail": state.detail,
             "frames": state.frames,
             "undecodable": state.undecodable,
+            "failures": {cause.name.lower(): count for cause, count in sorted(state.failures.items())},
         }

@@ -20,6 +20,7 @@ import anyio
 from agent.clock_wait import ClockWait
 from agent.errors import AcquisitionError
 from agent.evidence.timetable import anchor, clock_stepped, due_before, following, latest_due
+from agent.heartbeat import WITHIN, Heartbeat, Vitals
 from agent.instant import instant
 from agent.listener import Listener
 from agent.model import Cause, DeviceInfo, EventCode, Frame, Gap, GroupPlan, Value
@@ -72,14 +73,17 @@ class Supervisor:
         clock: Clock,
         states: States,
         clock_wait: ClockWait | None = None,
+        vitals: Vitals | None = None,
     ) -> None:
-        """``clock_wait``: what the first reading waits for."""
+        """``clock_wait``: what the first reading waits for. ``vitals``: where pollers are watched."""
         self.groups = groups
         self.listeners = listeners
         self._sink = sink
         self._clock = clock
         self.states = states
         self._clock_wait = clock_wait
+        self._vitals = vitals or Vitals()
+        self.clock_steps = 0  # of the wall clock, each with a term of its own
         self._idle = False  # nothing is acquired yet, and no term is about to begin
         self._term: Term | None = None
         self._identities: dict[str, Identity] = {}  # as last said; a device that was not asked yet has said nothing
@@ -154,7 +158,9 @@ class Supervisor:
                     if group.device is device:
                         self.states.failed(device.info.id, group.name, error.cause, error.detail)
 
-        with anyio.move_on_after(PREPARE_WITHIN):
+        beat = Heartbeat("what devices say of themselves")
+        beat.due = self._clock.boot() + WITHIN
+        with self._vitals.watching(beat), anyio.move_on_after(PREPARE_WITHIN):
             async with anyio.create_task_group() as tasks:
                 for device in {id(group.device): group.device for group in self.groups}.values():
                     tasks.start_soon(prepare, device)
@@ -187,6 +193,7 @@ class Supervisor:
             await self._sink.begin_term(opened=term.opened, devices=term.devices, groups=term.plans(), closing=closing)
             self._term = term
         if old is not None and stepped:
+            self.clock_steps += 1
             await self._sink.event(EventCode.CLOCK_STEP, boot + old.offset, wall)
         for device, identity in term.identities().items():
             before = self._identities.get(device, identity)
@@ -209,10 +216,13 @@ class Supervisor:
         name = device.info.id
         item: Frame | Gap | None = None
         cycle = 0
-        with term.cut_off(grace=0) as scope:
+        beat = Heartbeat(f"poller of {name}/{group.name}")
+        with self._vitals.watching(beat), term.cut_off(grace=0) as scope:
             while not term.over:
                 term.allow(scope, grace=0)
-                await self._clock.sleep_until(schedule.due(term.next[index]))
+                due = schedule.due(term.next[index])
+                beat.due = due + WITHIN
+                await self._clock.sleep_until(due)
                 wall, boot = instant(self._clock)
                 if clock_stepped(schedule, wall=wall, boot=boot):
                     log.warning("clock stepped group=%s/%s", name, group.name)
@@ -225,7 +235,13 @@ class Supervisor:
                 # No time-out, which would speak of the device: it is the agent that gives this cycle no more time.
                 item = Gap(index, cycle, cycle, Cause.OVERRUN, "cut off at the end of the term")
                 term.allow(scope, grace=END_WITHIN)
-                item = await self._acquire(term, index, cycle)
+                beat.due = boot + group.bus.within
+                group.bus.begin(boot)
+                try:
+                    item = await self._acquire(term, index, cycle)
+                finally:
+                    group.bus.end(self._clock.boot())
+                    beat.due = None  # what follows waits for channels
                 if device.revision != term.revisions[name]:
                     log.info("plan changed device=%s", name)
                     term.end()
@@ -263,6 +279,7 @@ class Supervisor:
             return Gap(index, cycle, cycle, error.cause, error.detail)
         self.states.good(name, group.name)
         late = max(0, sample.started - term.schedules[index].due(cycle)) // 1000
+        group.bus.late.observe(late / 1e6)
         took = (sample.ended - sample.started) // 1000
         return Frame(index, cycle, late, took, sample.values, sample.quality, sample.source_time)
 

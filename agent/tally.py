@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
+from agent.model import Cause
 from agent.run import Run
 
 _DELIVERY = ("acknowledged", "sent", "repeated", "resent", "refused")
-COUNTS = (*_DELIVERY, "dropped", "not_stored")
+_SEALING = ("records", "frames", "dropped", "unreadable")
+COUNTS = (*_DELIVERY, *_SEALING, "given_up", "not_stored")
 
 
 class Tally:
-    """Counts of records by name; ``not_stored`` counts readings. Goes on over a reload with what was ``before``."""
+    """Counts by name, of records; ``frames`` and ``not_stored`` count readings. Goes on over a reload with what was
+    ``before``.
+    """
 
     def __init__(self, before: Tally | None) -> None:
         self._runs: list[Run] = [] if before is None else before._runs.copy()
         self._past: Counter[str] = Counter[str]() if before is None else before._past.copy()
         self._failures: Counter[str] = Counter[str]() if before is None else before._failures.copy()
+        self._gaps: Counter[int] = Counter[int]() if before is None else before._gaps.copy()
 
     def add(self, run: Run) -> None:
         """This run counts, too, as long as it lives."""
@@ -28,6 +33,7 @@ class Tally:
             self._runs.remove(run)
             self._past += _counts(run)
             self._failures += run.publisher.failures
+            self._gaps += run.batcher.committer.gaps
 
     @property
     def counts(self) -> Counter[str]:
@@ -39,8 +45,15 @@ class Tally:
         """Of delivery, by reason."""
         return sum((run.publisher.failures for run in self._runs), self._failures.copy())
 
+    @property
+    def gaps(self) -> dict[str, int]:
+        """Cycles that are stated as missing, by cause."""
+        gaps = sum((run.batcher.committer.gaps for run in self._runs), self._gaps.copy())
+        return {Cause(cause).name.lower(): count for cause, count in sorted(gaps.items())}
+
 
 def _counts(run: Run) -> Counter[str]:
     counts = Counter({name: getattr(run.publisher, name) for name in _DELIVERY})
-    counts.update(dropped=run.batcher.dropped, not_stored=run.batcher.not_stored)
+    counts.update({name: getattr(run.batcher.committer, name) for name in _SEALING})
+    counts.update(given_up=run.given_up, not_stored=run.batcher.not_stored)
     return counts

@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
+from agent.bus import Bus
 from agent.evidence.timetable import clock_stepped, offset
 from agent.instant import instant
 from agent.listener import Listener
@@ -25,12 +26,13 @@ Identity = tuple[str | None, str | None, str | None, str | None]
 
 @dataclass(frozen=True, slots=True)
 class PolledGroup:
-    """A group of a device and how often it is read; ns."""
+    """A group of a device and how often it is read; ns. ``bus``: the connection that it shares with others."""
 
     device: PolledDevice
     name: str
     period: int
     phase: int = 0
+    bus: Bus = field(default_factory=Bus, compare=False)
 
     @property
     def key(self) -> tuple[str, str]:

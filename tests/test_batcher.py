@@ -284,7 +284,7 @@ async def test_what_a_new_segment_overwrites_is_stated_in_its_plan_until_that_is
         stated = Withdrawn(bench.sealer.stream, 1, kept.link.seq - 1, Cause.OVERFLOW)
         plan = store.segments[-1].records[0]
         assert _withdrawn(store, plan.pos) == (stated,)
-        assert bench.batcher.dropped == kept.link.seq - 1
+        assert bench.batcher.committer.dropped == kept.link.seq - 1
 
         store.settle(plan.pos)  # the plan itself: not yet
         await _repeat(bench)
@@ -507,7 +507,7 @@ async def test_a_full_outbox_that_blocks_seals_nothing_until_there_is_room() -> 
         await bench.clock.sleep_until(bench.clock.now + 10 * S)
         assert not bench.batcher.blocked
         assert kinds(store)[len(held) :] == "pddepd", "in the order in which it came, nothing twice"
-    assert bench.batcher.dropped == bench.batcher.not_stored == 0
+    assert bench.batcher.committer.dropped == bench.batcher.not_stored == 0
     assert [record.link.seq for record in store.written] == list(range(1, len(store.written) + 1))
 
 

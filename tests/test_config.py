@@ -125,7 +125,8 @@ def test_what_the_daemon_gets(tmp_path: Path) -> None:
     assert config.path == tmp_path / "agent.toml"
     assert (config.site.id, config.site.labels) == ("park-7", {"dso": "westnet"})
     assert (str(config.identity.key), config.identity.did) == (f"file:{tmp_path}/key", None)
-    assert (config.agent.state, config.agent.log_level) == (Path("/var/lib/edge-agent"), "info")
+    assert (config.agent.state, config.agent.log_level) == (Path("/var/lib/edge-agent"), {"default": "info"})
+    assert (config.agent.http, config.agent.token) == (None, None)
     assert (config.channels[0].id, config.channels[0].topic) == ("dso", "dx.park-7.dso")
     assert config.channels[0].transport == "agent.transports.nats.transport:NatsTransport"
     assert config.channels[0].settings.servers == ("nats://127.0.0.1:4222",)
@@ -230,6 +231,9 @@ def test_digest_text_tells_configurations_apart(tmp_path: Path, old: str, new: s
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
 RATE = 'write a whole number, one of B, KiB, MiB, GiB, and /s, such as "64KiB/s"'
+ADDRESS = 'write it like "127.0.0.1:9469", or "" for none'
+TOKEN = 'add token = { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }'
+PARTS = 'write "info", or { default = "info", "adapters.modbus" = "debug" }'
 DURATION = 'write a whole number and one of ms, s, m, h, d, such as "500ms", "5s" or "1m"'
 SIZE = 'write a whole number and one of B, KiB, MiB, GiB, TiB (steps of 1024), such as "64KiB" or "2GiB"'
 ID = "write a letter or digit, then letters, digits, dot, _ and -, 64 at most"
@@ -257,7 +261,39 @@ WRONG = [
     # keys that nothing understands, or not yet
     ("[agent]", "[agents]", ["29: agents: unknown key; did you mean 'agent'?"]),
     ("version = 1", "version = 1\nfoo = 1", ["2: foo: unknown key; remove it"]),
-    ("[agent]", "[agent]\nhttp = 1", [f"30: agent.http: {LATER}; remove it"]),
+    ("[agent]", "[agent]\nhttp = 1", [f"30: agent.http: expected an IP address and a port; {ADDRESS}"]),
+    ("[agent]", '[agent]\nhttp = "::1:9469"', [f"30: agent.http: expected an IP address and a port; {ADDRESS}"]),
+    (
+        "[agent]",
+        '[agent]\nhttp = "box:9469"',
+        ['30: agent.http: "box" is no IP address; write it like "127.0.0.1:9469"'],
+    ),
+    ("[agent]", '[agent]\nhttp = "127.0.0.1:0"', ["30: agent.http: there is no port 0; choose 1 to 65535"]),
+    (
+        "[agent]",
+        '[agent]\nhttp = "0.0.0.0:9469"',
+        [f"30: agent.http: others than this machine reach 0.0.0.0:9469; {TOKEN}, or choose 127.0.0.1"],
+    ),
+    (
+        "[agent]",
+        '[agent]\nhttp = "[2001:db8::1]:9469"',
+        [f"30: agent.http: others than this machine reach [2001:db8::1]:9469; {TOKEN}, or choose 127.0.0.1"],
+    ),
+    ("[agent]", '[agent]\ntoken = { env = "T" }', ["30: agent.token: it is for http, and there is none; remove it"]),
+    ('log_level = "info"', "log_level = 5", [f"30: agent.log_level: expected a level, or levels by part; {PARTS}"]),
+    (
+        'log_level = "info"',
+        'log_level = { default = "info", "adapters.modbus" = 1 }',
+        ['30: agent.log_level: "1" is not possible; choose "debug", "info", "warning" or "error"'],
+    ),
+    *(
+        (
+            'log_level = "info"',
+            f'log_level = {{ "{part}" = "debug" }}',
+            [f'30: agent.log_level: the agent has no part "{part}"; name a folder or module, like "adapters.modbus"'],
+        )
+        for part in ("adapters.modbuz", "nats", "agent/..", "agent..clock")
+    ),
     ("[agent]", "[clocks]\n[agent]", ["29: clocks: unknown key; did you mean 'clock'?"]),
     ("[agent]", "[clock]\nwai = 1\n[agent]", ["30: clock.wai: unknown key; did you mean 'wait'?"]),
     ("[agent]", "[clock]\nwait = 60\n[agent]", [f"30: clock.wait: expected a duration in quotes; {DURATION}"]),
@@ -268,8 +304,11 @@ WRONG = [
     ),
     ("[site]", 'clock = "60s"\n[site]', ["2: clock: expected a table; write it as [clock]"]),
     ("log_level", "loglevel", ["30: agent.loglevel: unknown key; did you mean 'log_level'?"]),
-    ("log_level", "http", [f"30: agent.http: {LATER}; remove it"]),
-    ("log_level", "token", [f"30: agent.token: {LATER}; remove it"]),
+    (
+        "log_level",
+        "token",
+        ["30: agent.token: a secret does not stand in the configuration; " + TOKEN.replace("add token =", "write")],
+    ),
     (
         'log_level = "info"',
         f'socket = "/{"x" * 107}"',
@@ -971,3 +1010,22 @@ def test_any_value_anywhere_is_judged(tmp_path: Path, other: str) -> None:
             except ConfigError as error:
                 found = error.problems
             assert found is None or (found and all(problem.what and problem.remedy for problem in found))
+
+
+def test_where_metrics_are_and_levels_by_part(tmp_path: Path) -> None:
+    config = good(
+        tmp_path,
+        changed(
+            'log_level = "info"',
+            'http = "[::]:9469"\ntoken = { env = "T" }\n'
+            'log_level = { "adapters.mqtt" = "debug", "agent.clock" = "error" }',
+        ),
+    )
+    assert config.agent.http is not None
+    assert (config.agent.http.host, config.agent.http.port, config.agent.http.loopback) == ("::", 9469, False)
+    assert str(config.agent.token) == "env T"
+    assert config.agent.log_level == {"default": "info", "adapters.mqtt": "debug", "agent.clock": "error"}
+    for written, host in (("localhost", "127.0.0.1"), ("127.0.0.53", "127.0.0.53"), ("[::1]", "::1")):
+        http = good(tmp_path, changed('log_level = "info"', f'http = "{written}:1"')).agent.http
+        assert http is not None
+        assert (http.host, http.loopback) == (host, True)

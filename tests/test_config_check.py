@@ -388,8 +388,10 @@ def test_secrets_of_devices_are_tried_however_deep(
     path = online(tmp_path, wire=site.port, servers=[server.url])
     (tmp_path / "pin").write_text("1234")
     pins = 'pins = { a = [{ file = "pin" }, { file = "none" }] }'
-    path.write_text(path.read_text().replace('id = "battery"', f'id = "battery"\n{pins}'))
+    text = path.read_text().replace("[agent]", '[agent]\nhttp = "127.0.0.1:9469"\ntoken = { file = "pin" }')
+    path.write_text(text.replace('id = "battery"', f'id = "battery"\n{pins}'))
     code, lines, said = checked(path, capsys, online=True)
+    assert f"agent: token: good: file {tmp_path}/pin can be read" in lines
     remedy = "No such file or directory; may the agent's user read it?"
     assert (code, said) == (1, [f"device battery: pins: a: 1: file {tmp_path}/none cannot be read: {remedy}"])
     assert f"device battery: pins: a: 0: good: file {tmp_path}/pin can be read" in lines

@@ -58,8 +58,6 @@ REFUSED = {
     "MQTT over secure WebSocket": ("mqtt://", "mqtt+wss://", [9], [f'"mqtt+wss" is {LATER}']),
     "the Data Hub": ('"nats"', '"ddhub"', [24], [f'"ddhub" is {LATER}; choose one of: nats']),
     "the Data Hub's gateway": ('"nats"', '"ddhub-gateway"', [24], [f'"ddhub-gateway" is {LATER}; choose one of: nats']),
-    "the status page": ("log_level", 'http = "127.0.0.1:9469"\nlog_level', [29], [LATER]),
-    "the status page's token": ("log_level", 'token = { file = "t" }\nlog_level', [29], [LATER]),
     "idle_close": ('"modbus+tcp://192.0.2.1"', '"modbus+tcp://192.0.2.1"\nidle_close = "5s"', [8], [LATER]),
 }
 

@@ -102,6 +102,7 @@ def test_defaults_are_filled_in_and_units_are_text(tmp_path: Path) -> None:
     assert shown["agent"] == {
         "state": "/var/lib/edge-agent",
         "socket": "/run/edge-agent/agent.sock",
+        "http": "",
         "log_level": "info",
     }
     assert shown["identity"] == {"key": f"file:{tmp_path}/key"}

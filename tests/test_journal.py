@@ -72,7 +72,7 @@ def test_a_line_stays_one_line_and_journald_gets_its_priority() -> None:
 
 
 def test_a_client_that_hangs_up_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    journal.set_up("info")
+    journal.set_up({"default": "info"})
     loop = asyncio.new_event_loop()
     try:
         for error, told in ((asyncio.InvalidStateError("invalid state"), False), (RuntimeError("invalid state"), True)):
@@ -83,3 +83,14 @@ def test_a_client_that_hangs_up_leaves_no_traceback(capsys: pytest.CaptureFixtur
     finally:
         loop.close()
         logging.getLogger("asyncio").filters.clear()
+
+
+def test_each_part_has_its_level_until_it_is_set_up_anew() -> None:
+    def levels() -> list[int]:
+        names = ("agent.delivery.publisher", "agent.delivery", "agent.supervisor", "adapters.modbus.client", "paho")
+        return [logging.getLogger(name).getEffectiveLevel() for name in names]
+
+    journal.set_up({"default": "warning", "agent.delivery": "debug", "adapters.modbus": "error"})
+    assert levels() == [logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.WARNING]
+    journal.set_up({"default": "info"})
+    assert levels() == [logging.INFO, logging.INFO, logging.INFO, logging.INFO, logging.WARNING]

@@ -326,19 +326,19 @@ async def test_a_connection_that_never_comes_up_is_stated_every_five_minutes_and
     assert [before[2] for before in spans[:-1]] == [after[1] for after in spans[1:]]
     assert len(spans) == 4
     assert source.tries > 1000 / 31
-    assert bench.states.failing() == "1 of 1"
+    assert bench.states.failing() == (["battery"], 1)
 
 
 async def test_a_source_that_falls_silent_is_stated_and_fails_until_it_comes_back() -> None:
     async with running(FakeEventDevice(silent_after=20 * S)) as bench:
         bench.source.send(1)
         await bench.after(5 * S)
-        assert bench.states.failing() == "0 of 1"
+        assert bench.states.failing() == ([], 1)
         await bench.after(20 * S)
         assert bench.states.groups["battery", "state"].cause is Cause.SOURCE_SILENT
         bench.source.send(2)
         await bench.after(2 * S)
-        assert bench.states.failing() == "0 of 1"
+        assert bench.states.failing() == ([], 1)
     spans = [span for span in bench.silences() if span[0] == Cause.SOURCE_SILENT]
     assert [before[2] for before in spans[:-1]] == [after[1] for after in spans[1:]]
     assert spans[0][1] is not None

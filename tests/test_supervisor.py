@@ -143,7 +143,8 @@ async def running(terms: Terms, *groups: PolledGroup) -> AsyncIterator[Superviso
 
 
 def failing(supervisor: Supervisor) -> str:
-    return supervisor.states.failing()
+    devices, total = supervisor.states.failing()
+    return f"{len(devices)} of {total}"
 
 
 def script(*steps: Acquisition) -> Callable[[str], Acquisition]:

@@ -37,12 +37,19 @@ class ModbusAdapter:
             pause=connection.request_pause,
             clock=clock,
         )
-        self.devices = tuple(
+        self._each = connection.timeout + connection.request_pause
+        self._read = tuple(
             (RegisterDevice if each.config.sunspec is None else SunSpecDevice)(
                 each.config, each.groups, self._connection
             )
             for each in devices
         )
+        self.devices = self._read
+
+    @property
+    def slowest(self) -> int:
+        """Ns that one acquisition takes at most, connecting and learning what the device is included."""
+        return self._each * max((device.most_requests for device in self._read), default=0)
 
     async def close(self) -> None:
         """Let go of the connection. Never raises; acquisitions under way fail with LINK_DOWN."""

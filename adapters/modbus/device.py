@@ -31,6 +31,8 @@ from adapters.modbus.registers import NUMBER_TYPES, words
 from agent.errors import AcquisitionError
 from agent.model import Cause, DeviceInfo, Point, Sample, ValueType
 
+_MOST_BESIDE = 64  # requests: connecting, identification (9), or a walk over SunSpec models, some thirty and their data
+
 Raw = tuple[str, int, list[int]]
 """Kind, protocol address and contents of registers that were read together."""
 
@@ -62,6 +64,11 @@ class Device:
     def points(self, group: str) -> tuple[Point, ...]:
         """The points of a group, in the order of a sample's values."""
         return self._points[group]
+
+    @property
+    def most_requests(self) -> int:
+        """So many requests does one acquisition make at most; connecting counts as one."""
+        return max((len(decoder.requests) for decoder in self._decoders.values()), default=0) + _MOST_BESIDE
 
     async def prepare(self) -> None:
         """Learn from the device what must be known to read it. Raises AcquisitionError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib.util
 import signal
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 def main(options: argparse.Namespace) -> int:
     """Run until SIGTERM. Raises AgentError."""
+    faulthandler.enable(2)  # the watchdog's SIGABRT: where we hung; by number, whatever sys.stderr is
     # A reload that is asked for while we start must not end us; it waits until somebody listens.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     import anyio  # takes most of the start, as do the others

@@ -34,7 +34,6 @@ _LATER: dict[Key, str] = {
     ("device", "*"): "profile",
     ("device", "*", "groups", "*"): "sample aggregate report",
     ("device", "*", "groups", "*", "points", "*"): "report sample aggregate",
-    ("agent",): "http token",
 }
 _SECRET = re.compile(r"pass|secret|token|nkey|creds|credential|seed|pin", re.IGNORECASE)
 

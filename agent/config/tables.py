@@ -23,6 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from agent.config.address import Listen
+from agent.config.levels import Levels
+from agent.config.levels import parse as levels
 from agent.custody import PATTERN, Custody, parse
 from agent.fields import Id, Problems, Table, Text
 from agent.secret import Secret
@@ -119,7 +122,8 @@ class ClockTable(Table):
 
 class Agent(Table):
     """The process itself. ``state``: folder of the outboxes and of what was learned. ``socket``: where the running
-    agent answers commands; None: it does not.
+    agent answers commands; None: it does not. ``http``: where it answers /metrics and /healthz, to who shows ``token``;
+    None: nowhere. ``log_level``: by part.
     """
 
     state: PathText = Path("/var/lib/edge-agent")
@@ -129,7 +133,20 @@ class Agent(Table):
         PlainSerializer(_socket_text, return_type=str, when_used="json"),
         WithJsonSchema({"type": "string"}),
     ] = Path("/run/edge-agent/agent.sock")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    http: Listen = None
+    token: Secret | None = None
+    log_level: Levels = Field(default_factory=lambda: levels("info"))
+
+    @model_validator(mode="after")
+    def _together(self) -> Agent:
+        problems = Problems()
+        if self.token is None and self.http is not None and not self.http.loopback:
+            remedy = 'add token = { file = "PATH" }, { credential = "NAME" } or { env = "NAME" }, or choose 127.0.0.1'
+            problems.add(f"others than this machine reach {self.http}; {remedy}", "http")
+        if self.token is not None and self.http is None:
+            problems.add("it is for http, and there is none; remove it", "token")
+        problems.raise_any("agent")
+        return self
 
 
 class Outbox(Table):

@@ -94,7 +94,7 @@ class _Judge:
             return None
         for key in (
             *(("identity", name) for name in ("key", "passphrase", "did")),
-            *(("agent", name) for name in ("state", "socket")),
+            *(("agent", name) for name in ("state", "socket", "http", "token")),
         ):
             self.places[key] = self.main.findings.place(key)
         return Config(

@@ -5,7 +5,7 @@ threads, a batch at a time), and what a slow reader of ``tap`` has not taken is 
 
 Requests, one JSON object each, and the lines of their answers; the last line of all is ``{"end": code}``:
 
-- ``status``: one line, what ``Running.status`` says, and of each channel ``oldest_s``: since when its oldest waits.
+- ``status``: one line, what ``Running.status`` says.
 - ``tap`` (``channel``, optional): ``{"channel", "plan"}`` for each channel, then ``{"channel", "envelope"}`` for each
   record once it is on disk, and ``{"dropped": n}`` where n were left out; without end.
 - ``reload``: ``{"changed": text}`` for each change, or ``{"problem": text}`` for each problem and the end 78.
@@ -21,11 +21,10 @@ Plans and envelopes are base64.
 
 from __future__ import annotations
 
-import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +39,6 @@ from agent.outbox.look import Stored, look, records
 
 TAP_RECORDS, TAP_BYTES = 256, 1 << 20  # held for a tap that does not read
 _BATCH = 128 * 1024  # bytes of envelopes in one line
-_LOOK_WITHIN = 1.0  # s: a status does not wait for a disk that hangs
 
 Line = dict[str, Any]
 
@@ -80,14 +78,21 @@ class Running(Protocol):
         """JSON-able values, made at once; agent/control/status_text.py shows them and does without what is missing.
 
         ``version did site pid started_wall`` (ns) ``uptime_s boot`` (text: the boot id) ``config`` (path as text),
-        ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not),
+        ``process``: ``memory_bytes cpu_s``, ``stuck`` (vital parts that make no progress), ``requests`` (to the HTTP
+        server, by outcome),
+        ``clock``: ``state`` ("synchronised", "not_synchronised", "unknown") ``error_us waiting_s`` (None: it does not)
+        ``steps``,
         ``channels``: list of ``id topic connected`` (bool) ``state`` (text, e.g. the last error) ``reason`` (its code)
-        ``pending_records pending_bytes acknowledged dropped not_stored`` (readings) ``sent repeated resent refused
-        failures`` (by reason) ``recipients`` (docs/operating.md) ``stream`` (hex) ``seq term`` and ``outbox``:
-        ``acked`` (None: not known), ``state`` ("ok", "blocked", "removed", "failed", "memory") and ``trouble`` (why it
-        is not open), ``devices``: list of ``id adapter`` and ``groups``: list of ``name state`` ("ok", or a cause's
-        name) ``since_s`` (in this state) ``last_s`` (since the last value) ``detail``, ``connections``: list of ``name
-        state detail``.
+        ``hint pending_records pending_bytes oldest_s`` (None: none waits, or not known) ``rate`` (acknowledged per
+        second, of the last minute) ``latency`` (a histogram: ``bounds counts sum``, s) ``records frames gaps`` (cycles
+        by cause) ``dropped unreadable given_up refused`` (records) ``not_stored`` (readings) ``sent repeated resent
+        acknowledged failures`` (by reason) ``recipients`` (docs/operating.md) ``stream`` (hex) ``seq acked_seq`` (of
+        the run) ``term`` and ``outbox``: ``acked`` (None: not known) ``size`` ``state`` ("ok", "blocked", "removed",
+        "failed", "memory") and ``trouble`` (why it is not open),
+        ``devices``: list of ``id adapter connection`` and ``groups``: list of ``name state`` ("ok", or a cause's name)
+        ``since_s`` (in this state) ``last_s`` (since the last value) ``detail frames undecodable failures`` (by cause),
+        ``connections``: list of ``name`` and, if it is polled, ``busy_s busy`` (share of the last minute) ``late`` (a
+        histogram), else ``state detail connects``.
         """
 
     async def reload(self) -> Sequence[str]:
@@ -102,10 +107,7 @@ def answers(running: Running) -> dict[str, Answer]:
     """What ``agent.control.server.serve`` answers with, by command."""
 
     async def status(request: Mapping[str, Any]) -> AsyncGenerator[Line]:
-        told = running.status()
-        for channel in told.get("channels", []):
-            channel["oldest_s"] = await _oldest(running, channel)
-        yield told
+        yield running.status()
 
     async def reload(request: Mapping[str, Any]) -> AsyncGenerator[Line]:
         try:
@@ -212,17 +214,6 @@ async def _standing(channel: LiveChannel, live: Line) -> Line:
         lambda: look(channel.ring, channel=channel.id, acked=acked), abandon_on_cancel=True
     )
     return {"channel": channel.id, **found.as_json(), **{k: v for k, v in live.items() if v is not None}}
-
-
-async def _oldest(running: Running, told: Line) -> float | None:
-    """How long ago the oldest record of a channel that waits was sealed, in s; None if none does, or nobody knows."""
-    channel = running.channels.get(told["id"])
-    if channel is None or not told.get("pending_records"):
-        return None
-    with anyio.move_on_after(_LOOK_WITHIN), suppress(OutboxError):
-        wall = (await _standing(channel, _live(running).get(channel.id, {})))["oldest_wall"]
-        return None if wall is None else max(0.0, (time.time_ns() - wall) / 1e9)
-    return None
 
 
 def _batch(found: Iterator[Stored]) -> list[tuple[int, str]]:

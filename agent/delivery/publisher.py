@@ -29,11 +29,13 @@ from agent.delivery.refusals import Refusals
 from agent.delivery.settling import Settling
 from agent.errors import AgentError, TransportError, Verdict, only
 from agent.evidence.envelope import message_id
+from agent.heartbeat import WITHIN, Heartbeat
 from agent.ports import Clock, Message, Recipient, Store, Stored, Transport, TransportSession
 
 __all__ = ["ACK_WITHIN", "WINDOW", "Publisher"]
 
 ACK_WITHIN = 5_000_000_000  # ns: how long an errand runs until it is told how far it came
+LEFT_WITHIN = 3 * WITHIN  # for a record of 256 KiB at 300 bytes a second
 AWAY = frozenset({"", "unreachable", "timeout", "no_leader", "lost"})  # reasons of failures that are no refusal
 _READ = 256 * 1024  # bytes read from the outbox at a time
 # A broker that was away for hours is found within ten seconds. What that costs while it is away, a failed attempt each
@@ -84,9 +86,10 @@ class Publisher:
         self._aside = set[int]()  # refused, stated, and not settled yet
         self._errand = Errand([])
         self._furthest = 0  # position ever sent
+        self.beat = Heartbeat(f"publisher of {channel}")
         self.ended = False
         self.connected = False  # and delivers
-        self.trouble, self.reason = "", ""  # why not, as it was last found
+        self.trouble, self.reason, self.hint = "", "", ""  # why not, as it was last found
         self.sent = self.repeated = self.resent = self.acknowledged = self.refused = 0
         self.failures: Counter[str] = Counter()
 
@@ -122,6 +125,7 @@ class Publisher:
         pause, failed = _FIRST_PAUSE, ""
         try:
             while True:
+                self.beat.due = self._clock.boot() + WITHIN
                 try:
                     await self._connect()
                     continue
@@ -134,11 +138,12 @@ class Publisher:
                 if str(error) != failed:  # one line per change of state, not one per try
                     self._tell(error)
                     failed = self.trouble = str(error)
-                self.reason = error.reason
+                self.reason, self.hint = error.reason, error.hint
                 await anyio.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
             self.ended = True
+            self.beat.due = None
             self._errand.wake()
 
     def _tell(self, error: TransportError) -> None:
@@ -161,6 +166,7 @@ class Publisher:
             async with self._transport.session() as session:
                 position = await self._settling.position(session) if self._transport.reads_back else None
                 reached = True
+                self.beat.due = None
                 if position is not None:
                     self._settled_up_to(position)
                 if session.delivers or not self._store.pending.records:
@@ -182,6 +188,7 @@ class Publisher:
                     tasks.start_soon(self._watch, flight, self._transport.ack_within)
                 if pause := self._drain.begin(self._store.pending.records):
                     self.trouble, self.reason = f"connected; what waits is sent from {pause / 1e9:.0f} s on", ""
+                    self.hint = ""
                     log.info(
                         "broker reached, what waits is sent later, for others wait too channel=%s waiting=%d in_s=%.0f",
                         self._channel,
@@ -193,6 +200,7 @@ class Publisher:
                 self._errand.wake()
                 await self._send(session, flight, backlog=backlog)
         finally:
+            self.beat.due = self._clock.boot() + WITHIN  # for leaving the session
             self._flight = self._session = None
             flight.wake()
             self._errand.wake()
@@ -200,7 +208,7 @@ class Publisher:
     def _delivers(self) -> None:
         """A connection is worth its name once a record has come through, or none waits."""
         if not self.connected:
-            self.connected, self.trouble, self.reason = True, "", ""
+            self.connected, self.trouble, self.reason, self.hint = True, "", "", ""
             log.info("broker connected channel=%s waiting=%d", self._channel, self._store.pending.records)
 
     async def _send(self, session: TransportSession, flight: Flight, *, backlog: int) -> None:
@@ -210,7 +218,8 @@ class Publisher:
             self._news = news
             stored = self._store.fresh(flight.cursor)
             if not stored:
-                stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
+                with self.beat.back_by(self._clock.boot() + WITHIN):
+                    stored = await to_thread.run_sync(lambda: self._store.read(flight.cursor, max_bytes=_READ))
             if not stored:
                 await self._no_more(session, news)
                 continue
@@ -237,16 +246,22 @@ class Publisher:
         self.sent += 1
         self.repeated += record.pos <= self._furthest
         self._furthest = max(self._furthest, record.pos)
+        self.beat.due = self._clock.boot() + LEFT_WITHIN
         try:
             await session.send(Message(record.pos, message_id(record.link), record.envelope))
         except TransportError as error:
             if error.verdict is not Verdict.REJECT:
                 raise
             self._refuse(flight, record.pos, error)
+            self.beat.due = None
             return
+        within = self._transport.ack_within
+        if within is None:
+            self.beat.due = None  # the session itself sees to it that what is under way ends
         await session.room()  # on a slow line that takes longer than an answer may
-        if self._transport.ack_within is not None:
-            flight.left(record.pos, overdue=self._clock.boot() + self._transport.ack_within)
+        self.beat.due = None
+        if within is not None:
+            flight.left(record.pos, overdue=self._clock.boot() + within)
 
     async def _receive(self, session: TransportSession, flight: Flight) -> None:
         async for ack in session.acks():

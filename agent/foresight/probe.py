@@ -121,13 +121,14 @@ async def _opened(identity: Identity) -> Signer:
 
 
 def secrets_of(config: Config) -> Iterator[tuple[str, Secret]]:
-    """Those in the tables of connections, devices and channels, and where each stands."""
+    """Those in the tables of connections, devices, channels and the agent, and where each stands."""
     for plan in config.adapters():
         yield from each_of(plan.connection, Secret, at=f"connection {plan.name}")
         for device in plan.devices:
             yield from each_of(device.config, Secret, at=f"device {device.config.id}")
     for channel in config.channels:
         yield from each_of(channel.settings, Secret, at=f"channel {channel.id}")
+    yield from each_of(config.agent.token, Secret, at="agent: token")
 
 
 async def _secret(secret: Secret, what: str) -> Tried:

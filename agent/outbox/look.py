@@ -26,7 +26,7 @@ from agent.outbox.outbox import SEGMENT_SIZE
 from agent.outbox.reader import Stored
 from agent.outbox.ring import Entry, Inspect, SegmentHeader
 
-__all__ = ["Standing", "Stored", "agrees", "look", "records"]
+__all__ = ["Standing", "Stored", "agrees", "look", "records", "sealed_at"]
 
 _TRIES = 5  # to look at a file whose writer keeps overtaking us
 
@@ -152,8 +152,8 @@ def _look(file: RingFile, path: Path, acked: int | None) -> Standing | None:
         pending_records=pending.records,
         pending_bytes=pending.bytes,
         pending_exact=not heads or acked + 1 >= heads[-1][1].first_pos,
-        oldest_wall=_sealed(waiting),
-        newest_wall=_sealed(last),
+        oldest_wall=None if waiting is None else sealed_at(waiting.payload),
+        newest_wall=None if last is None else sealed_at(last.payload),
     )
 
 
@@ -220,12 +220,10 @@ def _overtaken(file: RingFile, head: tuple[int, SegmentHeader]) -> bool:
     return file.read(head[0], 0, ring.SEGMENT_HEADER) != head[1].pack()
 
 
-def _sealed(entry: Entry | None) -> int | None:
-    """When a record was sealed; None if that cannot be read."""
-    if entry is None:
-        return None
+def sealed_at(envelope: bytes) -> int | None:
+    """When a record was sealed, ns; None if that cannot be read."""
     try:
-        return decode_record(decode_head(unpack(entry.payload).payload), None).sealed.wall
+        return decode_record(decode_head(unpack(envelope).payload), None).sealed.wall
     except EvidenceError:
         return None
 

@@ -25,6 +25,7 @@ from anyio import to_thread
 
 from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, RecordTooLargeError
+from agent.heartbeat import Heartbeat
 from agent.model import Cause, DeviceInfo, Event, EventCode, Frame, Gap, GroupPlan, Link, Point, Value, ValueType
 from agent.ports import Clock, Store
 from agent.sealing.batch import Batch, Job, NextTerm, Receipt
@@ -35,6 +36,7 @@ S = 1_000_000_000
 GAPS_WAIT = 10 * S  # a batch without a value may wait longer than the window
 LOOK_EVERY = S  # at the wall clock's quality, while a batch is open
 LOOK_FOR_ROOM = 0.2  # s: a blocked outbox is asked for room this often at most, it reads the disk for that
+WRITE_WITHIN = 60 * S  # a write or sync that takes longer hangs: no card stalls for so long and goes on
 FULL = 160 * 1024  # bytes by the greatest possible size of what is in the batch
 
 
@@ -80,7 +82,7 @@ class Batcher:
         self._away = away
         self._refusals = refusals if refusals is not None else Refusals()
         self._refusals.on_new = self._refused
-        self._committer = Committer(
+        self.committer = Committer(
             outbox=outbox, sealer=sealer, block=block, on_durable=on_durable, refusals=self._refusals
         )
         self._started = started
@@ -97,6 +99,7 @@ class Batcher:
         self._commits = anyio.Lock()
         self._owed: deque[tuple[int, Receipt]] = deque()  # of a volatile run: position, and what waits for the broker
         self._over = False  # nothing is stored any more
+        self.beat = Heartbeat(f"writer of {sealer.facts.channel}")
         self.failed: OutboxError | None = None
         self.blocked = False
         self.not_stored = 0  # frames that were dropped because nothing could be stored
@@ -111,12 +114,7 @@ class Batcher:
     @property
     def plan(self) -> bytes | None:
         """Envelope of the last plan."""
-        return self._committer.plan
-
-    @property
-    def dropped(self) -> int:
-        """Records overwritten before they were acknowledged."""
-        return self._committer.dropped
+        return self.committer.plan
 
     @property
     def full(self) -> bool:
@@ -214,7 +212,7 @@ class Batcher:
 
     def restate(self) -> None:
         """The broker is back: repeat the plan with the next record, at most once a minute."""
-        self._committer.restate()
+        self.committer.restate()
 
     def hurry(self) -> None:
         """Somebody waits for what was put: seal it now."""
@@ -271,7 +269,8 @@ class Batcher:
         async with self._commits:  # the outbox has one writer at a time
             if not self._over and not self.blocked:  # then the next segment's plan tells it, with what it must state
                 try:
-                    await to_thread.run_sync(self._outbox.mark)
+                    with self.beat.back_by(self._clock.boot() + WRITE_WITHIN):
+                        await to_thread.run_sync(self._outbox.mark)
                 except OutboxError as error:
                     self.fail(error)
 
@@ -279,16 +278,16 @@ class Batcher:
         """When the batch must be sealed; without one, when the plan must be repeated."""
         batch = self._batch
         if batch.opened is None:
-            return self._committer.plan_due
+            return self.committer.plan_due
         if batch.receipt.hurried or batch.bound >= self._full:
             return batch.opened
         window = self._window_away if self._away() else self._window
         due = batch.opened + (window if batch.frames else max(window, GAPS_WAIT))
-        return min(due, self._committer.plan_due) if self._refusals else due
+        return min(due, self.committer.plan_due) if self._refusals else due
 
     def _take(self, event: Event | None = None) -> None:
         """Put what is there at the end of the queue, and the event behind it."""
-        if self._batch.opened is None and event is None and self._committer.plan_due > self._clock.boot():
+        if self._batch.opened is None and event is None and self.committer.plan_due > self._clock.boot():
             return  # nothing is there, and no plan is due
         batch, self._batch = self._batch, Batch()
         batch.receipt.hurried = True
@@ -311,7 +310,8 @@ class Batcher:
         while self._jobs:
             job = self._jobs[0]
             try:
-                done = await self._do(job)
+                with self.beat.back_by(self._clock.boot() + WRITE_WITHIN):
+                    done = await self._do(job)
             except RecordTooLargeError:
                 raise
             except OutboxError as error:
@@ -341,7 +341,7 @@ class Batcher:
             bodies = []
             if self._sealer.term == 1 and self._started is not None:
                 bodies = [self._sealer.event_body(Event(EventCode.START, self._clock.boot(), self._started))]
-            if await self._committer.commit(bodies, None, plan=True) is None:
+            if await self.committer.commit(bodies, None, plan=True) is None:
                 return False
             log.info(
                 "term begun channel=%s run=%s term=%d groups=%d",
@@ -353,7 +353,7 @@ class Batcher:
             return True
         batch = job.batch if job.batch.opened is not None else None
         bodies = [self._sealer.event_body(job.event)] if job.event else []
-        position = await self._committer.commit(bodies, batch)
+        position = await self.committer.commit(bodies, batch)
         if position is None:
             return False
         if self._sealer.volatile:
@@ -389,7 +389,7 @@ class Batcher:
 
     def found(self, last: Link | None) -> None:
         """``last`` is what recovery found at the end of the outbox: a commit that failed may be there all the same."""
-        self.not_stored -= self._committer.found(last)
+        self.not_stored -= self.committer.found(last)
 
 
 def frame_bound(points: Sequence[Point]) -> int:

@@ -9,6 +9,7 @@ room is asked for before (docs/outbox.md, rule 6), and when a write fails the ru
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -59,6 +60,9 @@ class Committer:
         self._losses = 0  # records: found and not yet told by an event
         self._unsure: tuple[Link, int] | None = None  # of the commit under way: its data record, and its frames
         self.dropped = 0  # records overwritten before they were acknowledged
+        self.unreadable = 0  # records that the outbox misses
+        self.records = self.frames = 0  # put on disk
+        self.gaps: Counter[int] = Counter()  # cycles that are stated as missing on disk; a span of time counts one
         self.plan: bytes | None = None  # envelope of the last plan
 
     @property
@@ -127,6 +131,7 @@ class Committer:
         with anyio.CancelScope(shield=True):  # a record that was sealed must reach the disk, or the run must end
             positions = await to_thread.run_sync(lambda: self._outbox.append(records, new_segment=new_segment))
         self._unsure, self._losses = None, 0
+        self._count(records, batch)
         if plan:
             self.plan = records[0][0]
             self._planned, self._plan_pos, self._plan_wanted = now, positions[0], False
@@ -135,6 +140,14 @@ class Committer:
         self._refusals.stated(refused)
         self._on_durable([envelope for envelope, _ in records])
         return positions[-1]
+
+    def _count(self, records: Sequence[tuple[bytes, Link]], batch: Batch | None) -> None:
+        self.records += len(records)
+        if batch is not None:
+            self.frames += batch.count
+            for gaps in batch.gaps.values():
+                for gap in gaps:
+                    self.gaps[gap.cause] += 1 if gap.first is None or gap.last is None else gap.last - gap.first + 1
 
     def _make_room(self) -> None:
         """What was refused for good holds up the oldest segment: from now on it counts as stated. The plan that opens
@@ -160,6 +173,7 @@ class Committer:
         self._losses_known += len(new)
         if new:
             self._losses += _count(new)
+            self.unreadable += _count(new)
             self._sealer.withdraw(new)
             log.error(
                 "outbox damaged, records cannot be read channel=%s records=%d", self._sealer.facts.channel, _count(new)

@@ -50,7 +50,7 @@ class Timeouts:
     """How long a Data Hub may be silent, in s; the broker itself may wait for its NATS for up to 100 s."""
 
     connect: float = 10
-    answer: float = 60  # to any request
+    answer: float = 30  # to any request: what opens a session is done within the publisher's patience
     slow: float = 120  # to a message or a search; all together, too
 
 
