@@ -20,7 +20,16 @@ try:
     from typing import NoReturn
 
     from agent import __version__
-    from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
+    from agent.commands import (
+        CONFIGURATION,
+        DEFAULT_CONFIG,
+        FINDING,
+        NO_PERMISSION,
+        UNAVAILABLE,
+        USAGE,
+        ddhub_arguments,
+        say,
+    )
     from agent.control.client import ControlError
     from agent.errors import (
         AgentError,
@@ -237,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
-    _add_ddhub(noun("ddhub", "Energy Web's Data Hub: our keys in the DID document"))
+    ddhub_arguments.add(noun("ddhub", "Energy Web's Data Hub: our keys in the DID document"))
     _add_outbox(noun("outbox", "Look at, copy, prove, send again, mend, resize the local store"))
     return parser
 
@@ -274,29 +283,6 @@ def _add_config(config: Commands) -> None:
     _config(
         config("schema", "JSON Schema of any configuration, for editors; --config changes nothing", "config_schema")
     )
-
-
-def _add_ddhub(ddhub: Commands) -> None:
-    keys = ddhub(
-        "keys",
-        "Our keys, what stands in our DID document, and how to publish them; alone it changes nothing",
-        "ddhub_keys",
-    )
-    how = keys.add_mutually_exclusive_group()
-    how.add_argument(
-        "--unsigned", type=Path, metavar="FILE", help="write what is missing there for a wallet; - for stdout"
-    )
-    how.add_argument(
-        "--signed", type=Path, metavar="FILE", help="sign it with our key and write it there; - for stdout"
-    )
-    how.add_argument("--send", action="store_true", help="sign it, send it, wait for the blocks")
-    keys.add_argument("--rotate", action="store_true", help="make a new RSA key first; the old one is kept for 25 h")
-    keys.add_argument(
-        "--rpc", metavar="NODE", help="JSON-RPC of a node: https://..., or file:PATH, credential:NAME or env:NAME"
-    )
-    keys.add_argument("--json", action="store_true", help="one JSON object")
-    _channel(keys)
-    _config(keys)
 
 
 def _add_outbox(outbox: Commands) -> None:

@@ -200,7 +200,7 @@ PLACES: Mapping[str, Place] = {
             *("agent.commands.check", "agent.commands.config_schema", "agent.commands.config_show"),
             *("agent.commands.doctor", "agent.commands.support"),
             *("agent.commands.identity_create", "agent.commands.identity_import", "agent.commands.identity_show"),
-            *("agent.commands.ddhub_channel", "agent.commands.ddhub_keys"),
+            *("agent.commands.ddhub_arguments", "agent.commands.ddhub_channel", "agent.commands.ddhub_keys"),
             *("agent.commands.which_key", "agent.commands.whole_file"),
             *("agent.commands.init", "agent.commands.outbox_export", "agent.commands.outbox_list"),
             *("agent.commands.outbox_repair", "agent.commands.outbox_resize", "agent.commands.outbox_verify"),

@@ -1,0 +1,35 @@
+"""What ``edge-agent ddhub`` takes on its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.commands import DEFAULT_CONFIG
+
+Commands = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+def add(ddhub: Commands) -> None:
+    """The commands below ``ddhub``, by what adds one: its name, its help, and its module in agent/commands."""
+    keys = ddhub(
+        "keys",
+        "Our keys, what stands in our DID document, and how to publish them; alone it changes nothing",
+        "ddhub_keys",
+    )
+    how = keys.add_mutually_exclusive_group()
+    how.add_argument(
+        "--unsigned", type=Path, metavar="FILE", help="write what is missing there for a wallet; - for stdout"
+    )
+    how.add_argument(
+        "--signed", type=Path, metavar="FILE", help="sign it with our key and write it there; - for stdout"
+    )
+    how.add_argument("--send", action="store_true", help="sign it, send it, wait for the blocks")
+    keys.add_argument("--rotate", action="store_true", help="make a new RSA key first; the old one is kept for 25 h")
+    keys.add_argument(
+        "--rpc", metavar="NODE", help="JSON-RPC of a node: https://..., or file:PATH, credential:NAME or env:NAME"
+    )
+    keys.add_argument("--json", action="store_true", help="one JSON object")
+    keys.add_argument("--channel", metavar="ID", help="which channel, if there are several")
+    keys.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
