@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 
+from agent.control.findings import findings
 from agent.delivery.drain import Drain
 from agent.delivery.errand import Errand
 from agent.delivery.publisher import Publisher
@@ -594,3 +595,21 @@ async def test_a_visitor_changes_nothing() -> None:
         assert await session.last() is None
     assert "/channel/initExtChannel" not in box.paths
     assert {request.method for request in box.asked if request.url.path != "/auth/login"} == {"GET"}
+
+
+# ---- how it is shown --------------------------------------------------------------------------------------------
+
+
+def test_status_names_who_is_skipped_and_why() -> None:
+    late = {"did": ALICE, "delivered": 3, "skipped": 5, "trouble": "it has no mailbox", "remedy": "log in once"}
+    back = {"did": CAROL, "delivered": 3, "skipped": 2, "trouble": "", "remedy": ""}
+    good = {"did": BOB, "delivered": 8, "skipped": 0, "trouble": "", "remedy": ""}
+    channel = {"id": "market", "connected": True, "recipients": [good, late, back]}
+    found = [(each.subject, each.what, each.remedy) for each in findings({"channels": [channel]})]
+    resend = "`edge-agent outbox resend` sends again what is held"
+    assert found == [
+        ("market", f"{ALICE}: it has no mailbox. 5 records were skipped for it", "log in once"),
+        ("market", f"{CAROL}: 2 records were skipped for it", resend),
+    ]
+    waits = channel | {"connected": False, "state": "1 of 2 recipients do not get what is sent", "hint": "log in once"}
+    assert [each.what for each in findings({"channels": [waits]})] == ["1 of 2 recipients do not get what is sent"]

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.delivery.drain import Drain
+from agent.delivery.errand import Errand
 from agent.delivery.publisher import ACK_WITHIN, WINDOW, Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import OutboxError, TransportError, Verdict
@@ -988,3 +989,64 @@ async def test_records_that_were_overwritten_while_in_flight_do_not_stall_it() -
         await drained(bench)
     assert bench.store.acked == held[-1].pos
     assert set(bench.broker.messages) >= {record.envelope for record in held}
+
+
+# ---- a broker that is sent whole messages, seldom ---------------------------------------------------------------
+
+
+async def test_a_transport_says_how_far_ahead_it_takes_records() -> None:
+    bench = Bench(300, fate=lambda message: SILENT)
+    bench.broker.window, bench.broker.ack_within = 200, None
+    async with running(bench):
+        await bench.clock.sleep_until(bench.clock.now + 4 * ACK_WITHIN)
+        assert bench.sent() == list(range(1, 201)), "nothing is overdue: the session watches"
+        assert len(bench.broker.sent) == 1
+
+
+async def test_a_transport_that_cannot_be_read_back_is_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(3)
+    bench.broker.reads_back = False
+    bench.broker.last_error = TransportError("nobody may read here", verdict=Verdict.REJECT)
+    async with running(bench):
+        await drained(bench)
+    assert bench.broker.messages == bench.run.sent
+    assert "read back" not in caplog.text
+
+
+async def test_a_session_may_say_that_it_delivers_before_any_answer() -> None:
+    bench = Bench(3, fate=lambda message: SILENT)
+    bench.broker.delivers, bench.broker.ack_within = True, None
+    async with running(bench):
+        await until(lambda: bench.publisher.connected)
+        assert bench.publisher.acknowledged == 0
+        bench.broker.drop()
+        await until(lambda: not bench.publisher.connected)
+
+
+async def test_who_waits_for_all_to_be_delivered_has_it_hurried_along() -> None:
+    """Also what is sealed meanwhile; who does not wait hurries nothing."""
+    bench = Bench(5, fate=lambda message: Fate(answers=((S, None),)))
+    async with running(bench):
+        await until(lambda: len(bench.broker.sent[-1]) == 5 if bench.broker.sent else False)
+        (session,) = bench.broker.sessions
+        assert session.hastened == []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bench.publisher.drained)
+            await turns()
+            assert session.hastened == [5]
+            bench.add(2)
+            await until(lambda: len(session.sent) == 7)
+            await turns()
+            assert session.hastened[-1] == 7
+        hastened = len(session.hastened)
+        bench.add(1)
+        await until(lambda: len(session.sent) == 8)
+        assert len(session.hastened) == hastened
+
+
+async def test_what_is_sent_again_by_order_waits_for_no_company() -> None:
+    async with running(Bench(5)) as bench:
+        await drained(bench)
+        errand = Errand(bench.store.read(0, max_bytes=1 << 20)[:3])
+        await bench.publisher.send_again(errand)
+        assert bench.broker.sessions[0].hastened[-1] == 8

@@ -53,7 +53,7 @@ class Courier:
         """Return when all have it, or are skipped. Raises TransportError: the broker failed, or a recipient waits;
         TOO_LARGE: it is too large for the broker, and nobody has it.
         """
-        had = set(out.waiting)
+        had = [*out.waiting]
         out.refusals.clear()
         await self._send_keys(out, api)
         keyed = [did for did in out.waiting if did in out.keyed and did not in out.refusals]
