@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Ack, Message, Recipient
 from agent.transports.ddhub import payload, signature
 from agent.transports.ddhub.payload import largest_envelope
+from agent.transports.ddhub.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
 from tests.ddhub_scripted import ALICE, BOB, TOPIC_ID, Keys, Mailboxes, said, transport
 from tests.fakes import BACKEND, FakeStore, until, virtual_clock
@@ -537,6 +539,11 @@ async def test_a_payload_that_the_schema_does_not_take_waits_until_it_does() -> 
         ),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"type": "object", "required": ["kW"]}), Reason.SCHEMA),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"typ": "object"}), Reason.SCHEMA),
+        (
+            f"/topics/{TOPIC_ID}/versions/1.0.0",
+            version(json.loads(telemetry_schema(readable=True))),
+            Reason.SCHEMA,
+        ),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version(None), Reason.SCHEMA),
         ("/config", said("10", "Forbidden access", 403), Reason.PERMISSION),
     ],

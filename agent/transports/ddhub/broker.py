@@ -36,7 +36,7 @@ S = 1_000_000_000
 MIB = 1 << 20
 _SKEW = 60  # s: a clock that differs by more is told of
 _HERE = ("localhost", "127.0.0.1", "::1")
-_IDLE = 300  # s: so long is a connection kept for the next request
+_IDLE = 30  # s: so long is a connection kept for the next request; firewalls forget idle ones unseen
 _NO_DID = "is the DID document of this key there, and does the Data Hub resolve it on our network?"
 _LOGIN_HINTS = (  # by a part of what the proxy says, in small letters
     ("does not have any roles", Reason.PERMISSION, "enrol this DID for a role of the Data Hub, and wait for approval"),
@@ -103,6 +103,7 @@ async def broker(
             login=login or Login(clock=clock),
             opens=opens,
             timeouts=timeouts,
+            secure=server.secure,
             shows=server.tls is not None and server.tls.cert is not None,
             server_name=server_name,
         )
@@ -120,6 +121,7 @@ class Broker:
         login: Login,
         opens: bool,
         timeouts: Timeouts,
+        secure: bool,
         shows: bool,
         server_name: str | None,
     ) -> None:
@@ -129,6 +131,7 @@ class Broker:
         self._login = login
         self._opens = opens
         self._timeouts = timeouts
+        self._secure = secure
         self._shows = shows
         self._extensions = {} if server_name is None else {"sni_hostname": server_name}
 
@@ -346,7 +349,7 @@ class Broker:
                 finally:
                     await answer.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise unreached(error, shows=self._shows) from error
+            raise unreached(error, secure=self._secure, shows=self._shows) from error
 
 
 async def _read(answer: httpx.Response, most: int) -> bytes:

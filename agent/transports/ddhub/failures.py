@@ -36,31 +36,42 @@ _CODES = {  # docs of the broker: returnCode -> reason, hint
 _CERTIFICATE = {495, 496, 525, 526}
 
 
-def unreached(error: Exception, *, shows: bool) -> TransportError:
-    """Why a request got no answer. ``shows``: we have a certificate."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLError):
-            hint = tls.certificate_hint(cause, peer=PEER, ours=shows)
-            hint = hint or "does it speak TLS? write http:// to do without"
-            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.TLS)
-        if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, TimeoutError):
-            hint = "is the name right, and is the way to it open?"
-            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.UNREACHABLE)
+def unreached(error: Exception, *, secure: bool, shows: bool) -> TransportError:
+    """Why a request got no answer. ``secure``: over TLS. ``shows``: we have a certificate."""
     if isinstance(error, httpx.ConnectTimeout):
         hint = "is the way to it open? a firewall that drops looks like this"
         return TransportError(f"{PEER} does not answer", hint=hint, reason=Reason.TIMEOUT)
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return TransportError(f"{PEER} does not answer in time", hint="look at its load", reason=Reason.TIMEOUT)
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            about = tls.certificate_hint(cause, peer=PEER, ours=shows)
+            hint = about or "does it speak TLS? write http:// to do without"
+            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.TLS)
+        if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError):
+            continue  # it was reached
+        if isinstance(cause, OSError) and cause.errno is not None:
+            hint = "is the name right, and is the way to it open?"
+            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.UNREACHABLE)
     if isinstance(error, httpx.ConnectError):
         hint = "is the name right, and is the way to it open?"
         return TransportError(f"{PEER} is not reached: {_said(error)}", hint=hint, reason=Reason.UNREACHABLE)
     if isinstance(error, httpx.NetworkError | httpx.ProxyError):
-        return TransportError(f"the connection to {PEER} was lost", hint="its log says more", reason=Reason.LOST)
+        return TransportError(f"the connection to {PEER} was lost", hint=_lost(secure, shows), reason=Reason.LOST)
     if isinstance(error, httpx.RemoteProtocolError) and "disconnected" in str(error):
-        return TransportError(f"{PEER} closed the connection", hint="its log says more", reason=Reason.LOST)
+        return TransportError(f"{PEER} closed the connection", hint=_lost(secure, shows), reason=Reason.LOST)
     if isinstance(error, httpx.ProtocolError | httpx.DecodingError):
         return malformed(f"{type(error).__name__}: {_said(error)}")
     return TransportError(f"{PEER} cannot be asked: {type(error).__name__}: {_said(error)}", reason=Reason.OTHER)
+
+
+def _lost(secure: bool, shows: bool) -> str:
+    """With TLS 1.3 a certificate is refused, or missed, when the connection stands."""
+    if not secure:
+        return "its log says more; does it speak TLS?"
+    if not shows:
+        return "its log says more; if it wants certificates of its participants, set cert and key of tls"
+    return "its log says more; is cert of tls still valid, and signed by an authority that it trusts?"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

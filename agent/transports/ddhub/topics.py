@@ -74,6 +74,10 @@ class Topics:
         except SchemaError as error:
             what = f"the schema of topic {wanted} is none that a client gateway takes: {error}"
             raise TransportError(what, hint=error.hint, reason=Reason.SCHEMA) from error
+        if schema.needs_records:
+            what = f"the schema of topic {wanted} demands records, readable values, which this version does not send"
+            hint = "name a topic whose schema demands envelopes only"
+            raise TransportError(what, hint=hint, reason=Reason.SCHEMA)
         if problems := schema.problems(_SAMPLE, encrypted=True):
             what = f"the schema of topic {wanted} does not take what we send: {'; '.join(problems)}"
             hint = "have its owner register the one that `edge-agent ddhub topic` prints, or name another topic"
