@@ -325,6 +325,15 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     assert did in run(f"rm {KEY}; systemctl restart edge-agent && journalctl -u edge-agent -n 20 | cat")
     life.delivers()
 
+    # an upgrade to what refuses the configuration leaves the old one running
+    process = life.show("MainPID")
+    run(f"cp -p {CONFIG} good && echo 'nonsense = 1' >> {CONFIG}")
+    assert "this version refuses the configuration" in life.install("/packages/2.deb")
+    assert (life.show("ActiveState"), life.show("MainPID")) == ("active", process)
+    run(f"cat good > {CONFIG}")
+    run("apt-get -q -y --allow-downgrades install /packages/1.deb")
+    assert life.show("MainPID") != process
+
     # an upgrade keeps all of it, and what ran runs on
     kept = life.content(CONFIG, CREDENTIAL, DROP_IN)
     ring, process = run(f"stat --format=%i {RING}"), life.show("MainPID")
