@@ -71,13 +71,10 @@ class Box(Process):
         self._leader: int | None = None
         nspawn = [
             *(str(found[0]), f"--directory={root}", "--boot", "--volatile=overlay", "--register=no", "--keep-unit"),
-            *(
-                "--console=pipe",
-                "--link-journal=no",
-                f"--machine=edge-agent-box-{os.getpid()}-{folder.name}",
-                "--resolv-conf=off",
-                "--timezone=off",
-            ),
+            *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
+            f"--machine=edge-agent-box-{os.getpid()}-{folder.name}",
+            # as on a machine of its own; whether the clock may be set is another question
+            "--system-call-filter=adjtimex clock_adjtime",
             *(f"--bind-ro={path}:{place}" for place, path in binds.items()),
         ]
         script = _SCRIPT.format(group=shlex.quote(str(self._group)), nspawn=shlex.join(nspawn))

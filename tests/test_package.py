@@ -324,6 +324,7 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     assert life.owner(CREDENTIAL) == "root:root 600"
     assert did in run(f"rm {KEY}; systemctl restart edge-agent && journalctl -u edge-agent -n 20 | cat")
     life.delivers()
+    assert "ok       files: owners and rights are as they should be" in run("edge-agent doctor", check=False)
 
     # an upgrade to what refuses the configuration leaves the old one running
     process = life.show("MainPID")
@@ -356,7 +357,10 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     life.delivers()
     assert life.at_the_other_end(did)["records"] > second["records"]
 
-    assert secret not in run("journalctl | cat")
+    log = run("journalctl | cat")
+    assert secret not in log
+    assert "clock not synchronised" in log
+    assert "state of the clock cannot be read" not in log
 
     # purged: nothing of it stays
     run("apt-get -q -y purge edge-agent")

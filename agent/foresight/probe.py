@@ -7,6 +7,7 @@ configuration; nothing here raises for what it found.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -109,7 +110,9 @@ def _trials(config: Config, looks: Looks) -> Iterator[_Trial]:
 
 
 async def _identity(identity: Identity, what: str) -> Tried:
-    """Open the key. Raises SignerError."""
+    """Open the key; a credential can be opened where systemd gave it only, in the service. Raises SignerError."""
+    if identity.key.kind == "credential" and not os.environ.get("CREDENTIALS_DIRECTORY"):
+        return Tried(what, f"{identity.key} is given to the service alone, and was not tried")
     opened = partial(open_signer, identity.key, passphrase=identity.passphrase, did=identity.did, any_owner=True)
     signer = await to_thread.run_sync(opened, abandon_on_cancel=True)
     return Tried(what, f"{identity.key} holds the key of {signer.did}")
