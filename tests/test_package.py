@@ -326,6 +326,16 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     life.delivers()
     assert "ok       files: owners and rights are as they should be" in run("edge-agent doctor", check=False)
 
+    # one that hangs is ended by the watchdog, and started again
+    hasty = f"{Path(DROP_IN).parent}/hasty.conf"
+    run(rf"printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=0\n' > {hasty}; systemctl daemon-reload")
+    run("systemctl restart edge-agent; systemctl kill --kill-who=main --signal=STOP edge-agent")
+    wait_for(lambda: life.show("NRestarts") == "1", timeout=30.0, what="a start after the watchdog")
+    wait_for(lambda: life.show("ActiveState") == "active", timeout=30.0, what="READY")
+    assert "watchdog" in run("journalctl -u edge-agent -n 50 | cat").lower()
+    run(f"rm {hasty}; systemctl daemon-reload; systemctl restart edge-agent")
+    life.delivers()
+
     # an upgrade to what refuses the configuration leaves the old one running
     process = life.show("MainPID")
     run(f"cp -p {CONFIG} good && echo 'nonsense = 1' >> {CONFIG}")
