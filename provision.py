@@ -49,6 +49,8 @@ DEBIAN = {  # packages, and the program of each, or its library, whose folder is
     "openssl": "usr/bin/openssl",
     "libfaketime": "usr/lib/*/faketime/libfaketime.so.1",
     "btrfs-progs": "**/sbin/mkfs.btrfs",  # below usr from Debian 13 on
+    "mmdebstrap": "usr/bin/mmdebstrap",
+    "systemd-container": "usr/bin/systemd-nspawn",
 }
 SYSTEM = Path("/")
 STARTED = time.monotonic()
@@ -72,11 +74,16 @@ def locked() -> dict[str, str]:
     return {block.partition("==")[0]: block for block in blocks}
 
 
+def asked_by(block: str) -> set[str]:
+    """Who asked for an entry of the lock: names of other entries, or PROJECT."""
+    return set(re.findall(r"^ +# +(?:via +)?(.*\S)", block, re.MULTILINE))
+
+
 def runtime(entries: Mapping[str, str]) -> dict[str, str]:
     """The entries that the project needs at run time: those it asks for itself and, in turn, what these ask for."""
-    parents = {name: set(re.findall(r"^ +# +(?:via +)?(.*\S)", block, re.MULTILINE)) for name, block in entries.items()}
+    parents = {name: asked_by(block) for name, block in entries.items()}
     needed = {PROJECT}
-    while more := {name for name, asked_by in parents.items() if name not in needed and asked_by & needed}:
+    while more := {name for name, theirs in parents.items() if name not in needed and theirs & needed}:
         needed |= more
     return {name: block for name, block in entries.items() if name in needed}
 
@@ -244,7 +251,8 @@ def program(name: str) -> tuple[Path, dict[str, str]] | None:
     if path := installed(name):
         return path, {}
     home = debian_folder()
-    libraries = [str(folder) for top in ("usr/lib", "lib") for folder in home.glob(f"{top}/*-linux-gnu*")]
+    shared = [folder for top in ("usr/lib", "lib") for folder in home.glob(f"{top}/*-linux-gnu*")]
+    libraries = [str(folder) for each in shared for folder in (each, each / "systemd") if folder.is_dir()]
     path = next(home.glob(DEBIAN[name]), None)
     return (path, {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}) if path else None
 

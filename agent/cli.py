@@ -258,7 +258,17 @@ def _add_identity(identity: Commands) -> None:
     create = identity("create", "Make a new key, never over another; print its DID", "identity_create")
 
     take = identity("import", "Take over a key made elsewhere, never over another; print its DID", "identity_import")
-    take.add_argument("source", metavar="SOURCE", help="file:PATH (64 hex digits), keystore:FILE, or - for stdin")
+    take.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="file:PATH (64 hex digits), keystore:FILE, or - for stdin; left out with --credential: as in --config",
+    )
+    take.add_argument(
+        "--credential",
+        action="store_true",
+        help="encrypt it for this machine's systemd, with a drop-in for the service, and have --config say so",
+    )
     take.add_argument(
         "--source-passphrase", metavar="REF", help="of a keystore: file:PATH, credential:NAME or env:NAME"
     )

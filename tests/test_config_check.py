@@ -20,9 +20,10 @@ from pydantic import Field
 
 from agent.commands import check
 from agent.config import load
-from agent.errors import AcquisitionError, ConfigError
+from agent.config.tables import Identity
+from agent.errors import AcquisitionError, ConfigError, SignerError
 from agent.evidence.record import link_of
-from agent.foresight.probe import Tried, _secret, try_all
+from agent.foresight.probe import Tried, _identity, _secret, try_all
 from agent.model import Cause, DeviceInfo, Point, ValueType
 from agent.outbox import Outbox, filesystem
 from agent.ports import Clock, DeviceSelection
@@ -334,6 +335,19 @@ def test_a_secret_that_everybody_can_read_is_told_of() -> None:
         for mode, words in [(0o600, "can be read"), (0o644, "can be read, but so can every user of this machine")]:
             os.chmod(file.name, mode)
             assert asyncio.run(_secret(Secret(file=file.name), "it")).words == f"file {file.name} {words}"
+
+
+def test_a_credential_is_tried_in_the_service_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = Identity.model_validate({"key": "credential:agent-key"})
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    tried = asyncio.run(_identity(identity, "identity"))
+    assert (tried.good, tried.words) == (
+        True,
+        "credential:agent-key is given to the service alone, and was not tried",
+    )
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(SignerError, match="agent-key"):
+        asyncio.run(_identity(identity, "identity"))
 
 
 def test_all_is_good(tmp_path: Path, server: NatsServer, site: Site, capsys: pytest.CaptureFixture[str]) -> None:

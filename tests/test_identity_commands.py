@@ -283,7 +283,7 @@ def test_import_refuses_the_key_of_another_did(tmp_path: Path, run: Run) -> None
         (["import", "file:old", "--key", f"file:{HEX}"], "--key: this looks like the key itself"),
         (["import", "keystore:o", "--key", "file:k"], "give --source-passphrase file:PATH"),
         (["import", "-", "--source-passphrase", "env:P", "--key", "file:k"], "--source-passphrase is for a keystore"),
-        (["import", "--key", "file:k"], "the following arguments are required: SOURCE"),
+        (["import", "--key", "file:k"], "SOURCE is missing"),
         (["create", HEX], "unrecognized arguments: (hex digits)"),
         (["show", f"0x{HEX.upper()}"], "unrecognized arguments: 0x(hex digits)"),
         (["create", f"--network={HEX}"], "invalid choice: '(hex digits)'"),

@@ -20,7 +20,10 @@ from packaging.utils import canonicalize_name
 import provision
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["demo", "test", "provision.sh", ".ci/run", "bench/run"]
+SCRIPTS = [
+    *("demo", "test", "provision.sh", ".ci/run", "bench/run", "release/build"),
+    *(f"release/debian/{name}" for name in ("postinst", "prerm", "postrm")),
+]
 UNIT = ROOT / "systemd" / "edge-agent.service"
 SHIPPED = sorted([*(ROOT / "agent").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")])
 
@@ -52,7 +55,7 @@ def short(path: Path) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        "CHANGELOG.md", "Dockerfile.arm64", "LICENSE", "README.md", "requirements.lock",
+        "CHANGELOG.md", "Dockerfile.arm64", "LICENSE", "README.md", "SECURITY.md", "requirements.lock",
         "agent/daemon.py", "config/agent.toml", "docs/adr", "docs/evidence.cddl", "docs/evidence.md",
         "systemd/edge-agent.service", *SCRIPTS,
     ],
@@ -248,6 +251,12 @@ def test_the_unit_does_what_the_agent_counts_on() -> None:
     # To ask for the clock's state and to set it is one call: setting takes a capability, of which there is none.
     assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == ""
     assert service["NoNewPrivileges"] == service["PrivateUsers"] == "yes"
+    # Of devices serial ports only, as their group may use them.
+    assert service["DevicePolicy"] == "closed"
+    assert re.findall(r"^DeviceAllow=(\S+) (\S+)$", UNIT.read_text(), re.MULTILINE) == [
+        (f"char-tty{driver}", "rw") for driver in ("S", "USB", "ACM", "AMA")
+    ]
+    assert service["SupplementaryGroups"] == "dialout"
 
 
 def test_the_image_recipe_is_sound() -> None:

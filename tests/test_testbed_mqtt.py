@@ -392,7 +392,7 @@ def test_what_is_ready_is_not_fetched_again(tmp_path: Path) -> None:
     done = run(ROOT / "provision.py", "debian", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.stderr == ""
     paths = [Path(line) for line in done.stdout.splitlines()]
-    assert [path.name for path in paths] == ["mosquitto", "openssl", "libfaketime.so.1", "mkfs.btrfs"]
+    assert [path.name for path in paths] == ["mosquitto", "openssl", "libfaketime.so.1", "mkfs.btrfs", *BOXES]
     assert all(os.access(path, os.X_OK if path.suffix != ".1" else os.R_OK) for path in paths)
 
 
@@ -405,6 +405,7 @@ def checkout(folder: Path) -> Path:
     return script
 
 
+BOXES = ["mmdebstrap", "systemd-nspawn"]
 APT = """#!{python}
 import json, pathlib, subprocess, sys
 options = dict(word[2:].split("=", 1) for word in sys.argv if word.startswith("-o"))
@@ -421,14 +422,14 @@ else:
 
 
 def fake_debian(folder: Path, does: str) -> str:
-    """A PATH with an apt-get that does this, and a dpkg-deb whose packages hold three programs and a library."""
+    """A PATH with an apt-get that does this, and a dpkg-deb whose packages hold all programs and the library."""
     folder.mkdir()
     programs = {"apt-get": APT.format(python=sys.executable, does=does)}
     programs["dpkg-deb"] = (
         '#!/bin/sh\nmkdir -p "$3/sbin" "$3/usr/sbin" "$3/usr/bin" "$3/usr/lib/any-linux-gnu"\n'
         'mkdir -p "$3/usr/lib/any-linux-gnu/faketime"\n'
         'touch "$3/usr/sbin/mosquitto" "$3/usr/bin/openssl" "$3/usr/lib/any-linux-gnu/faketime/libfaketime.so.1"\n'
-        'touch "$3/sbin/mkfs.btrfs"\n'
+        'touch "$3/sbin/mkfs.btrfs" "$3/usr/bin/mmdebstrap" "$3/usr/bin/systemd-nspawn"\n'
     )
     for name, text in programs.items():
         path = folder / name
@@ -444,11 +445,12 @@ def test_what_is_missing_is_unpacked_into_the_checkout(tmp_path: Path) -> None:
     path = fake_debian(tmp_path / "bin", FETCHES)
     done = run(script, "debian", PATH=path)
     assert done.returncode == 0, done.stderr
-    mosquitto_path, openssl_path, library, btrfs = map(Path, done.stdout.splitlines())
+    mosquitto_path, openssl_path, library, btrfs, *boxes = map(Path, done.stdout.splitlines())
     home = mosquitto_path.parents[2]
     assert (home.parent, openssl_path) == (script.parent / ".debian", home / "usr" / "bin" / "openssl")
     assert library == home / "usr" / "lib" / "any-linux-gnu" / "faketime" / "libfaketime.so.1"
     assert btrfs == home / "sbin" / "mkfs.btrfs"
+    assert [path.name for path in boxes] == BOXES
     assert {each.name for each in home.parent.iterdir()} == {home.name, ".gitignore", "lock"}
     assert run(script, "debian", PATH="/nowhere").stdout == done.stdout
 
@@ -458,11 +460,8 @@ def test_a_failure_to_fetch_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     done = run(script, "debian", PATH=fake_debian(tmp_path / "bin", FAILS))
     assert (done.returncode, done.stdout) == (1, "")
     assert "apt says hello to update" in done.stderr
-    assert "mosquitto, openssl, libfaketime, btrfs-progs: not to be had from the Debian archive" in done.stderr
+    assert f"{', '.join(provision.DEBIAN)}: not to be had from the Debian archive" in done.stderr
     assert {each.name for each in (tmp_path / "checkout" / ".debian").iterdir()} == {".gitignore", "lock"}
     done = run(script, "debian", PATH="/nowhere")
     assert done.returncode == 1
-    assert (
-        "no apt here: install mosquitto, openssl, libfaketime, btrfs-progs with your distribution's means"
-        in done.stderr
-    )
+    assert f"no apt here: install {', '.join(provision.DEBIAN)} with your distribution's means" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/edge-agent/agent.toml")
 DEFAULT_STATE = Path("/var/lib/edge-agent")  # StateDirectory= of systemd/edge-agent.service
+SERVICE_USER = "edge-agent"  # systemd/edge-agent.sysusers.conf
 
 GOOD = 0
 FINDING = 1  # verify failed, a device was not read

@@ -8,18 +8,26 @@ import stat
 import sys
 
 from agent.commands import GOOD, USAGE, say
-from agent.commands.which_key import place, say_whose, secret, together, which_key
+from agent.commands.credential import NAME, to_credential
+from agent.commands.which_key import WhichKey, place, say_whose, secret, together, which_key
 from agent.custody import Custody
+from agent.secret import Secret
 from agent.signer import import_key
 
 _LINE = 1024  # bytes of stdin; a key and its line end have 65
 
 
 def main(options: argparse.Namespace) -> int:
-    """Prints the DID. Raises SignerError, ConfigError, OSError; nothing was changed by then."""
+    """Prints the DID. Raises SignerError, ConfigError, OSError; nothing was changed by then, or, with --credential,
+    nothing that the service would use.
+    """
     try:
         key = which_key(options)
-        source = None if options.source == "-" else place(options.source, "SOURCE")
+        if options.credential and (options.key or options.passphrase or options.network):
+            raise ValueError("--credential is a place by itself; leave --key, --passphrase and --network out")
+        if options.source is None and not options.credential:
+            raise ValueError("SOURCE is missing; write file:PATH, keystore:FILE or -")
+        source = None if options.source in (None, "-") else place(options.source, "SOURCE")
         source_passphrase = secret(options.source_passphrase, "--source-passphrase")
         if source is not None:
             together(source, source_passphrase, "--source-passphrase")
@@ -28,6 +36,8 @@ def main(options: argparse.Namespace) -> int:
     except ValueError as error:
         say(f"edge-agent identity import: {error}")
         return USAGE
+    if options.credential:
+        return _as_credential(options, key, source, source_passphrase)
     signer = import_key(
         _typed() if source is None else source,
         key.custody,
@@ -42,6 +52,25 @@ def main(options: argparse.Namespace) -> int:
         _say_of_source(source)
     print(signer.did)
     return GOOD
+
+
+def _as_credential(
+    options: argparse.Namespace, key: WhichKey, source: Custody | None, source_passphrase: Secret | None
+) -> int:
+    """Without a SOURCE it is the key that the configuration names."""
+    if options.source is None:
+        source, source_passphrase = key.custody, key.passphrase
+    code = to_credential(
+        options.config,
+        _typed() if source is None else source,
+        name=key.custody.where if key.custody.kind == "credential" else NAME,
+        passphrase=source_passphrase,
+        did=key.did,
+        network=key.network,
+    )
+    if code == GOOD and source is not None:
+        _say_of_source(source)
+    return code
 
 
 def _typed() -> bytes:

@@ -7,6 +7,7 @@ configuration; nothing here raises for what it found.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -111,8 +112,14 @@ def _trials(config: Config, looks: Looks) -> Iterator[_Trial]:
 
 
 async def _identity(identity: Identity, what: str) -> Tried:
-    """Open the key. Raises SignerError."""
+    """Open the key; a credential can be opened where systemd gave it only, in the service. Raises SignerError."""
+    if _is_elsewhere(identity):
+        return Tried(what, f"{identity.key} is given to the service alone, and was not tried")
     return Tried(what, f"{identity.key} holds the key of {(await _opened(identity)).did}")
+
+
+def _is_elsewhere(identity: Identity) -> bool:
+    return identity.key.kind == "credential" and not os.environ.get("CREDENTIALS_DIRECTORY")
 
 
 async def _opened(identity: Identity) -> Signer:
@@ -168,6 +175,8 @@ async def _broker(identity: Identity, channel: Channel, what: str, *, with_facts
     try:
         transport = kinds.load(channel.transport)(settings, topic=channel.topic, signer=signer, clock=SystemClock())
     except TransportError as error:
+        if _is_elsewhere(identity):
+            return Tried(what, f"{identity.key} is given to the service alone, and logs in there only: not tried")
         return Tried(what, _words(error), good=False)
     found = list[Tried]()
 

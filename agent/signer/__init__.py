@@ -7,6 +7,6 @@ outside: records in agent/evidence/envelope.py, logins in agent/eip191.py.
 from __future__ import annotations
 
 from agent.signer.key import DEFAULT_NETWORK, KeySigner
-from agent.signer.places import create_key, import_key, open_signer
+from agent.signer.places import create_key, encrypt_key, import_key, open_signer
 
-__all__ = ["DEFAULT_NETWORK", "KeySigner", "create_key", "import_key", "open_signer"]
+__all__ = ["DEFAULT_NETWORK", "KeySigner", "create_key", "encrypt_key", "import_key", "open_signer"]

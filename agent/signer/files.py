@@ -14,6 +14,8 @@ from pathlib import Path
 
 from agent.errors import SignerError
 
+Owner = tuple[int, int]  # uid, gid
+
 _NO_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)  # open(2): O_TMPFILE is not supported here
 
 
@@ -74,13 +76,15 @@ def _read(path: Path, *, what: str, most: int, remedy: str = "") -> tuple[bytes,
     return content, status
 
 
-def write_private(path: Path, content: bytes, *, what: str) -> None:
-    """Make a file of mode 0600. Raises SignerError if there is something of this name, OSError."""
+def write_private(path: Path, content: bytes, *, what: str, owner: Owner | None = None) -> None:
+    """Make a file of mode 0600, of this user or, as root may say, of ``owner``. Raises SignerError if there is
+    something of this name, OSError.
+    """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not _write_nameless(folder, path.name, content):
-                _write_draft(folder, path.name, content)
+            if not _write_nameless(folder, path.name, content, owner):
+                _write_draft(folder, path.name, content, owner)
             os.fsync(folder)
         finally:
             os.close(folder)
@@ -98,7 +102,7 @@ def taken(path: Path, *, what: str) -> SignerError:
     )
 
 
-def _write_nameless(folder: int, name: str, content: bytes) -> bool:
+def _write_nameless(folder: int, name: str, content: bytes, owner: Owner | None) -> bool:
     """Whether this file system could do it."""
     try:
         file = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -107,7 +111,7 @@ def _write_nameless(folder: int, name: str, content: bytes) -> bool:
             raise
         return False
     try:
-        _fill(file, content)
+        _fill(file, content, owner)
         try:
             os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=folder)  # open(2), O_TMPFILE; fails if the name is taken
         except FileNotFoundError:  # no /proc
@@ -117,12 +121,12 @@ def _write_nameless(folder: int, name: str, content: bytes) -> bool:
     return True
 
 
-def _write_draft(folder: int, name: str, content: bytes) -> None:
+def _write_draft(folder: int, name: str, content: bytes, owner: Owner | None) -> None:
     draft = f".{name}.{os.getpid()}"
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         try:
-            _fill(file, content)
+            _fill(file, content, owner)
         finally:
             os.close(file)
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename this fails if the name is taken
@@ -130,8 +134,10 @@ def _write_draft(folder: int, name: str, content: bytes) -> None:
         os.unlink(draft, dir_fd=folder)
 
 
-def _fill(file: int, content: bytes) -> None:
+def _fill(file: int, content: bytes, owner: Owner | None) -> None:
     os.fchmod(file, 0o600)  # whatever the umask
+    if owner is not None:
+        os.fchown(file, *owner)
     if os.write(file, content) != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(file)

@@ -13,13 +13,14 @@ from pathlib import Path
 from agent.custody import Custody
 from agent.errors import SecretError, SignerError
 from agent.secret import Secret
-from agent.signer import keystore
-from agent.signer.files import read_any, read_credential, read_private, taken, write_private
+from agent.signer import credential, keystore
+from agent.signer.files import Owner, read_any, read_credential, read_private, taken, write_private
 from agent.signer.key import DEFAULT_NETWORK, KeySigner, new_secret, secret_as_hex, secret_from_hex
 from agent.signer.keystore import TO_IMPORT, TO_RUN, Bounds, Keystore
 from agent.signer.memory import keep_to_ourselves
 from agent.signer.unlock import encrypt, unlock
 
+_SEALED = 64 * 1024  # bytes; a key as an encrypted credential has some hundreds
 _LINE = 1024  # bytes; a key and its line end have 65, and somebody may have added blanks
 
 
@@ -51,12 +52,21 @@ def open_signer(
     return KeySigner(secret, did=did, network=network)
 
 
-def create_key(custody: Custody, *, passphrase: Secret | None = None, network: str = DEFAULT_NETWORK) -> KeySigner:
-    """A new key in a ``file:`` or ``keystore:``, never over another. Raises SignerError, OSError."""
+def create_key(
+    custody: Custody,
+    *,
+    passphrase: Secret | None = None,
+    network: str = DEFAULT_NETWORK,
+    owner: Owner | None = None,
+) -> KeySigner:
+    """A new key in a ``file:`` or ``keystore:``, never over another; root may give it to ``owner``.
+
+    Raises SignerError, OSError.
+    """
     _may_be_written(custody)
     keep_to_ourselves()
     secret = new_secret()
-    _write(custody, secret, passphrase)
+    _write(custody, secret, passphrase, owner)
     return KeySigner(secret, network=network)
 
 
@@ -76,34 +86,63 @@ def import_key(
     """
     _may_be_written(custody)
     keep_to_ourselves()
-    if isinstance(source, bytes):
-        secret = _from_hex(source, "input")
-    elif source.kind == "credential":
-        secret = _from_hex(read_credential(source.where, most=_LINE), f"credential {source.where}")
-    elif source.kind == "file":
-        secret = _from_hex(read_any(source.path, what="file", most=_LINE), f"file {source.path}")
-    else:
-        text = read_any(source.path, what="keystore", most=keystore.LARGEST)
-        secret = _from_keystore(text, source, source_passphrase, TO_IMPORT)
+    secret = _from_elsewhere(source, source_passphrase)
     signer = KeySigner(secret, did=did, network=network)
     _write(custody, secret, passphrase)
     return signer
 
 
+def encrypt_key(
+    source: Custody | bytes,
+    path: Path,
+    *,
+    name: str,
+    source_passphrase: Secret | None = None,
+    did: str | None = None,
+    network: str = DEFAULT_NETWORK,
+) -> KeySigner:
+    """A key from elsewhere, or 64 hex digits, as the encrypted credential ``name`` in the file ``path``, which only
+    this machine's systemd can open; never over another. A file that holds it already stays as it is.
+
+    Raises SignerError as ``import_key``, OSError.
+    """
+    keep_to_ourselves()
+    secret = _from_elsewhere(source, source_passphrase)
+    signer = KeySigner(secret, did=did, network=network)
+    content = secret_as_hex(secret)
+    if os.path.lexists(path):  # of a call that was interrupted, perhaps
+        if credential.decrypt(read_any(path, what="credential", most=_SEALED), name=name) != content:
+            raise taken(path, what="credential")
+    else:
+        write_private(path, credential.encrypt(content, name=name), what="credential")
+    return signer
+
+
+def _from_elsewhere(source: Custody | bytes, passphrase: Secret | None) -> bytes:
+    if isinstance(source, bytes):
+        return _from_hex(source, "input")
+    if source.kind == "credential":
+        return _from_hex(read_credential(source.where, most=_LINE), f"credential {source.where}")
+    if source.kind == "file":
+        return _from_hex(read_any(source.path, what="file", most=_LINE), f"file {source.path}")
+    text = read_any(source.path, what="keystore", most=keystore.LARGEST)
+    return _from_keystore(text, source, passphrase, TO_IMPORT)
+
+
 def _may_be_written(custody: Custody) -> None:
     """Say early what writing would say after a long derivation. Raises SignerError."""
     if custody.kind == "credential":
-        hint = "keep the key in a file: or keystore:"
-        raise SignerError("a credential is given by systemd, no command writes it", hint=hint)
+        hint = "`edge-agent identity import --credential` encrypts a key for it"
+        raise SignerError("a credential is given by systemd", hint=hint)
     if os.path.lexists(custody.path):
         raise taken(custody.path, what=_called(custody))
 
 
-def _write(custody: Custody, secret: bytes, passphrase: Secret | None) -> None:
+def _write(custody: Custody, secret: bytes, passphrase: Secret | None, owner: Owner | None = None) -> None:
     content = secret_as_hex(secret)
     if custody.kind == "keystore":
         content = encrypt(secret, _read(passphrase), what=f"keystore {custody.path}")
-    write_private(custody.path, content, what=_called(custody))
+    write_private(custody.path, content, what=_called(custody), owner=owner)
 
 
 def _called(custody: Custody) -> str:
