@@ -20,16 +20,8 @@ try:
     from typing import NoReturn
 
     from agent import __version__
-    from agent.commands import (
-        CONFIGURATION,
-        DEFAULT_CONFIG,
-        FINDING,
-        NO_PERMISSION,
-        UNAVAILABLE,
-        USAGE,
-        ddhub_arguments,
-        say,
-    )
+    from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
+    from agent.commands.ddhub_arguments import add_ddhub
     from agent.control.client import ControlError
     from agent.errors import (
         AgentError,
@@ -246,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
-    ddhub_arguments.add(noun("ddhub", "Energy Web's Data Hub: our keys in the DID document"))
+    add_ddhub(noun("ddhub", "Energy Web's Data Hub: our keys in the DID document"))
     _add_outbox(noun("outbox", "Look at, copy, prove, send again, mend, resize the local store"))
     return parser
 

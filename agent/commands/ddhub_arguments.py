@@ -11,7 +11,7 @@ from agent.commands import DEFAULT_CONFIG
 Commands = Callable[[str, str, str], argparse.ArgumentParser]
 
 
-def add(ddhub: Commands) -> None:
+def add_ddhub(ddhub: Commands) -> None:
     """The commands below ``ddhub``, by what adds one: its name, its help, and its module in agent/commands."""
     keys = ddhub(
         "keys",
