@@ -152,21 +152,11 @@ def rig(tmp_path: Path) -> Iterator[MarketRig]:
         yield running
 
 
-def test_what_is_measured_arrives_encrypted_and_whole_also_the_last_of_it(rig: MarketRig) -> None:
-    rig.agent.start().wait_ready()
-    pause(2.5)
-    rig.stop()
-    lines = rig.read(BOB)
-    account = rig.judge(lines)
-    assert account.problems == []
-    assert lines[-1]["report"]["levels"] == OK
-    assert account.values_checked > 100
-
-
 def test_hub_and_nats_and_agent_are_killed_and_nothing_is_lost(rig: MarketRig, chance: random.Random) -> None:
+    """Also what was sealed last leaves, when the agent stops in order."""
     rig.agent.start().wait_ready()
     for victims in ([rig.hub], [rig.broker], [rig.agent], [rig.broker, rig.hub, rig.agent]):
-        pause(chance.uniform(0.5, 1.5))
+        pause(chance.uniform(0.3, 1.2))
         for each in victims:
             each.kill()
         pause(chance.uniform(0.0, 0.5))
@@ -180,9 +170,9 @@ def test_who_is_skipped_finds_the_hole_and_has_it_filled(tmp_path: Path) -> None
     with MarketRig(tmp_path, BOB, LATE, more='on_recipient_failure = "skip"') as rig:
         rig.log_in(BOB)
         rig.agent.start().wait_ready()
-        pause(2.0)
+        pause(1.5)
         rig.log_in(LATE)
-        pause(2.0)
+        pause(1.5)
         lines = rig.read(LATE)
         (run,) = lines[-1]["report"]["channels"][0]["runs"]
         assert lines[-1]["report"]["levels"]["completeness"] != "ok"
@@ -200,7 +190,7 @@ def test_status_says_who_is_waited_for_and_why(tmp_path: Path) -> None:
     with MarketRig(tmp_path, BOB, LATE) as rig:
         rig.log_in(BOB)
         rig.agent.start().wait_ready()
-        pause(2.0)
+        pause(1.5)
         (channel,) = rig.status()["channels"]
         assert (channel["connected"], channel["reason"]) == (False, "recipient")
         assert rig.person(LATE).did in channel["state"]
