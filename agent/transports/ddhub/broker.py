@@ -71,7 +71,7 @@ async def broker(
     Raises TransportError: a certificate of ours cannot be read.
     """
     timeouts = timeouts or Timeouts()
-    verify: Any = True
+    verify: Any = server.secure  # without TLS no certificates are read
     if server.secure and over is None:
         try:
             verify = await to_thread.run_sync((server.tls or Tls()).context, abandon_on_cancel=True)

@@ -1,0 +1,292 @@
+"""Receiving from a Data Hub: the messages of one topic from a set of senders, each handed over and then acknowledged.
+
+Keys are fetched and stored before messages, for the broker hands out a key once. A message is acknowledged once the
+caller says that it has it (``acknowledge``), so a crash repeats and never skips; what was handed over and acknowledged
+is not handed over again when it comes again. What becomes of a message that is not handed over:
+
+| message | |
+|---|---|
+| its key has not come, or none of our RSA keys opens it | parked: tried again when a key comes or ours change |
+| the sender has no usable key, or nobody can be asked | parked: tried again each minute |
+| signature not by the sender's key | parked: tried again each minute, for a DID document may be out of date |
+| parked for 25 h, or the oldest when 256 MiB are parked | given up; ``outbox resend`` brings its records again |
+| of another sender or topic, a file, encrypted and not signed, not our format | refused at once |
+
+Each is told in the log once, counted, and stops nothing else. What is parked is in the mailbox and acknowledged at the
+broker: there it would come first in each search, until only such messages came.
+
+Searches for one client id must not overlap: the mailbox sees to that. A search that finds nothing proves little, for
+the broker also says so when it could not look: ``settled`` tells when nothing more is to be expected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio
+from anyio import to_thread
+
+from agent.errors import Reason, TransportError
+from agent.ports import Clock
+from agent.transports.ddhub.answers import ReceivedMessage
+from agent.transports.ddhub.broker import Broker
+from agent.transports.ddhub.cipher import RsaKey
+from agent.transports.ddhub.delivery import Delivery
+from agent.transports.ddhub.key_source import KeySource
+from agent.transports.ddhub.mailbox import Mailbox
+from agent.transports.ddhub.sorter import Sorter
+
+S = 1_000_000_000
+AMOUNT = 16  # messages of a search: some 7 MB of them as senders usually fill them
+_KEYS = 100  # of a search; a kilobyte each
+_MOST_KEY_SEARCHES = 2000  # in a row
+_ACKS = 500  # of a request
+_MOST_MORE = 256  # messages asked for beyond the amount, because so many come again
+_EMPTY = 3  # searches in a row that find nothing, until nothing is to be expected
+_TOPIC = 3600 * S  # until it is looked up again
+_ACK_WAIT = 35 * S  # so long may the broker hold back what a process that was killed had been handed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicName:
+    """A topic, whichever versions of it there are."""
+
+    owner: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A topic as the broker has it, and how it is read. ``until``: the boot time when it is to be looked up again."""
+
+    topic_id: str
+    client_id: str
+    sorter: Sorter
+    until: int
+
+
+class Consumer:
+    """Made by ``agent.transports.ddhub.source.receiving``. One task uses it."""
+
+    def __init__(
+        self,
+        api: Broker,
+        *,
+        topic: TopicName,
+        senders: Iterable[str],
+        mailbox: Mailbox,
+        keys: KeySource,
+        rsa_keys: Sequence[RsaKey],
+        other_rsa_keys: Callable[[], Sequence[RsaKey]],
+        clock: Clock,
+        every: float = 10.0,
+    ) -> None:
+        """``senders``: DIDs exactly as the broker writes them. ``rsa_keys``: ours; ``other_rsa_keys`` reads them again,
+        and blocks. ``every``: s between searches that find nothing.
+        """
+        self._api = api
+        self._topic = topic
+        self._senders = tuple(sorted(set(senders)))
+        self._mailbox = mailbox
+        self._keys = keys
+        self._rsa_keys, self._other_rsa_keys = rsa_keys, other_rsa_keys
+        self._clock = clock
+        self._every = every
+        self._reading: _Reading | None = None
+        self._opened_at = clock.boot()
+        self._out: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
+        self._amount = AMOUNT
+        self._unreadable = 0  # messages of the last search that have not even an id
+        self._empty = 0
+        self._is_moving = False
+        self._told = ""
+        self.counts: Counter[str] = Counter()
+        """Messages since it was made: ``delivered``, ``flawed`` of them, ``parked``, ``refused``, ``given_up``,
+        ``repeated``.
+        """
+
+    def close(self) -> None:
+        """Let another one read the topic."""
+        if self._reading is not None:
+            self._mailbox.release(self._reading.topic_id)
+            self._reading = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be expected at the moment: several searches found nothing, and the broker holds
+        nothing back from an earlier process.
+        """
+        held_back = not self._mailbox.was_closed and self._clock.boot() < self._opened_at + _ACK_WAIT
+        return self._empty >= _EMPTY and not held_back and not self._out
+
+    async def batches(self) -> AsyncGenerator[list[Delivery]]:
+        """What came, by the broker's time within a batch; an empty list when a search found nothing to hand over.
+
+        Raises TransportError, and may be called again then; MailboxError, SignerError. Close it (``aclosing``).
+        """
+        while True:
+            yield await self._round()
+            if not self._is_moving:
+                await anyio.sleep(self._every)
+
+    async def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """The caller has these for good. They are never handed over again, also if the broker cannot be told now.
+
+        Raises MailboxError.
+        """
+        ours = [each for each in deliveries if each.id in self._out]
+        if self._reading is None or not ours:
+            return
+        await to_thread.run_sync(self._reading.sorter.finish, ours)
+        for each in ours:
+            del self._out[each.id]
+        await self._settle(self._reading)
+
+    async def old_client_ids(self) -> list[str]:
+        """Client ids of this mailbox at the broker that are not in use: of senders and topics as they were. Raises
+        TransportError.
+        """
+        ours = [each for each in await self._api.client_ids() if each.startswith(self._mailbox.prefix)]
+        return sorted(set(ours) - self._mailbox.in_use)
+
+    async def remove_client_ids(self, client_ids: Sequence[str]) -> list[str]:
+        """Have the broker forget some of ``old_client_ids``; returns which it did. Raises TransportError,
+        MailboxError.
+        """
+        removed = await self._api.remove_client_ids(client_ids) if client_ids else []
+        for each in removed:
+            await to_thread.run_sync(self._mailbox.forget_client_id, each)
+        return removed
+
+    # ---- a round ------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> list[Delivery]:
+        reading = await self._attach()
+        await self._drain()
+        await self._settle(reading)
+        searched = await self._search(reading)
+        new = await self._unknown(reading, searched)
+        self._is_moving = bool(new)
+        await self._have_keys(reading, new)
+        found = await reading.sorter.fresh(new)
+        found += await reading.sorter.parked(without={*self._out, *(each.id for each in new)})
+        await reading.sorter.expire(max((each.nanos for each in searched), default=0))
+        await self._settle(reading)
+        found.sort(key=lambda each: (each.nanos, each.id))
+        self._out |= {each.id: each for each in found}
+        self._empty = self._empty + 1 if not searched and not found else 0
+        return found
+
+    async def _attach(self) -> _Reading:
+        """The topic, looked up each hour: it may have been deleted, and made again with another id."""
+        now = self._clock.boot()
+        if self._reading is not None and now < self._reading.until:
+            return self._reading
+        found = await self._api.topics(owner=self._topic.owner, name=self._topic.name)
+        if self._reading is not None and found and found[0].id == self._reading.topic_id:
+            self._reading = replace(self._reading, until=now + _TOPIC)
+        elif found:
+            if self._reading is not None:
+                log.warning("topic has another id now and is read under that topic=%s", self._topic)
+            self.close()
+            self._reading = self._read(found[0].id, until=now + _TOPIC)
+        if self._reading is None:
+            hint = "have its owner register it, or correct the name: it counts to the letter"
+            raise TransportError(f"the Data Hub has no topic {self._topic}", hint=hint)
+        return self._reading
+
+    def _read(self, topic_id: str, *, until: int) -> _Reading:
+        client_id = self._mailbox.claim(topic_id, self._senders)
+        sorter = Sorter(
+            mailbox=self._mailbox,
+            client_id=client_id,
+            topic_id=topic_id,
+            senders=self._senders,
+            keys=self._keys,
+            rsa_keys=self._rsa_keys,
+            other_rsa_keys=self._other_rsa_keys,
+            clock=self._clock,
+            counts=self.counts,
+        )
+        return _Reading(topic_id, client_id, sorter, until)
+
+    async def _drain(self) -> None:
+        """Fetch and store the keys that wait."""
+        async with self._mailbox.draining:
+            client_id = await to_thread.run_sync(self._mailbox.key_client_id)
+            for _ in range(_MOST_KEY_SEARCHES):
+                try:
+                    keys, bad = await self._api.search_keys(client_id=client_id, amount=_KEYS)
+                except TransportError as error:
+                    if error.reason != Reason.UNREACHABLE:
+                        await to_thread.run_sync(self._mailbox.doubt_keys)
+                    raise
+                for words in bad:
+                    log.warning("key of a message cannot be read what=%s", words)
+                await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
+                if not keys and not bad:
+                    return
+
+    async def _have_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
+        """Look once more for keys of messages that have none."""
+        if not await to_thread.run_sync(reading.sorter.lack_keys, messages):
+            return
+        await self._drain()
+        if not await to_thread.run_sync(reading.sorter.lack_keys, messages):
+            return
+        if await to_thread.run_sync(self._mailbox.reread_keys):
+            log.warning("keys of messages may have been lost on their way, and all are fetched again")
+            await self._drain()
+
+    async def _search(self, reading: _Reading) -> list[ReceivedMessage]:
+        more = min(_MOST_MORE, len(self._out) + self._unreadable)
+        try:
+            found, bad = await self._api.search(
+                client_id=reading.client_id,
+                topic_ids=[reading.topic_id],
+                senders=self._senders,
+                amount=self._amount + more,
+            )
+        except TransportError as error:
+            if error.reason in (Reason.PROTOCOL, Reason.TIMEOUT, Reason.LOST):
+                self._amount = max(1, self._amount // 2)  # the answer may have been too large for somebody
+            raise
+        self._amount = min(AMOUNT, self._amount * 2)
+        for words in bad if len(bad) != self._unreadable else ():
+            log.warning("message cannot be read what=%s", words)
+        self.counts["refused"] += max(0, len(bad) - self._unreadable)
+        self._unreadable = len(bad)
+        return found
+
+    async def _unknown(self, reading: _Reading, searched: Sequence[ReceivedMessage]) -> list[ReceivedMessage]:
+        """Those that were never seen; the broker has forgotten, or not heard, that we have the others."""
+        unique = {each.id: each for each in searched if each.id not in self._out}
+        known = await to_thread.run_sync(self._mailbox.known, [*unique])
+        if known:
+            repeated = [(each, unique.pop(each).nanos) for each in known]
+            self.counts["repeated"] += len(repeated)
+            await to_thread.run_sync(partial(self._mailbox.owe, repeated, client_id=reading.client_id))
+        return [*unique.values()]
+
+    async def _settle(self, reading: _Reading) -> None:
+        """Tell the broker what is done with; what it does not take now is told again later."""
+        owed = await to_thread.run_sync(self._mailbox.owed, reading.client_id)
+        for first in range(0, len(owed), _ACKS):
+            try:
+                acked, gone = await self._api.acknowledge(owed[first : first + _ACKS], client_id=reading.client_id)
+            except TransportError as error:
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.warning("messages are not acknowledged yet what=%s hint=%s", error, error.hint)
+                return
+            self._told = ""
+            await to_thread.run_sync(partial(self._mailbox.settle, [*acked, *gone], client_id=reading.client_id))

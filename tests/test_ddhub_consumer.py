@@ -1,0 +1,612 @@
+"""Receiving from the Data Hub: nothing that can be opened is lost or handed over twice, whatever broker, senders and
+the power do; what cannot be opened is told, counted, and harms nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import SignerError, TransportError
+from agent.transports.ddhub import payload
+from agent.transports.ddhub.key_folder import KeyFolder
+from agent.transports.ddhub.mailbox import Mailbox
+from agent.transports.ddhub.mailbox_file import MailboxError, MailboxFile
+from agent.transports.ddhub.rsa_key import public_pem
+from agent.transports.ddhub.source import receiving
+from testbed.ddhub.hub import DataHub
+from testbed.processes import NatsServer
+from tests.ddhub_keys import MINE
+from tests.ddhub_receiving import Receiver, collect, envelopes, moving_hub, records, rounds
+from tests.runs import FakeClock, S
+
+pytestmark = pytest.mark.anyio
+HOUR = 3600 * S
+KEY = bytes(range(32))
+FAULTS = ["500", "502", "cut", "lost", "junk", "html", "truncated", "empty", "401", "429"]
+
+
+@pytest.fixture(scope="module")
+async def world(server: NatsServer) -> AsyncIterator[tuple[DataHub, FakeClock]]:
+    async with moving_hub(server.url) as world:
+        yield world
+
+
+@pytest.fixture
+async def us(world: tuple[DataHub, FakeClock], tmp_path: Path) -> AsyncIterator[Receiver]:
+    async with Receiver.made(*world, tmp_path) as made:
+        yield made
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says, and forget it."""
+    lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    caplog.clear()
+    return lines
+
+
+# ---- what comes is handed over ----------------------------------------------------------------------------------
+
+
+async def test_several_senders_in_one_batch_in_the_order_in_which_the_broker_took_them(us: Receiver) -> None:
+    alice, carol = await us.sender(), await us.sender()
+    sent = records(6)
+    for number, envelope in enumerate(sent):
+        await us.send(alice if number % 2 else carol, envelope, padding="pkcs1v15" if number == 3 else "oaep")
+    async with us.open() as consumer:
+        found = await rounds(consumer)
+        assert envelopes(found) == [*sent]
+        assert [each.sender for each in found] == [carol.did, alice.did] * 3
+        assert [each.doubts for each in found] == [()] * 6
+        assert found[0].nanos < found[1].nanos
+        assert not consumer.settled
+        await consumer.acknowledge(found)
+        assert await collect(consumer) == []
+        assert +consumer.counts == Counter(delivered=6)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert not +consumer.counts
+
+
+async def test_what_is_not_acknowledged_by_the_caller_comes_again_after_a_restart_only(us: Receiver) -> None:
+    alice = await us.sender()
+    sent = records(3)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    async with us.open() as consumer:
+        found = await rounds(consumer, 3)
+        assert envelopes(found) == [*sent]
+        await consumer.acknowledge(found[:1])
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*sent[1:]]
+
+
+async def test_many_small_searches_bring_all_of_many_messages(us: Receiver) -> None:
+    alice = await us.sender()
+    sent = records(40)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*sent]
+    assert {each["amount"] for each in us.hub.calls("/messages/search")} == {16}
+
+
+@pytest.mark.parametrize("fault", ["reversed", "unordered-drop", "search-empty"])
+async def test_a_search_without_order_or_result_loses_nothing(us: Receiver, fault: str) -> None:
+    alice = await us.sender()
+    sent = records(3)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    us.hub.faults.put(fault, path="/messages/search", times=2)
+    async with us.open() as consumer:
+        assert sorted(envelopes(await collect(consumer))) == sorted(sent)
+
+
+@pytest.mark.parametrize("path", ["/messages/search", "/messages/internal/search", "/messages/ack"])
+async def test_a_hub_that_fails_in_any_way_at_any_call_loses_nothing(us: Receiver, path: str) -> None:
+    alice = await us.sender()
+    async with us.open() as consumer:
+        for fault, envelope in zip(FAULTS, records(len(FAULTS)), strict=True):
+            await us.send(alice, envelope)
+            put = us.hub.faults.put(fault, path=path)
+            assert envelopes(await collect(consumer)) == [envelope], fault
+            assert put.count == 1, fault
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+
+
+@pytest.mark.parametrize("path", ["/topics", "/auth/login", "/channel/initExtChannel"])
+async def test_a_hub_that_fails_before_anything_is_received(us: Receiver, path: str) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    us.hub.faults.put("502", path=path)
+    async with us.open() as consumer:
+        with pytest.raises(TransportError):
+            await rounds(consumer)
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_tokens_that_expired_while_nothing_came(us: Receiver) -> None:
+    alice = await us.sender()
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        us.clock.now += 30 * HOUR
+        await us.send(alice, *records(1))
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_answers_that_are_too_large_for_somebody_become_smaller(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    us.hub.faults.put("truncated", path="/messages/search", times=2)
+    async with us.open() as consumer:
+        assert len(await collect(consumer)) == 1
+    assert [each["amount"] for each in us.hub.calls("/messages/search")][:4] == [16, 8, 4, 8]
+
+
+async def test_a_topic_that_is_not_there_is_an_error_until_it_is(us: Receiver) -> None:
+    await us.sender()
+    us.name = "elsewhere"
+    async with us.open() as consumer:
+        with pytest.raises(TransportError, match=r"has no topic edge\.apps\.energyweb\.iam\.ewc/elsewhere") as raised:
+            await rounds(consumer)
+        assert "have its owner register it" in raised.value.hint
+        us.hub.add_topic("elsewhere", {"type": "object"})
+        assert await rounds(consumer) == []
+
+
+async def test_a_topic_that_is_made_anew_is_read_under_its_new_id(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        next(each for each in us.hub.state.topics if each["id"] == us.topic_id)["name"] = "former"
+        us.topic_id = us.hub.add_topic(us.name, {"type": "object"})
+        us.clock.now += HOUR
+        await us.send(alice, *records(1))
+        assert len(await collect(consumer)) == 1
+    assert told(caplog) == [
+        f"topic has another id now and is read under that topic=edge.apps.energyweb.iam.ewc/{us.name}"
+    ]
+
+
+# ---- keys -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_that_comes_behind_its_message(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice = await us.sender()
+    sent = records(2)
+    gateway_id = await us.send_encrypted(alice, payload.encode(sent[:1]), key=KEY)
+    async with us.open() as consumer:
+        assert await rounds(consumer, 2) == []
+        assert +consumer.counts == Counter(parked=1)
+        (line,) = told(caplog)
+        assert line.startswith("message cannot be opened yet id=")
+        assert line.endswith(
+            "its key has not come; the sender sends the key first; if it never comes, have the records resent"
+        )
+        await us.send(alice, sent[1])
+        assert envelopes(await rounds(consumer)) == [sent[1]], "what is parked holds nobody up"
+    async with us.open() as consumer:
+        await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await collect(consumer)) == [*sent]
+        assert told(caplog) == []
+
+
+async def test_a_key_that_never_comes(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice = await us.sender()
+    us.hub.faults.put("key-lost", path="/messages/internal")
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert len(told(caplog)) == 1
+        us.clock.now += 24 * HOUR
+        await us.hub.move(0)
+        assert await us.stored() == 0
+        assert await collect(consumer) == []
+        assert told(caplog) == []
+        us.clock.now += HOUR + S
+        assert await collect(consumer) == []
+        (line,) = told(caplog)
+        assert line.startswith("message is given up id=")
+        assert "`outbox resend` of its sender brings the records" in line
+        assert consumer.counts["given_up"] == 1
+
+
+async def test_a_message_without_its_key_is_acknowledged_and_comes_from_the_mailbox(us: Receiver) -> None:
+    """At the broker it would come first in each search, until only such messages came."""
+    alice = await us.sender()
+    waiting = {await us.send_encrypted(alice, payload.encode([each]), key=KEY): each for each in records(20)}
+    await us.send(alice, b"newest")
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [b"newest"]
+        assert consumer.counts["parked"] == 20
+    await us.hub.move(0)
+    async with us.open() as consumer:
+        for gateway_id in waiting:
+            await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await collect(consumer)) == [*waiting.values()]
+
+
+async def test_a_key_that_was_wrapped_for_somebody_else_and_then_for_us(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    gateway_id = await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    await us.send_key(alice, gateway_id, KEY, rsa=MINE)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert "compare the DID document with `ddhub keys`" in told(caplog)[0]
+        await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_a_key_of_ours_that_was_rotated_opens_what_was_sent_for_it(us: Receiver) -> None:
+    alice = await us.sender()
+    sent = records(2)
+    await us.send(alice, sent[0])
+    us.ours.insert(0, MINE)
+    us.rsa = MINE
+    await us.send(alice, sent[1])
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*sent]
+
+
+async def test_a_key_of_ours_that_comes_while_we_receive(us: Receiver) -> None:
+    alice = await us.sender()
+    us.rsa = MINE
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        us.ours.append(MINE)
+        assert await collect(consumer) == []
+        us.clock.now += 61 * S
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_a_key_of_ours_that_was_put_back_while_nobody_received(us: Receiver) -> None:
+    alice = await us.sender()
+    us.rsa = MINE
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+    us.ours.append(MINE)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_an_answer_with_keys_that_was_lost_is_asked_for_again_under_another_name(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    us.hub.faults.put("lost", path="/messages/internal/search")
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+    names = dict.fromkeys(each["clientId"] for each in us.hub.calls("/messages/internal/search"))
+    assert [name.rpartition(":")[2] for name in names] == ["keys0", "keys1"]
+    assert told(caplog) == ["keys of messages may have been lost on their way, and all are fetched again"]
+
+
+async def test_without_a_key_of_ours_nothing_begins(us: Receiver, tmp_path: Path) -> None:
+    await us.sender()
+    with pytest.raises(SignerError, match="there is no RSA key of ours in") as raised:
+        async with receiving(us.source, signer=us.signer, senders=[us.senders[0].did], folder=tmp_path, clock=us.clock):
+            pass
+    assert "`edge-agent ddhub keys" in raised.value.hint
+
+
+# ---- senders ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_sender_whose_key_is_not_known_yet(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice, carol = await us.sender(), await us.sender(known=False)
+    sent = records(2)
+    await us.send(carol, sent[0])
+    await us.send(alice, sent[1])
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [sent[1]], "the other sender is not held up"
+        (line,) = told(caplog)
+        assert f"{carol.did} is not in" in line
+        us.introduce(carol)
+        us.clock.now += 61 * S
+        assert envelopes(await collect(consumer)) == [sent[0]]
+        assert told(caplog) == []
+
+
+async def test_a_signature_by_a_key_that_was_not_published_yet(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice, carol = await us.sender(), await us.sender()
+    us.known[alice.did] = us.known[carol.did]
+    us.introduce(carol)
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert "its signature is not by the key in the sender's DID document" in told(caplog)[0]
+        us.clock.now += 61 * S
+        assert await collect(consumer) == []
+        assert told(caplog) == [], "it is told once"
+        us.introduce(alice)
+        us.clock.now += 61 * S
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_another_set_of_senders_is_another_client_id_and_loses_and_repeats_nothing(us: Receiver) -> None:
+    alice, carol = await us.sender(), await us.sender()
+    sent = records(4)
+    await us.send(alice, sent[0])
+    await us.send(carol, sent[1])
+    async with us.open(alice) as consumer:
+        assert envelopes(await collect(consumer)) == [sent[0]]
+    async with us.open(alice, carol) as consumer:
+        assert envelopes(await collect(consumer)) == [sent[1]], "not lost though the first search left it out"
+        assert consumer.counts["repeated"] == 1
+    await us.send(alice, sent[2])
+    await us.send(carol, sent[3])
+    async with us.open(alice) as consumer:
+        assert envelopes(await collect(consumer)) == [sent[2]]
+        (old,) = await consumer.old_client_ids()
+        asked = [each["clientId"] for each in us.hub.calls("/messages/search")]
+        assert old in asked
+        assert len({*asked}) == 2
+        assert await consumer.remove_client_ids([old]) == [old]
+        assert await consumer.old_client_ids() == []
+    async with us.open(carol, alice) as consumer:
+        assert envelopes(await collect(consumer)) == [sent[3]]
+    assert {each["clientId"] for each in us.hub.calls("/messages/search")} == {*asked}, "order of senders is no matter"
+
+
+async def test_two_mailboxes_of_one_participant_take_nothing_from_each_other(us: Receiver, tmp_path: Path) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    async with us.open() as consumer, us.open(folder=tmp_path / "other") as second:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+        assert envelopes(await collect(second)) == [*records(1)]
+
+
+async def test_one_process_and_one_reader_at_a_time(us: Receiver) -> None:
+    await us.sender()
+    async with us.open():
+        with pytest.raises(MailboxError, match="in use by another process"):
+            async with us.open():
+                pass
+
+
+# ---- what is not to be trusted ----------------------------------------------------------------------------------
+
+JUNK = [
+    ({"isFile": True}, "it is a file; records come in messages"),
+    ({"payload": "neither hex nor JSON", "payloadEncryption": True}, "its signature is not by the key"),
+    ({"payload": '{"records":[]}'}, 'payload: expected "envelopes"'),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), JUNK)
+async def test_messages_that_are_none_are_told_once_and_stop_nothing(
+    us: Receiver, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], words: str
+) -> None:
+    alice = await us.sender()
+    await us.post(alice, payload.encode(records(1)), **changes)
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+        assert consumer.counts["refused"] + consumer.counts["parked"] == 1
+    (line,) = told(caplog)
+    assert words in line
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+    assert told(caplog) == []
+
+
+async def test_what_is_decrypted_and_is_no_payload(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice = await us.sender()
+    await alice.send(us.topic_id, "[]", {us.did: public_pem(us.rsa)})
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+    (line,) = told(caplog)
+    assert "message is refused" in line
+    assert "payload: expected a text that begins with {" in line
+
+
+async def test_a_text_in_clear_that_was_rewritten_is_handed_over_and_said_to_be(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    envelope = b"\xfb\xef\xbe" * 4  # in base64url nothing but dashes and letters
+    text = payload.encode([envelope])
+    assert "-" in text
+    await us.post(alice, text.replace("-", "&#45;"), signature=alice.sign(text))
+    async with us.open() as consumer:
+        (found,) = await collect(consumer)
+        assert found.envelopes == (envelope,)
+        assert found.payload.altered
+        assert consumer.counts["flawed"] == 1
+    (line,) = told(caplog)
+    assert "altered in transport" in line
+
+
+async def test_a_text_in_clear_with_a_wrong_signature_is_handed_over_for_its_records_prove_themselves(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    await us.post(alice, payload.encode(records(1)), signature=alice.sign("another"))
+    async with us.open() as consumer:
+        (found,) = await collect(consumer)
+        assert found.envelopes == (*records(1),)
+    assert "its signature is not good" in told(caplog)[0]
+
+
+async def test_the_brokers_word_for_encryption_is_not_taken(us: Receiver) -> None:
+    alice = await us.sender()
+    text = payload.encode(records(1))
+    await us.post(alice, text, payloadEncryption=True)
+    gateway_id = await us.send_encrypted(alice, text, key=KEY)
+    await us.send_key(alice, gateway_id, KEY)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)] * 2
+
+
+async def test_what_cannot_be_opened_takes_bounded_room(
+    us: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.transports.ddhub.mailbox.MOST_PARKED", 3000)
+    alice = await us.sender()
+    for envelope in records(5):
+        await us.send_encrypted(alice, payload.encode([envelope]), key=KEY)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert consumer.counts["parked"] == 5
+        given_up = consumer.counts["given_up"]
+        assert 0 < given_up < 5
+    assert len([line for line in told(caplog) if "there is no more room" in line]) == given_up
+
+
+# ---- acknowledging ----------------------------------------------------------------------------------------------
+
+
+async def test_acknowledgements_that_were_not_all_taken(us: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    alice = await us.sender()
+    for envelope in records(4):
+        await us.send(alice, envelope)
+    us.hub.faults.put("ack-incomplete", path="/messages/ack", times=3, done=1)
+    async with us.open() as consumer:
+        assert len(await collect(consumer)) == 4
+    lines = told(caplog)
+    assert len(lines) == 1, "one line as long as it lasts"
+    assert lines[0].startswith("messages are not acknowledged yet")
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        assert not +consumer.counts, "the broker has taken all"
+
+
+async def test_acknowledgements_of_what_the_broker_has_forgotten(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        found = await rounds(consumer)
+        us.clock.now += 24 * HOUR + S
+        await us.hub.move(0)
+        await consumer.acknowledge(found)
+        calls = len(us.hub.calls("/messages/ack"))
+        assert await collect(consumer) == []
+    assert len(us.hub.calls("/messages/ack")) == calls
+
+
+# ---- crashes ----------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The power goes."""
+
+
+STEPS = ["put_keys", "known", "wrapped", "finish", "settle", "owed", "latest", "expire", "key_client_id"]
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_after_a_crash_at_any_step_nothing_is_missing(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch, step: str, done: bool
+) -> None:
+    alice = await us.sender()
+    sent = records(3)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    real = getattr(Mailbox, step)
+
+    def crash(self: Mailbox, *arguments: Any, **named: Any) -> Any:
+        if done:
+            real(self, *arguments, **named)
+        raise Crash
+
+    kept: list[bytes] = []  # by a caller that stores before it acknowledges
+
+    async def process() -> None:
+        async with us.open() as consumer:
+            while True:
+                batch = await rounds(consumer)
+                kept.extend(envelopes(batch))
+                await consumer.acknowledge(batch)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Mailbox, step, crash)
+        broken.setattr(MailboxFile, "close", lambda self: self._db.close())
+        with pytest.raises(Crash):
+            await process()
+    async with us.open() as consumer:
+        us.clock.now += 36 * S
+        again = envelopes(await collect(consumer))
+    assert {*kept, *again} == {*sent}
+    if step in ("settle", "expire") or (step == "finish" and done):
+        assert not {*kept} & {*again}, "it was done with here, whether or not the broker knows"
+
+
+async def test_after_a_crash_it_waits_for_what_the_broker_may_hold_back(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await us.sender()
+    with monkeypatch.context() as broken:
+        broken.setattr(MailboxFile, "close", lambda self: self._db.close())
+        async with us.open() as consumer:
+            await rounds(consumer, 3)
+            assert consumer.settled
+    async with us.open() as consumer:
+        await rounds(consumer, 5)
+        assert not consumer.settled
+        us.clock.now += 36 * S
+        assert consumer.settled
+    async with us.open() as consumer:
+        await rounds(consumer, 3)
+        assert consumer.settled
+
+
+async def test_a_message_of_which_the_parking_was_not_heard(us: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = await us.sender()
+    gateway_id = await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    us.hub.faults.put("500", path="/messages/ack")
+    async with us.open() as consumer:
+        await rounds(consumer)
+    async with us.open() as consumer:
+        await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await collect(consumer)) == [*records(1)]
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+
+
+async def test_everything_of_a_day_comes_again_to_a_new_mailbox(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        assert len(await collect(consumer)) == 1
+    for name in ("mailbox.db", "mailbox.db-wal"):
+        (us.state / name).unlink(missing_ok=True)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_the_keys_of_our_folder_and_the_senders_of_a_file(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    KeyFolder(us.state, us.signer).add(us.rsa, made=us.clock.wall())
+    async with receiving(
+        us.source, signer=us.signer, senders=[alice.did], folder=us.state, clock=us.clock, every=0.01
+    ) as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+@pytest.mark.parametrize(
+    ("senders", "words"),
+    [
+        ([], "say whose messages are to be received"),
+        (["did:ethr:volta:0x1"], "is no DID of a participant"),
+        (["did:ethr:ewc:0x1563915e194D8CfBA1943570603F7606A3115508"], "ours is volta"),
+    ],
+)
+async def test_senders_that_cannot_be(us: Receiver, senders: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        async with receiving(us.source, signer=us.signer, senders=senders, folder=us.state, clock=us.clock):
+            pass
