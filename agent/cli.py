@@ -205,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help="nats://host:4222/STREAM?subject=..., or tls://; left out: a channel of --config",
+        help="nats:// or tls://host:4222/STREAM?subject=..., ddhub+https://host/OWNER/TOPIC; left out: a channel of "
+        "--config",
     )
     _accepting(tail)
     _formats(tail)
@@ -219,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     _channel(tail)
     _config(tail)
     _login(tail.add_argument_group("how to reach SOURCE (a channel of --config says it itself)"))
+    _receiving(tail.add_argument_group("of a Data Hub (the first four a channel of --config says itself)"))
 
     verify = command("verify", "Check evidence offline; print the report", "verify")
     verify.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -367,6 +369,22 @@ def _login(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--cert", metavar="FILE", help="our own certificate, with --key")
     parser.add_argument("--key", metavar="FILE", help="its key")
     parser.add_argument("--tls-first", action="store_true", help="TLS at once, without the server's greeting")
+
+
+def _receiving(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--identity", metavar="PLACE", help="our key: file:PATH, keystore:FILE or credential:NAME")
+    parser.add_argument("--passphrase", metavar="REF", help="of a keystore: file:PATH, credential:NAME or env:NAME")
+    parser.add_argument("--network", choices=("ewc", "volta"), help="of our DID (default: ewc)")
+    parser.add_argument(
+        "--keys", metavar="WHERE", help="the senders' keys: file:PATH, hub:URL or rpc:URL (default: the network's hub)"
+    )
+    parser.add_argument(
+        "--sender", action="append", default=[], metavar="DID", help="whose messages (default: of those accepted)"
+    )
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="with our RSA keys, and what is to be remembered")
+    parser.add_argument(
+        "--remove-old-ids", action="store_true", help="have the broker forget what we asked for with other senders"
+    )
 
 
 def _formats(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from agent import __version__
 from agent.cli import _parser, main
-from agent.commands import tail
+from agent.commands import tail_nats
 from agent.commands import target as target_module
 from agent.commands.whole_file import replacing
 from agent.config import load
@@ -524,7 +524,8 @@ def test_tail_takes_the_did_of_the_agents_key_also_as_root(config: Path, monkeyp
 
     monkeypatch.setattr(os, "fstat", of_another)
     options = _parser().parse_args(["tail", "--config", str(config)])
-    assert tail._source(options)[1] == [did]
+    loaded = load(config)
+    assert tail_nats._source(options, (loaded, loaded.channels[0]))[1] == [did]
 
 
 def test_tail_without_the_key_asks_for_a_did(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

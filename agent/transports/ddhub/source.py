@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from agent.errors import SignerError
 from agent.ports import Clock, Signer
 from agent.transports.ddhub.broker import broker
-from agent.transports.ddhub.config import DdhubServer, DdhubTopic, judge_did
+from agent.transports.ddhub.config import DdhubConfig, DdhubServer, DdhubTopic, judge_did
 from agent.transports.ddhub.consumer import Consumer, TopicName
 from agent.transports.ddhub.key_folder import KeyFolder
 from agent.transports.ddhub.key_source import open_key_source
@@ -36,6 +36,12 @@ class Source:
     server: DdhubServer
     topic: TopicName
     keys: KeySourceConfig = field(default_factory=KeySourceConfig)
+
+    @classmethod
+    def of(cls, channel: DdhubConfig) -> Source:
+        """What others send on the topic of a channel."""
+        topic = TopicName(channel.topic.owner, channel.topic.name)
+        return cls(DdhubServer(url=channel.url, tls=channel.tls), topic, channel.keys)
 
     @classmethod
     def parse(cls, url: str, *, keys: KeySourceConfig | None = None, tls: Any = None) -> Source:

@@ -1,0 +1,311 @@
+"""``edge-agent tail`` of a Data Hub as its users run it, and the library call of docs/consuming.md."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal
+
+from agent.cli import main
+from agent.commands.tail_ddhub import _keys
+from agent.signer import KeySigner
+from agent.transports.ddhub import payload
+from agent.transports.ddhub.key_folder import KeyFolder
+from agent.transports.ddhub.mailbox import mailbox
+from agent.transports.ddhub.records import rendered
+from agent.transports.ddhub.rsa_key import public_pem
+from agent.transports.ddhub.source import Source
+from agent.verifier import Verifier
+from testbed.ddhub.gateway import Gateway
+from testbed.ddhub.hub import OWNER, DataHub, in_thread
+from testbed.ddhub.settings import Settings
+from testbed.processes import NatsServer, Process, edge_agent, wait_for
+from tests.ddhub_keys import SMALL
+from tests.ddhub_receiving import ANYTHING
+from tests.runs import DID, SECRET, simple_run
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = bytes(31) + b"\x11"
+
+
+class World:
+    """A hub in a thread, an agent's records, a gateway that sends them, and us with a folder of our own."""
+
+    def __init__(self, hub: DataHub, portal: BlockingPortal, folder: Path) -> None:
+        self.hub, self.portal, self.folder = hub, portal, folder
+        self.signer = KeySigner(OURS, network="volta")
+        self.topic_id = hub.add_topic("telemetry", ANYTHING)
+        portal.call(hub.open_channel, self.signer.did)
+        self.sender = portal.call(self._sender)
+        (folder / "key").write_text(OURS.hex())
+        (folder / "key").chmod(0o600)
+        (folder / "participants.json").write_text(json.dumps({DID: {"signature": self.sender.signature_key}}))
+        self.state = folder / "state"
+        KeyFolder(self.state, self.signer).add(SMALL, made=1)
+
+    async def _sender(self) -> Gateway:
+        sender = Gateway(self.hub.url, "0x" + SECRET.hex())
+        self.hub.enrol(sender.did)
+        await sender.login()
+        return sender
+
+    def close(self) -> None:
+        self.portal.call(self.sender.__aexit__, None, None, None)
+
+    def send(self, *envelopes: bytes, records: Sequence[str] | None = None) -> None:
+        """One message."""
+        recipients = {self.signer.did: public_pem(SMALL)}
+        self.portal.call(self.sender.send, self.topic_id, payload.encode(envelopes, records), recipients)
+
+    @property
+    def command(self) -> list[str]:
+        """To read it all by a URL."""
+        url = f"ddhub+{self.hub.url}/{OWNER}/telemetry"
+        who = ["--identity", f"file:{self.folder / 'key'}", "--network", "volta", "--state", str(self.state)]
+        return [*edge_agent(), "tail", url, *who, "--keys", f"file:{self.folder / 'participants.json'}", "--did", DID]
+
+    def tail(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Until nothing more is to be expected."""
+        command = [*self.command, "--until-idle", "--jsonl", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def world(server: NatsServer, tmp_path: Path) -> Iterator[World]:
+    hub = DataHub(server.url, settings=Settings(fetch_wait_s=0.3, ack_wait_s=1.0))
+    with in_thread(hub) as portal:
+        portal.call(clean, hub)
+        made = World(hub, portal, tmp_path)
+        yield made
+        made.close()
+
+
+async def clean(hub: DataHub) -> None:
+    """The server is one for all tests of the module."""
+    jetstream = (await hub.streams.connection()).jetstream()
+    for each in await jetstream.streams_info():
+        await jetstream.delete_stream(str(each.config.name))
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> tuple[list[int], dict[str, Any]]:
+    """The numbers of the records, and the report."""
+    *lines, last = map(json.loads, done.stdout.splitlines())
+    return [line["seq"] for line in lines], last["report"]
+
+
+def test_what_came_is_printed_once_over_several_calls_and_senders(world: World) -> None:
+    run = simple_run(8)
+    world.send(*run.sent[:2])
+    world.send(run.sent[2])
+    first = world.tail()
+    assert (first.stderr, first.returncode) == ("", 0)
+    assert printed(first)[0] == [1, 2, 3]
+    world.send(*run.sent[3:])
+    second = world.tail()
+    numbers, report = printed(second)
+    assert numbers == [4, 5]
+    assert (report["records"], report["cycles_expected"], report["cycles_missing"]) == (5, 8, 0)
+    assert second.stderr == ""
+    other = "did:ethr:volta:0x1563915e194D8CfBA1943570603F7606A3115508"
+    third = world.tail("--sender", other, "--sender", DID)
+    numbers, report = printed(third)
+    assert (numbers, report["records"]) == ([], 5), "with other senders nothing comes twice"
+    assert third.stderr == "1 client ids of other senders or topics are left at the broker: --remove-old-ids\n"
+    assert world.tail("--remove-old-ids").stderr == "the broker has forgotten 1 client ids\n"
+    assert sorted(path.name for path in world.state.iterdir() if path.suffix in (".checkpoint", ".db")) == [
+        "mailbox.db",
+        f"tail.{OWNER}.telemetry.checkpoint",
+    ]
+
+
+def test_a_channel_of_a_configuration_with_the_agents_own_folder(world: World) -> None:
+    config = world.folder / "agent.toml"
+    config.write_text(f"""
+        version = 1
+        site = {{ id = "site-1" }}
+        identity = {{ key = "file:key", did = "{world.signer.did}" }}
+        agent = {{ state = "var", socket = "" }}
+        connection.plant = {{ url = "modbus+tcp://127.0.0.1" }}
+        [[device]]
+        id = "pv"
+        connection = "plant"
+        unit = 1
+        sunspec = {{}}
+        groups.ac = {{ every = "1s", points = ["103.W"] }}
+        [[channel]]
+        id = "market"
+        transport = "ddhub"
+        url = "{world.hub.url}"
+        topic = {{ owner = "{OWNER}", name = "telemetry", version = "1.0.0" }}
+        recipients = ["{DID}"]
+        keys = {{ file = "participants.json" }}
+        send = ["pv/*"]
+        """)
+    KeyFolder(world.folder / "var" / "ddhub", world.signer).add(SMALL, made=1)
+    world.send(*simple_run(2).sent)
+    command = [*edge_agent(), "tail", "--config", str(config), "--did", DID, "--until-idle", "--jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert printed(done)[0] == [1, 2]
+
+
+def test_what_is_wrong_around_the_records_is_told(world: World) -> None:
+    """Readable values are held against the signed ones, and a text that a broker rewrote is told."""
+    run, verifier = simple_run(10), Verifier([DID])
+    judged = [judged for envelope in run.sent for judged in verifier.feed(envelope)]
+    world.send(*run.sent[:3], records=rendered(judged[:3]))
+    world.send(run.sent[3], records=[each.replace('"v":', '"v":9') for each in rendered(judged[3:4])])
+    text = payload.encode(run.sent[4:])
+    body = {
+        "fqcns": [world.signer.did],
+        "payload": text.replace("-", "&#45;"),
+        "topicId": world.topic_id,
+        "topicVersion": "1.0.0",
+        "signature": world.sender.sign(text),
+        "clientGatewayMessageId": "0b271eb8-1e21-4817-95af-7951649360ed",
+        "payloadEncryption": False,
+    }
+    world.portal.call(world.sender.post, "/messages", body)
+    done = world.tail()
+    altered, differ, last = done.stderr.splitlines()
+    assert "altered in transport" in altered
+    assert re.fullmatch(f"message [0-9a-f]+ of {DID}: its readable values are not those of its signed .*", differ)
+    assert last == "messages: 3 delivered, 1 flawed"
+    assert (printed(done)[0], done.returncode) == ([1, 2, 3, 4, 5, 6], 0)
+
+
+def test_after_a_kill_at_any_moment_nothing_is_missing(world: World) -> None:
+    run = simple_run(40, per_record=1)
+    output, command = world.folder / "lines", [*world.command, "--jsonl"]
+
+    def lines() -> int:
+        return output.read_bytes().count(b"\n") if output.exists() else 0
+
+    for part in (run.sent[:3], run.sent[3:20], run.sent[20:30]):
+        for envelope in part:
+            world.send(envelope)
+        before = lines()
+        with Process(command, name="tail", folder=world.folder, output=output) as tail:
+            wait_for(lambda before=before: lines() > before, timeout=30, what="a line")  # type: ignore[misc]
+            tail.signal(signal.SIGKILL)
+    world.send(*run.sent[30:])
+    with Process(command, name="tail", folder=world.folder, output=output) as tail:
+        wait_for(lambda: seqs(output) == set(range(1, 42)), timeout=30, what="every record")
+        tail.signal(signal.SIGTERM)
+        assert tail.wait(20) == 0
+    report = json.loads(output.read_text().splitlines()[-1])["report"]
+    assert (report["records"], report["cycles_missing"], report["failed"]) == (41, 0, 0)
+
+
+def seqs(output: Path) -> set[int]:
+    """Of all records that were printed, also of those whose line a kill cut short."""
+    return {int(each) for each in re.findall(r'"seq": ([0-9]+), "sealed"', output.read_text())}
+
+
+def test_a_hub_that_is_not_there(world: World) -> None:
+    world.hub.faults.put("502", path="/auth/login", times=None)
+    done = world.tail()
+    assert done.returncode == 69
+    assert "the proxy is there and the broker behind it is not" in done.stderr
+    assert done.stdout == ""
+
+
+def test_it_goes_on_when_the_hub_is_back(world: World) -> None:
+    world.hub.faults.put("502", path="/auth/login")
+    world.send(*simple_run(2).sent)
+    output = world.folder / "lines"
+    tail = Process([*world.command, "--jsonl"], name="tail", folder=world.folder, output=output)
+    with tail:
+        wait_for(lambda: output.read_bytes().count(b"\n") == 2, timeout=30, what="both records")
+        tail.signal(signal.SIGTERM)
+        assert tail.wait(20) == 0
+    assert json.loads(output.read_text().splitlines()[-1])["report"]["records"] == 2
+
+
+def test_the_folder_is_used_by_one_process(world: World) -> None:
+    with mailbox(world.state, did=world.signer.did):
+        done = world.tail()
+    assert done.returncode == 1
+    assert "is in use by another process; one process receives with it" in done.stderr
+
+
+URL = "ddhub+https://hub.example/a.ewc/b"
+WHO = ["--identity", "file:/nowhere", "--state", "/nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([URL, *WHO], "say whose records are to be accepted"),
+        ([URL, "--did", DID, "--state", "x"], "say who we are: --identity"),
+        ([URL, "--did", DID, "--identity", "file:x"], "--state FOLDER"),
+        ([URL, "--did", DID, *WHO, "--new"], "the Data Hub has no use for --new"),
+        ([URL, "--did", DID, *WHO, "--creds", "x", "--tls-first"], "has no use for --creds, --tls-first"),
+        ([URL, "--did", DID, *WHO, "--channel", "x"], "give SOURCE or --channel, not both"),
+        ([URL, "--did", "did:ethr:0x" + "11" * 20, *WHO], "--sender"),
+        ([URL, "--did", DID, *WHO, "--sender", "x"], "name the participants that send with --sender"),
+        (["ddhub+ftp://hub.example/a.ewc/b", "--did", DID, *WHO], "ddhub+https://HOST/OWNER/TOPIC"),
+        (["ddhub+https://hub.example/b", "--did", DID, *WHO], "ddhub+https://HOST/OWNER/TOPIC"),
+        (["ddhub+https://hub.example/a/b", "--did", DID, *WHO], "is no owner of a topic"),
+        (["ddhub+https://hub.example/a.ewc/b-c", "--did", DID, *WHO], "is no name that every broker"),
+        (["ddhub+https://u:secret@hub.example/a.ewc/b", "--did", DID, *WHO], "a user or password stands in"),
+        (["ddhub+http://hub.example/a.ewc/b", "--did", DID, *WHO, "--ca", "x"], "http:// is not encrypted"),
+        ([URL, "--did", DID, *WHO, "--keys", "secret"], "--keys: write file:PATH"),
+        ([URL, "--did", DID, *WHO, "--keys", "hub:https://x/?secret"], "--keys: what stands behind the ?"),
+        ([URL, "--did", DID, *WHO, "--keys", "rpc:secret"], "--keys rpc: a secret does not stand on a command line"),
+        (["nats://localhost/S?subject=a", "--did", DID, "--keys", "x", "--sender", "y"], "no use for --sender, --keys"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tail", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "secret@" not in said
+    assert "?secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "topic"),
+    [
+        ("ddhub+https://hub.example/a.ewc/b", "https://hub.example", "a.ewc/b"),
+        ("ddhub+https://hub.example:8443/base/path/a.b.ewc/b_c", "https://hub.example:8443/base/path", "a.b.ewc/b_c"),
+        ("ddhub+http://[::1]:9000/a.ewc/b", "http://[::1]:9000", "a.ewc/b"),
+    ],
+)
+def test_sources(url: str, server: str, topic: str) -> None:
+    found = Source.parse(url)
+    assert (found.server.url, str(found.topic)) == (server, topic)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        (None, lambda keys: (keys.file, keys.hub, keys.rpc) == (None, None, None)),
+        ("file:a:b", lambda keys: keys.file == Path("a:b")),
+        ("hub:https://hub.example", lambda keys: keys.hub == "https://hub.example/v1"),
+        ("rpc:https://node.example/x", lambda keys: keys.rpc == ("https://node.example/x",)),
+        ("rpc:file:/etc/node", lambda keys: str(keys.rpc[0].file) == "/etc/node"),
+    ],
+)
+def test_where_keys_come_from(text: str | None, is_right: Callable[[Any], bool]) -> None:
+    assert is_right(_keys(text))
+
+
+def test_the_documented_program_receives(world: World) -> None:
+    document = (ROOT / "docs" / "consuming.md").read_text()
+    (program,) = (each for each in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "receiving(" in each)
+    (world.folder / "receive.py").write_text(program)
+    world.send(*simple_run(2).sent)
+    hub, files = world.hub.url, [str(world.folder / "key"), str(world.folder / "participants.json")]
+    command = [sys.executable, "receive.py", f"ddhub+{hub}/{OWNER}/telemetry", *files, str(world.state), DID]
+    output = world.folder / "lines"
+    with Process(command, name="receive", folder=world.folder, output=output):
+        wait_for(lambda: "'values': {'W'" in output.read_text(), timeout=30, what="a value")
