@@ -22,12 +22,13 @@ from agent.transports.ddhub.key_folder import KeyFolder
 from agent.transports.ddhub.mailbox import mailbox
 from agent.transports.ddhub.records import rendered
 from agent.transports.ddhub.rsa_key import public_pem
+from agent.transports.ddhub.schema import telemetry_schema
 from agent.transports.ddhub.source import Source
 from agent.verifier import Verifier
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import OWNER, DataHub, in_thread
 from testbed.ddhub.settings import Settings
-from testbed.processes import NatsServer, Process, edge_agent, wait_for
+from testbed.processes import Agent, NatsServer, Process, Site, edge_agent, wait_for
 from tests.ddhub_keys import SMALL
 from tests.ddhub_receiving import ANYTHING
 from tests.runs import DID, SECRET, simple_run
@@ -42,7 +43,8 @@ class World:
     def __init__(self, hub: DataHub, portal: BlockingPortal, folder: Path) -> None:
         self.hub, self.portal, self.folder = hub, portal, folder
         self.signer = KeySigner(OURS, network="volta")
-        self.topic_id = hub.add_topic("telemetry", ANYTHING)
+        self.topic = "telemetry"
+        self.topic_id = hub.add_topic(self.topic, ANYTHING)
         portal.call(hub.open_channel, self.signer.did)
         self.sender = portal.call(self._sender)
         (folder / "key").write_text(OURS.hex())
@@ -68,7 +70,7 @@ class World:
     @property
     def command(self) -> list[str]:
         """To read it all by a URL."""
-        url = f"ddhub+{self.hub.url}/{OWNER}/telemetry"
+        url = f"ddhub+{self.hub.url}/{OWNER}/{self.topic}"
         who = ["--identity", f"file:{self.folder / 'key'}", "--network", "volta", "--state", str(self.state)]
         return [*edge_agent(), "tail", url, *who, "--keys", f"file:{self.folder / 'participants.json'}", "--did", DID]
 
@@ -208,6 +210,96 @@ def test_after_a_kill_at_any_moment_nothing_is_missing(world: World) -> None:
 def seqs(output: Path) -> set[int]:
     """Of all records that were printed, also of those whose line a kill cut short."""
     return {int(each) for each in re.findall(r'"seq": ([0-9]+), "sealed"', output.read_text())}
+
+
+def test_what_expired_at_the_broker_is_named_and_comes_when_it_is_resent(world: World) -> None:
+    config = sending_agent(world)
+    with Site(world.folder) as site:
+        config.write_text(config.read_text().replace("PORT", str(site.port)))
+        with Agent(world.folder, config) as agent:
+            agent.wait_ready()
+            messages(world, 1)
+            numbers, report = live(world, lambda seen: 2 in seen)
+            assert (report["failed"], report["channels"][0]["holes"]) == (0, [])
+            before = max(numbers)
+            messages(world, 2)
+            world.portal.call(forget, world.hub, world.signer.did)
+            messages(world, 1)
+            numbers, report = live(world, lambda seen: max(seen, default=0) > before)
+            (hole,) = report["channels"][0]["holes"]
+            assert (hole["first"], hole["state"]) == (before + 1, "unknown")
+            assert not {*range(hole["first"], hole["last"] + 1)} & numbers
+            which = ["--run", hole["stream"], "--from", str(hole["first"]), "--to", str(hole["last"])]
+            command = [*edge_agent(), "outbox", "resend", "--config", str(config), *which]
+            subprocess.run(command, check=True, timeout=30, capture_output=True)
+            numbers, report = live(world, lambda seen: {*range(hole["first"], hole["last"] + 1)} <= seen)
+            (filled,) = report["channels"][0]["holes"]
+            assert (filled["state"], report["failed"]) == ("filled", 0)
+            agent.signal(signal.SIGTERM)
+            assert agent.wait(20) == 0
+
+
+def live(world: World, enough: Callable[[set[int]], bool]) -> tuple[set[int], dict[str, Any]]:
+    """The numbers that one call prints until that is enough, and its report."""
+    output = world.folder / "live"
+    output.unlink(missing_ok=True)
+    with Process([*world.command, "--jsonl"], name="live", folder=world.folder, output=output) as tail:
+        wait_for(lambda: output.exists() and enough(seqs(output)), timeout=30, what="enough records")
+        tail.signal(signal.SIGTERM)
+        tail.wait(20)
+    return seqs(output), json.loads(output.read_text().splitlines()[-1])["report"]
+
+
+def sending_agent(world: World) -> Path:
+    """The configuration of an agent that sends to us each second; PORT is to be replaced."""
+    (world.folder / "agent.key").write_text(SECRET.hex())
+    (world.folder / "agent.key").chmod(0o600)
+    keys = json.loads((world.folder / "participants.json").read_text())
+    keys[world.signer.did] = {"encryption": public_pem(SMALL)}
+    (world.folder / "agents.json").write_text(json.dumps(keys))
+    world.hub.add_topic("signed", telemetry_schema())
+    world.topic = "signed"
+    config = world.folder / "agent.toml"
+    config.write_text(f"""
+        version = 1
+        site = {{ id = "rig" }}
+        identity = {{ key = "file:agent.key", did = "{DID}" }}
+        agent = {{ state = "var", socket = "agent.sock" }}
+        clock = {{ wait = "0s" }}
+        connection.plant = {{ url = "modbus+tcp://127.0.0.1:PORT" }}
+        [[device]]
+        id = "pv-1"
+        connection = "plant"
+        unit = 1
+        sunspec = {{}}
+        groups.power = {{ every = "200ms", points = ["103.W"] }}
+        [[channel]]
+        id = "market"
+        transport = "ddhub"
+        url = "{world.hub.url}"
+        topic = {{ owner = "{OWNER}", name = "signed", version = "1.0.0" }}
+        recipients = ["{world.signer.did}"]
+        keys = {{ file = "agents.json" }}
+        send = ["*"]
+        send_every = "1s"
+        seal_within = "200ms"
+        outbox = {{ size = "16MiB" }}
+        drain = {{ spread = "0s" }}
+        """)
+    return config
+
+
+def messages(world: World, more: int) -> None:
+    """Wait for more messages to us, and for the second half of the last to be on its way."""
+    before = len(world.hub.calls("/messages"))
+    wait_for(lambda: len(world.hub.calls("/messages")) >= before + more, timeout=30, what="messages")
+
+
+async def forget(hub: DataHub, did: str) -> None:
+    """As the broker does after 24 h."""
+    jetstream = (await hub.streams.connection()).jetstream()
+    for name in (did, f"keys_{did}"):
+        await jetstream.purge_stream(name)
 
 
 def test_a_hub_that_is_not_there(world: World) -> None:
