@@ -7,7 +7,7 @@ import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,20 +162,24 @@ async def moving_hub(nats: str, **settings: Any) -> AsyncIterator[tuple[DataHub,
         yield hub, clock
 
 
-async def collect(consumer: Consumer, *, acknowledge: bool = True, within: float = 20) -> list[Delivery]:
-    """All that comes until nothing more is to be expected; failures of the hub are tried again."""
+async def collect(consumer: Consumer, clock: FakeClock | None = None, *, within: float = 20) -> list[Delivery]:
+    """All that comes until nothing more is to be expected. ``clock``: what the hub fails is tried again, and what it
+    may hold back is waited for.
+    """
     found: list[Delivery] = []
     with anyio.fail_after(within):
         while True:
-            with suppress(TransportError):
+            try:
                 async with aclosing(consumer.batches()) as batches:
                     async for batch in batches:
                         found += batch
-                        if acknowledge:
-                            await consumer.acknowledge(batch)
+                        await consumer.acknowledge(batch)
                         if consumer.settled:
                             return found
-            await anyio.sleep(0.01)
+            except TransportError:
+                if clock is None:
+                    raise
+                clock.now += 36 * S
 
 
 async def rounds(consumer: Consumer, count: int = 1) -> list[Delivery]:

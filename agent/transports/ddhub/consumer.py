@@ -48,7 +48,7 @@ _ACKS = 500  # of a request
 _MOST_MORE = 256  # messages asked for beyond the amount, because so many come again
 _EMPTY = 3  # searches in a row that find nothing, until nothing is to be expected
 _TOPIC = 3600 * S  # until it is looked up again
-_ACK_WAIT = 35 * S  # so long may the broker hold back what a process that was killed had been handed
+_ACK_WAIT = 35 * S  # so long may the broker hold back what it had found for a search that did not end
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Consumer:
         self._clock = clock
         self._every = every
         self._reading: _Reading | None = None
-        self._opened_at = clock.boot()
+        self._held_until = clock.boot() + (0 if mailbox.was_closed else _ACK_WAIT)
         self._out: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
         self._amount = AMOUNT
         self._unreadable = 0  # messages of the last search that have not even an id
@@ -123,10 +123,9 @@ class Consumer:
     @property
     def settled(self) -> bool:
         """Whether nothing more is to be expected at the moment: several searches found nothing, and the broker holds
-        nothing back from an earlier process.
+        nothing back of a search that did not end.
         """
-        held_back = not self._mailbox.was_closed and self._clock.boot() < self._opened_at + _ACK_WAIT
-        return self._empty >= _EMPTY and not held_back and not self._out
+        return self._empty >= _EMPTY and self._clock.boot() >= self._held_until and not self._out
 
     async def batches(self) -> AsyncGenerator[list[Delivery]]:
         """What came, by the broker's time within a batch; an empty list when a search found nothing to hand over.
@@ -230,6 +229,9 @@ class Consumer:
                     if error.reason != Reason.UNREACHABLE:
                         await to_thread.run_sync(self._mailbox.doubt_keys)
                     raise
+                except anyio.get_cancelled_exc_class():
+                    self._mailbox.cut()
+                    raise
                 for words in bad:
                     log.warning("key of a message cannot be read what=%s", words)
                 await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
@@ -257,8 +259,12 @@ class Consumer:
                 amount=self._amount + more,
             )
         except TransportError as error:
+            self._held_until = self._clock.boot() + _ACK_WAIT
             if error.reason in (Reason.PROTOCOL, Reason.TIMEOUT, Reason.LOST):
                 self._amount = max(1, self._amount // 2)  # the answer may have been too large for somebody
+            raise
+        except anyio.get_cancelled_exc_class():
+            self._mailbox.cut()
             raise
         self._amount = min(AMOUNT, self._amount * 2)
         for words in bad if len(bad) != self._unreadable else ():

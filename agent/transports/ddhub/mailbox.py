@@ -84,6 +84,11 @@ class Mailbox:
         if not file.was_closed:
             self.doubt_keys()
 
+    def cut(self) -> None:
+        """A search was given up while the broker was at it: as far as that goes, this process has crashed."""
+        self._file.was_cut = True
+        self.doubt_keys()
+
     # ---- client ids -------------------------------------------------------------------------------------------
 
     def claim(self, topic_id: str, senders: Iterable[str]) -> str:
