@@ -29,7 +29,7 @@ from tests.runs import FakeClock, S
 pytestmark = pytest.mark.anyio
 HOUR = 3600 * S
 KEY = bytes(range(32))
-FAULTS = ["500", "502", "cut", "lost", "junk", "html", "truncated", "empty", "401", "429"]
+FAULTS = ["502", "lost", "truncated", "junk", "401"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ async def test_what_is_not_acknowledged_by_the_caller_comes_again_after_a_restar
 
 async def test_many_small_searches_bring_all_of_many_messages(us: Receiver) -> None:
     alice = await us.sender()
-    sent = records(40)
+    sent = records(20)
     for envelope in sent:
         await us.send(alice, envelope)
     async with us.open() as consumer:
@@ -505,7 +505,7 @@ class Crash(BaseException):
     """The power goes."""
 
 
-STEPS = ["put_keys", "known", "wrapped", "finish", "settle", "owed", "latest", "expire", "key_client_id"]
+STEPS = ["put_keys", "known", "finish", "settle", "expire"]
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "behind"])

@@ -48,6 +48,7 @@ _ACKS = 500  # of a request
 _MOST_MORE = 256  # messages asked for beyond the amount, because so many come again
 _EMPTY = 3  # searches in a row that find nothing, until nothing is to be expected
 _TOPIC = 3600 * S  # until it is looked up again
+_HELD = 1.0  # s between searches while the broker may hold something back
 _ACK_WAIT = 35 * S  # so long may the broker hold back what it had found for a search that did not end
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,8 @@ class Consumer:
         while True:
             yield await self._round()
             if not self._is_moving:
-                await anyio.sleep(self._every)
+                is_held = self._clock.boot() < self._held_until
+                await anyio.sleep(min(self._every, _HELD) if is_held else self._every)
 
     async def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """The caller has these for good. They are never handed over again, also if the broker cannot be told now.
