@@ -22,6 +22,7 @@ try:
     from agent import __version__
     from agent.commands import CONFIGURATION, DEFAULT_CONFIG, FINDING, NO_PERMISSION, UNAVAILABLE, USAGE, say
     from agent.commands.ddhub_arguments import add_ddhub
+    from agent.commands.tail_arguments import add_tail
     from agent.control.client import ControlError
     from agent.errors import (
         AgentError,
@@ -201,26 +202,11 @@ def _parser() -> argparse.ArgumentParser:
     _running(tap)
 
     tail = command("tail", "Consume a channel from the broker, verify, print", "tail")
-    tail.add_argument(
-        "source",
-        nargs="?",
-        metavar="SOURCE",
-        help="nats:// or tls://host:4222/STREAM?subject=..., ddhub+https://host/OWNER/TOPIC; left out: a channel of "
-        "--config",
-    )
+    add_tail(tail)
     _accepting(tail)
     _formats(tail)
-    tail.add_argument("--new", action="store_true", help="only what comes from now on, not what the stream holds")
-    tail.add_argument(
-        "--durable",
-        metavar="NAME",
-        help="have the broker remember what came and keep it until it is acknowledged; needs --checkpoint",
-    )
-    tail.add_argument("--until-idle", action="store_true", help="end with a report once nothing more is in the stream")
     _channel(tail)
     _config(tail)
-    _login(tail.add_argument_group("how to reach SOURCE (a channel of --config says it itself)"))
-    _receiving(tail.add_argument_group("of a Data Hub (the first four a channel of --config says itself)"))
 
     verify = command("verify", "Check evidence offline; print the report", "verify")
     verify.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -357,34 +343,6 @@ def _accepted(parser: argparse.ArgumentParser) -> None:
 def _accepting(parser: argparse.ArgumentParser) -> None:
     _accepted(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="go on where an earlier call ended")
-
-
-def _login(parser: argparse._ArgumentGroup) -> None:
-    parser.add_argument("--creds", metavar="FILE", help="a user's JWT and seed, as nsc writes them")
-    parser.add_argument("--nkey", metavar="FILE", help="the seed of a user's NKey")
-    parser.add_argument("--user", metavar="NAME", help="with --password")
-    parser.add_argument("--password", metavar="REF", help="file:PATH, credential:NAME or env:NAME")
-    parser.add_argument("--token", metavar="REF", help="file:PATH, credential:NAME or env:NAME")
-    parser.add_argument("--ca", metavar="FILE", help="certificates to trust (default: the system's)")
-    parser.add_argument("--cert", metavar="FILE", help="our own certificate, with --key")
-    parser.add_argument("--key", metavar="FILE", help="its key")
-    parser.add_argument("--tls-first", action="store_true", help="TLS at once, without the server's greeting")
-
-
-def _receiving(parser: argparse._ArgumentGroup) -> None:
-    parser.add_argument("--identity", metavar="PLACE", help="our key: file:PATH, keystore:FILE or credential:NAME")
-    parser.add_argument("--passphrase", metavar="REF", help="of a keystore: file:PATH, credential:NAME or env:NAME")
-    parser.add_argument("--network", choices=("ewc", "volta"), help="of our DID (default: ewc)")
-    parser.add_argument(
-        "--keys", metavar="WHERE", help="the senders' keys: file:PATH, hub:URL or rpc:URL (default: the network's hub)"
-    )
-    parser.add_argument(
-        "--sender", action="append", default=[], metavar="DID", help="whose messages (default: of those accepted)"
-    )
-    parser.add_argument("--state", type=Path, metavar="FOLDER", help="with our RSA keys, and what is to be remembered")
-    parser.add_argument(
-        "--remove-old-ids", action="store_true", help="have the broker forget what we asked for with other senders"
-    )
 
 
 def _formats(parser: argparse.ArgumentParser) -> None:

@@ -248,6 +248,19 @@ async def test_a_key_that_was_wrapped_for_somebody_else_and_then_for_us(
         assert envelopes(await collect(consumer)) == [*records(1)]
 
 
+async def test_a_key_that_somebody_else_sent_for_a_message_is_not_its_key(us: Receiver) -> None:
+    alice, mallory = await us.sender(), await us.sender(known=False)
+    gateway_id = await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    await us.send_key(mallory, gateway_id, bytes(32))
+    async with us.open(alice) as consumer:
+        assert await collect(consumer) == []
+        assert +consumer.counts == Counter(parked=1)
+        await us.send_key(alice, gateway_id, bytes(32))
+        assert await collect(consumer) == []
+        await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
 async def test_a_key_of_ours_that_was_rotated_opens_what_was_sent_for_it(us: Receiver) -> None:
     alice = await us.sender()
     sent = records(2)
@@ -483,6 +496,23 @@ async def test_acknowledgements_that_were_not_all_taken(us: Receiver, caplog: py
     async with us.open() as consumer:
         assert await collect(consumer) == []
         assert not +consumer.counts, "the broker has taken all"
+
+
+async def test_searches_and_acknowledgements_never_overlap(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        found = await rounds(consumer)
+        held = us.hub.faults.put("held", path="/messages/search")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rounds, consumer)
+            while not held.count:  # noqa: ASYNC110 - nobody sets an event
+                await anyio.sleep(0.01)
+            tasks.start_soon(consumer.acknowledge, found)
+            await anyio.sleep(0.05)
+            assert us.hub.calls("/messages/ack") == []
+            held.release()
+        assert len(us.hub.calls("/messages/ack")) == 1
 
 
 async def test_acknowledgements_of_what_the_broker_has_forgotten(us: Receiver) -> None:

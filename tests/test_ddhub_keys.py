@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from agent import kinds
 from agent.cli import main
 from agent.clock import SystemClock
-from agent.commands import ddhub_keys
+from agent.commands import ddhub_keys, ddhub_participant
 from agent.signer import KeySigner, open_signer
 from agent.transports.ddhub.exchange import Exchange
 from agent.transports.ddhub.key_folder import KeyFolder
@@ -282,6 +282,21 @@ def test_signed_ones_are_sent_by_hand(world: World) -> None:
     assert world.run()[0] == 0
 
 
+def test_a_participant_without_a_configuration(world: World) -> None:
+    who = ["--identity", f"file:{world.folder}/key", "--network", "volta", "--state", str(world.folder / "mine")]
+    world.config.unlink()
+    world.chain.fund(DID)
+    assert world.run(*who, "--keys", f"rpc:{RPC}", "--send")[0] == 0
+    code, shown = world.shown(*who, "--keys", f"rpc:{RPC}")
+    assert (code, shown["did"], shown["keys"][ENCRYPTION_TAG]["agrees"]) == (0, DID, True)
+    assert (world.folder / "mine" / "rsa-1.pem").stat().st_mode & 0o777 == 0o600
+    assert world.run(*who, "--channel", "market")[0] == 2
+    assert "say where our RSA keys are" in world.run(*who[:2])[2]
+    assert "say who we are: --identity" in world.run("--network", "volta")[2]
+    ewc = world.run(*who[:2], "--network", "ewc", "--state", "x", "--keys", "file:nowhere")
+    assert ewc[0] != 2
+
+
 @pytest.mark.parametrize("how", ["--send", "--signed=x"])
 def test_a_node_is_needed(world: World, how: str) -> None:
     world.configure(f'{{ hub = "{HUB}" }}')
@@ -340,7 +355,7 @@ def test_root_makes_no_key_that_the_agent_could_not_read(world: World, monkeypat
         monkeypatch.setattr(os, "geteuid", lambda: somebody)
         return signer
 
-    monkeypatch.setattr(ddhub_keys, "open_signer", opened)
+    monkeypatch.setattr(ddhub_participant, "open_signer", opened)
     code, _, err = world.run("--rotate")
     assert code == 78
     assert "run it as that user: sudo -u" in err

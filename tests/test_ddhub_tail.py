@@ -18,7 +18,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from agent.cli import main
-from agent.commands.tail_ddhub import _keys
+from agent.commands.ddhub_participant import _keys
 from agent.signer import KeySigner
 from agent.transports.ddhub import payload
 from agent.transports.ddhub.key_folder import KeyFolder

@@ -545,7 +545,7 @@ def test_every_key_is_documented() -> None:
     [(None, 0, 6, "6 frames, 0 failed"), (2, 1, 4, "continuity failed")],
 )
 def test_the_example_program(tmp_path: Path, missing: int | None, code: int, frames: int, words: str) -> None:
-    [text] = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    text, _ = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     program, file = tmp_path / "consume.py", tmp_path / "evidence"
     program.write_text(text)
     file.write_bytes(b"".join(sent for i, sent in enumerate(simple_run(6).sent) if i != missing))

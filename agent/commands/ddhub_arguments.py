@@ -33,3 +33,25 @@ def add_ddhub(ddhub: Commands) -> None:
     keys.add_argument("--json", action="store_true", help="one JSON object")
     keys.add_argument("--channel", metavar="ID", help="which channel, if there are several")
     keys.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    _add_participant(keys.add_argument_group("of a participant without a configuration"))
+
+
+def add_receiving(tail: argparse._ArgumentGroup) -> None:
+    """What ``tail`` of a Data Hub takes."""
+    _add_participant(tail)
+    tail.add_argument(
+        "--sender", action="append", default=[], metavar="DID", help="whose messages (default: of those accepted)"
+    )
+    tail.add_argument(
+        "--remove-old-ids", action="store_true", help="have the broker forget what we asked for with other senders"
+    )
+
+
+def _add_participant(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--identity", metavar="PLACE", help="our key: file:PATH, keystore:FILE or credential:NAME")
+    parser.add_argument("--passphrase", metavar="REF", help="of a keystore: file:PATH, credential:NAME or env:NAME")
+    parser.add_argument("--network", choices=("ewc", "volta"), help="of our DID (default: ewc)")
+    parser.add_argument(
+        "--keys", metavar="WHERE", help="the keys of others: file:PATH, hub:URL or rpc:URL (default: the network's hub)"
+    )
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="with our RSA keys, and what is to be remembered")

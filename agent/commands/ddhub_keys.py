@@ -23,14 +23,14 @@ import anyio
 
 from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, UNAVAILABLE, USAGE, say
-from agent.commands.ddhub_channel import ddhub_channel, rsa_folder
+from agent.commands.ddhub_channel import ddhub_channel
+from agent.commands.ddhub_participant import OPTIONS, Ourselves, of_channel, of_options
 from agent.commands.which_key import secret
 from agent.commands.whole_file import replacing
-from agent.config import Config, load
+from agent.config import load
 from agent.errors import SignerError, TransportError
 from agent.ports import Signer
 from agent.printable import printable
-from agent.signer import open_signer
 from agent.transports.ddhub.exchange import Exchange
 from agent.transports.ddhub.key_folder import KeyFolder
 from agent.transports.ddhub.key_source import FileKeys, resolver
@@ -74,8 +74,8 @@ def main(options: argparse.Namespace) -> int:
         if options.json and "-" in (str(options.unsigned), str(options.signed)):
             raise ValueError("--json and - both want stdout; name a file")
         node = _node(options.rpc)
-        config = load(options.config)
-        settings: KeySourceConfig = ddhub_channel(config, options.channel).settings.keys
+        ourselves = _ourselves(options)
+        settings = ourselves.keys
         if node is not None:
             settings = KeySourceConfig(rpc=(node,), registry=settings.registry, tls=settings.tls)
         elif settings.rpc is None and (options.send or options.signed is not None):
@@ -83,17 +83,22 @@ def main(options: argparse.Namespace) -> int:
     except ValueError as error:
         say(f"edge-agent ddhub keys: {error}")
         return USAGE
-    identity = config.identity
-    signer = open_signer(identity.key, passphrase=identity.passphrase, did=identity.did)
-    try:
-        who = participant(signer.did)
-    except ValueError as error:
-        raise SignerError(
-            str(error), hint="a Data Hub is on ewc, or on volta for tests: write identity.did so"
-        ) from None
     writes = options.send or options.signed is not None or options.unsigned is not None
-    ours = _ours(config, signer, make=writes, rotate=options.rotate)
-    return anyio.run(_Keys(options, settings, signer, who, ours).run)
+    ours = _ours(ourselves, make=writes, rotate=options.rotate)
+    signer = ourselves.signer
+    return anyio.run(_Keys(options, settings, signer, participant(signer.did), ours).run)
+
+
+def _ourselves(options: argparse.Namespace) -> Ourselves:
+    """By options, if there are any, else by the configuration. Raises ValueError, ConfigError, ControlError,
+    SignerError.
+    """
+    if any(getattr(options, name) is not None for name in OPTIONS):
+        if options.channel is not None:
+            raise ValueError("--channel is for a configuration; it says who we are, leave --identity and its like out")
+        return of_options(options)
+    config = load(options.config)
+    return of_channel(config, ddhub_channel(config, options.channel))
 
 
 def _node(text: str | None) -> Any:
@@ -106,20 +111,20 @@ def _node(text: str | None) -> Any:
         raise ValueError(f"--rpc: {error}") from None
 
 
-def _ours(config: Config, signer: Signer, *, make: bool, rotate: bool) -> Ours:
+def _ours(ourselves: Ourselves, *, make: bool, rotate: bool) -> Ours:
     """Reads our keys, and makes an RSA key if that was asked for. Raises SignerError, OSError."""
-    folder = KeyFolder(rsa_folder(config), signer)
+    folder = KeyFolder(ourselves.folder, ourselves.signer)
     keys = folder.read()
     for error in keys.refused:
         say(f"{error}; {error.hint}")
     newest, old = keys.newest, [each.public for each in keys.keys[1:]]
     if rotate or (make and newest is None):
-        _judge_user(config.agent.state)
+        _judge_user(ourselves.folder if ourselves.folder.exists() else ourselves.folder.parent)
         say("making an RSA key of 4096 bits, which may take a minute")
         if newest is not None:
             old.insert(0, newest.public)
         newest = folder.add(generate(), made=time.time_ns())
-    texts = {SIGNATURE_TAG: public_key_of(signer)}
+    texts = {SIGNATURE_TAG: public_key_of(ourselves.signer)}
     if newest is not None:
         texts[ENCRYPTION_TAG] = newest.public
     return Ours(texts, newest, old)

@@ -12,30 +12,24 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
-from pydantic import ValidationError
 
 from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, USAGE, say
 from agent.commands.accepting import Checkpoint, accepted, begun
-from agent.commands.ddhub_channel import rsa_folder
+from agent.commands.ddhub_participant import Ourselves, of_channel, of_options
 from agent.commands.printing import Printer, printer
-from agent.commands.which_key import place, secret, together
 from agent.config import Channel, Config
 from agent.errors import EvidenceError, TransportError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head
 from agent.model import Link
-from agent.ports import Signer as Key
-from agent.signer import DEFAULT_NETWORK, open_signer
 from agent.transports.ddhub.consumer import Consumer
 from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import canonical, participant
+from agent.transports.ddhub.network import canonical
 from agent.transports.ddhub.records import Agreement, agreement
 from agent.transports.ddhub.source import Source, receiving
 from agent.verifier import Judged, Signer, Verifier
@@ -48,17 +42,16 @@ _EVERY_UNTIL_IDLE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is read, as whom, and where it is remembered."""
+    """What is read, as whom, and from whom."""
 
     source: Source
-    key: Key
+    ours: Ourselves
     senders: Sequence[str]
-    folder: Path
 
     @property
     def name(self) -> str:
         """For the checkpoint, which belongs to it whoever the senders are."""
-        return f"ddhub {self.source.topic} for {self.key.did}"
+        return f"ddhub {self.source.topic} for {self.ours.signer.did}"
 
 
 def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> int:
@@ -70,14 +63,18 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
         senders = _senders(options.sender or [each if isinstance(each, str) else each.did for each in accept])
         if not accept:
             raise ValueError("say whose records are to be accepted: --did did:ethr:..., or --allow FILE")
-        wanted = _of_source(options, senders) if found is None else _of_channel(options, senders, *found)
+        if found is None:
+            source = Source.parse(options.source, tls=_tls(options))
+            ours = of_options(options)
+            source = replace(source, keys=ours.keys)
+        else:
+            source, ours = Source.of(found[1].settings), of_channel(*found, state=options.state)
         if options.checkpoint is None:
-            topic = wanted.source.topic
-            options.checkpoint = wanted.folder / f"tail.{topic.owner}.{topic.name}.checkpoint"
+            options.checkpoint = ours.folder / f"tail.{source.topic.owner}.{source.topic.name}.checkpoint"
     except ValueError as error:
         say(f"edge-agent tail: {error}")
         return USAGE
-    return anyio.run(_Tail(wanted, accept, options).run)
+    return anyio.run(_Tail(_Wanted(source, ours, senders), accept, options).run)
 
 
 def _senders(dids: Iterable[str]) -> list[str]:
@@ -88,52 +85,9 @@ def _senders(dids: Iterable[str]) -> list[str]:
         raise ValueError(f"{error}; name the participants that send with --sender") from None
 
 
-def _of_channel(options: argparse.Namespace, senders: Sequence[str], config: Config, channel: Channel) -> _Wanted:
-    identity = config.identity
-    key = open_signer(identity.key, passphrase=identity.passphrase, did=identity.did)
-    return _Wanted(Source.of(channel.settings), _judged(key), senders, options.state or rsa_folder(config))
-
-
-def _of_source(options: argparse.Namespace, senders: Sequence[str]) -> _Wanted:
-    if options.identity is None:
-        raise ValueError("say who we are: --identity file:PATH, keystore:FILE or credential:NAME")
-    if options.state is None:
-        raise ValueError("say where our RSA keys are and what came is remembered: --state FOLDER")
-    source = Source.parse(options.source, keys=_keys(options.keys), tls=_tls(options))
-    custody, passphrase = place(options.identity, "--identity"), secret(options.passphrase, "--passphrase")
-    together(custody, passphrase, "--passphrase")
-    key = open_signer(custody, passphrase=passphrase, network=options.network or DEFAULT_NETWORK)
-    return _Wanted(source, _judged(key), senders, options.state)
-
-
-def _judged(key: Key) -> Key:
-    """Raises ValueError: a Data Hub does not know our network."""
-    participant(key.did)
-    return key
-
-
 def _tls(options: argparse.Namespace) -> dict[str, Any]:
     tls: dict[str, Any] = {key: path for key in ("ca", "cert") if (path := getattr(options, key)) is not None}
     return tls if options.key is None else {**tls, "key": {"file": options.key}}
-
-
-def _keys(text: str | None) -> KeySourceConfig:
-    """Where ``--keys`` says that the senders' keys come from. Raises ValueError, which repeats no address: it may hold
-    a key.
-    """
-    if text is None:
-        return KeySourceConfig()
-    kind, _, where = text.partition(":")
-    if kind not in ("file", "hub", "rpc") or not where:
-        raise ValueError("--keys: write file:PATH, hub:URL, rpc:URL, or rpc:file:PATH with the URL in a file")
-    value: Any = where
-    if kind == "rpc" and not where.startswith(("http://", "https://")):
-        value = secret(where, "--keys rpc")
-    try:
-        return KeySourceConfig.model_validate({kind: value})
-    except ValidationError as error:
-        words = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
-        raise ValueError(f"--keys: {words}") from None
 
 
 class _Tail:
@@ -157,9 +111,9 @@ class _Tail:
                 asyncio.get_running_loop().add_signal_handler(number, reading.cancel)
             async with receiving(
                 wanted.source,
-                signer=wanted.key,
+                signer=wanted.ours.signer,
                 senders=wanted.senders,
-                folder=wanted.folder,
+                folder=wanted.ours.folder,
                 clock=SystemClock(),
                 every=every,
             ) as consumer:

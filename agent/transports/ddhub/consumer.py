@@ -76,7 +76,7 @@ class _Reading:
 
 
 class Consumer:
-    """Made by ``agent.transports.ddhub.source.receiving``. One task uses it."""
+    """Made by ``agent.transports.ddhub.source.receiving``. One task takes batches, any may acknowledge them."""
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class Consumer:
         self._clock = clock
         self._every = every
         self._reading: _Reading | None = None
+        self._asking = anyio.Lock()  # searches and acknowledgements disturb each other at the broker
         self._held_until = clock.boot() + (0 if mailbox.was_closed else _ACK_WAIT)
         self._out: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
         self._amount = AMOUNT
@@ -134,7 +135,9 @@ class Consumer:
         Raises TransportError, and may be called again then; MailboxError, SignerError. Close it (``aclosing``).
         """
         while True:
-            yield await self._round()
+            async with self._asking:
+                batch = await self._round()
+            yield batch
             if not self._is_moving:
                 is_held = self._clock.boot() < self._held_until
                 await anyio.sleep(min(self._every, _HELD) if is_held else self._every)
@@ -150,7 +153,8 @@ class Consumer:
         await to_thread.run_sync(self._reading.sorter.finish, ours)
         for each in ours:
             del self._out[each.id]
-        await self._settle(self._reading)
+        async with self._asking:
+            await self._settle(self._reading)
 
     async def old_client_ids(self) -> list[str]:
         """Client ids of this mailbox at the broker that are not in use: of senders and topics as they were. Raises
@@ -236,8 +240,9 @@ class Consumer:
                     raise
                 for words in bad:
                     log.warning("key of a message cannot be read what=%s", words)
-                await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
-                if not keys and not bad:
+                if keys:
+                    await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
+                elif not bad:
                     return
 
     async def _have_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
