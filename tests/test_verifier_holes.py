@@ -202,6 +202,23 @@ def test_a_record_that_comes_again_very_late_is_not_counted() -> None:
     assert verifier.report.good
 
 
+def test_what_waits_behind_a_hole_is_judged_when_nothing_is_on_its_way_and_the_hole_is_filled_later() -> None:
+    sent = long_run(20).sent
+    verifier = Verifier([DID])
+    early = [each for envelope in sent[:5] + sent[8:] for each in verifier.feed(envelope)]
+    assert [each.head.link.seq for each in early if each.head] == [1, 2, 3, 4, 5]
+    assert verifier.settle() == []
+    judged = verifier.settle(behind_holes=True)
+    assert [each.head.link.seq for each in judged if each.head] == [*range(9, len(sent) + 1)]
+    assert verifier.settle(behind_holes=True) == []
+    verifier = Verifier([DID], saved=verifier.save())
+    late = [each for envelope in sent[5:8] for each in verifier.feed(envelope)]
+    assert [each.head.link.seq for each in late if each.head] == [6, 7, 8]
+    verifier.finish(complete=True)
+    assert states(verifier) == [(6, 8, HoleState.FILLED)]
+    assert verifier.report.good
+
+
 def test_what_lies_before_the_first_record_at_hand_is_unknown() -> None:
     sent = long_run(300).sent
     verifier = Verifier([DID])

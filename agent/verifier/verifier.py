@@ -79,9 +79,15 @@ class Verifier:
             return [self._failed(Level.STRUCTURE, str(error))]
         return self._place(head, signer, opened.did)
 
-    def settle(self) -> list[Judged]:
-        """Judge what waits at the beginning of a stream: the caller knows that nothing earlier is on its way."""
-        return [judged for key in list(self._book.streams) for judged in self._release(key, begin=True)]
+    def settle(self, *, behind_holes: bool = False) -> list[Judged]:
+        """Judge what waits at the beginning of a stream: the caller knows that nothing earlier is on its way.
+
+        ``behind_holes``: nor is what is missing in between, so judge what waits behind it, too. It may come all the
+        same, and then fills its hole.
+        """
+        return [
+            judged for key in list(self._book.streams) for judged in self._release(key, begin=True, flush=behind_holes)
+        ]
 
     def finish(self, *, complete: bool = False, now: int | None = None) -> list[Judged]:
         """Judge all that still waits. ``complete``: the input is all there is, so open holes have failed; else they
