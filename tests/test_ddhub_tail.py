@@ -170,10 +170,12 @@ def test_a_channel_of_a_configuration_with_the_agents_own_folder(world: World) -
         """)
     KeyFolder(world.folder / "var" / "ddhub", world.signer).add(SMALL, made=1)
     world.send(*simple_run(2).sent)
-    world.arguments = ["tail", "--config", str(config), "--did", DID]
+    (world.folder / "allow.toml").write_text(f'version = 1\n[[signer]]\ndid = "{DID.lower()}"\nname = "Solar park 7"\n')
+    world.arguments = ["tail", "--config", str(config), "--allow", str(world.folder / "allow.toml")]
     done = world.tail()
     assert (done.stderr, done.returncode) == ("", 0)
-    assert printed(done)[0] == [1, 2]
+    numbers, report = printed(done)
+    assert (numbers, report["channels"][0]["name"]) == ([1, 2], "Solar park 7")
 
 
 def test_what_is_wrong_around_the_records_is_told(world: World) -> None:
