@@ -21,7 +21,7 @@ from agent.transports.ddhub.broker import broker
 from agent.transports.ddhub.config import DdhubServer
 from agent.transports.ddhub.consumer import Consumer, TopicName
 from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.key_source import FileKeys
+from agent.transports.ddhub.key_source import FileKeys, RenewedKeySource
 from agent.transports.ddhub.key_source_config import KeySourceConfig
 from agent.transports.ddhub.mailbox import mailbox
 from agent.transports.ddhub.rsa_key import public_pem
@@ -132,7 +132,9 @@ class Receiver:
         return Source(DdhubServer(url=self.hub.url), TopicName(OWNER, self.name), keys)
 
     @asynccontextmanager
-    async def open(self, *senders: Gateway, folder: Path | None = None) -> AsyncIterator[Consumer]:
+    async def open(
+        self, *senders: Gateway, folder: Path | None = None, keys: RenewedKeySource | None = None
+    ) -> AsyncIterator[Consumer]:
         """As a process does that receives; without ``senders`` from all. Our RSA keys are in memory."""
         with mailbox(folder or self.state, did=self.did) as box:
             async with broker(self.source.server, signer=self.signer, clock=self.clock) as api:
@@ -141,7 +143,7 @@ class Receiver:
                     topic=self.source.topic,
                     senders=[each.did for each in senders or self.senders],
                     mailbox=box,
-                    keys=FileKeys(self.folder / "participants.json"),
+                    keys=keys or FileKeys(self.folder / "participants.json"),
                     rsa_keys=tuple(self.ours),
                     other_rsa_keys=lambda: tuple(self.ours),
                     clock=self.clock,

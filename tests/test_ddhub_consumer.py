@@ -16,8 +16,11 @@ import pytest
 from agent.errors import SignerError, TransportError
 from agent.transports.ddhub import payload
 from agent.transports.ddhub.key_folder import KeyFolder
+from agent.transports.ddhub.key_source import CachedKeys
 from agent.transports.ddhub.mailbox import Mailbox
 from agent.transports.ddhub.mailbox_file import MailboxError, MailboxFile
+from agent.transports.ddhub.network import Participant
+from agent.transports.ddhub.participant import ParticipantKeys
 from agent.transports.ddhub.rsa_key import public_pem
 from agent.transports.ddhub.source import receiving
 from testbed.ddhub.hub import DataHub
@@ -348,6 +351,25 @@ async def test_a_signature_by_a_key_that_was_not_published_yet(us: Receiver, cap
         us.introduce(alice)
         us.clock.now += 61 * S
         assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_a_sender_whose_key_changed_is_looked_up_again_at_once(us: Receiver) -> None:
+    alice, carol = await us.sender(), await us.sender()
+    await us.send(alice, *records(1))
+    clock = FakeClock()
+    said = {alice.did: ParticipantKeys(carol.signature_key, None)}
+
+    class Document:
+        async def keys(self, who: Participant) -> ParticipantKeys:
+            return said[who.did]
+
+    keys = CachedKeys(Document(), clock=clock)
+    await keys.keys(alice.did)
+    said[alice.did] = ParticipantKeys(alice.signature_key, None)
+    clock.now += 61 * S
+    async with us.open(alice, keys=keys) as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+        assert not consumer.counts["parked"]
 
 
 async def test_another_set_of_senders_is_another_client_id_and_loses_and_repeats_nothing(us: Receiver) -> None:

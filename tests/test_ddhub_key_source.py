@@ -425,6 +425,22 @@ BOTH = ParticipantKeys(KEY, PEM)
 DOWN = TransportError("it is down", hint="wait")
 
 
+async def test_keys_that_do_not_fit_are_asked_for_again_once_a_minute() -> None:
+    resolver, clock = Scripted(BOTH), FakeClock()
+    cached = CachedKeys(resolver, clock=clock)
+    assert await cached.keys(DID) == await cached.renewed(DID) == BOTH
+    resolver.said = ParticipantKeys(KEY, None)
+    clock.now += 59 * S
+    assert await cached.renewed(DID) == BOTH
+    clock.now += S
+    assert await cached.keys(DID) == BOTH
+    assert await cached.renewed(DID) == await cached.renewed(DID) == await cached.keys(DID) == resolver.said
+    assert len(resolver.asked) == 2
+    resolver.said = DOWN
+    clock.now += 60 * S
+    assert await cached.renewed(DID) == ParticipantKeys(KEY, None), "the last is used while nobody can be asked"
+
+
 async def test_keys_are_asked_for_once_an_hour_however_the_did_is_written() -> None:
     resolver, clock = Scripted(BOTH), FakeClock()
     cached = CachedKeys(resolver, clock=clock)

@@ -355,6 +355,7 @@ WHO = ["--identity", "file:/nowhere", "--state", "/nowhere"]
         ([URL, "--did", DID, *WHO, "--channel", "x"], "give SOURCE or --channel, not both"),
         ([URL, "--did", "did:ethr:0x" + "11" * 20, *WHO], "--sender"),
         ([URL, "--did", DID, *WHO, "--sender", "x"], "name the participants that send with --sender"),
+        ([URL, "--did", "x", "--sender", DID, "--identity", "file:KEY", "--state", "x"], "not a did:ethr DID"),
         (["ddhub+ftp://hub.example/a.ewc/b", "--did", DID, *WHO], "ddhub+https://HOST/OWNER/TOPIC"),
         (["ddhub+https://hub.example/b", "--did", DID, *WHO], "ddhub+https://HOST/OWNER/TOPIC"),
         (["ddhub+https://hub.example/a/b", "--did", DID, *WHO], "is no owner of a topic"),
@@ -367,7 +368,12 @@ WHO = ["--identity", "file:/nowhere", "--state", "/nowhere"]
         (["nats://localhost/S?subject=a", "--did", DID, "--keys", "x", "--sender", "y"], "no use for --sender, --keys"),
     ],
 )  # fmt: skip
-def test_arguments_that_cannot_be(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_cannot_be(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_text(OURS.hex())
+    (tmp_path / "key").chmod(0o600)
+    arguments = [each.replace("file:KEY", f"file:{tmp_path}/key") for each in arguments]
     assert main(["tail", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said

@@ -71,10 +71,11 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
             source, ours = Source.of(found[1].settings), of_channel(*found, state=options.state)
         if options.checkpoint is None:
             options.checkpoint = ours.folder / f"tail.{source.topic.owner}.{source.topic.name}.checkpoint"
+        tail = _Tail(_Wanted(source, ours, senders), accept, options)
     except ValueError as error:
         say(f"edge-agent tail: {error}")
         return USAGE
-    return anyio.run(_Tail(_Wanted(source, ours, senders), accept, options).run)
+    return anyio.run(tail.run)
 
 
 def _senders(dids: Iterable[str]) -> list[str]:

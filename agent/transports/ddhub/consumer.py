@@ -8,7 +8,7 @@ is not handed over again when it comes again. What becomes of a message that is 
 |---|---|
 | its key has not come, or none of our RSA keys opens it | parked: tried again when a key comes or ours change |
 | the sender has no usable key, or nobody can be asked | parked: tried again each minute |
-| signature not by the sender's key | parked: tried again each minute, for a DID document may be out of date |
+| signature not by the sender's key, also after another look at the DID document | parked: tried again each minute |
 | parked for 25 h, or the oldest when 256 MiB are parked | given up; ``outbox resend`` brings its records again |
 | of another sender or topic, a file, encrypted and not signed, not our format | refused at once |
 
@@ -36,7 +36,7 @@ from agent.transports.ddhub.answers import ReceivedMessage
 from agent.transports.ddhub.broker import Broker
 from agent.transports.ddhub.cipher import RsaKey
 from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.key_source import KeySource
+from agent.transports.ddhub.key_source import RenewedKeySource
 from agent.transports.ddhub.mailbox import Mailbox
 from agent.transports.ddhub.sorter import Sorter
 
@@ -85,7 +85,7 @@ class Consumer:
         topic: TopicName,
         senders: Iterable[str],
         mailbox: Mailbox,
-        keys: KeySource,
+        keys: RenewedKeySource,
         rsa_keys: Sequence[RsaKey],
         other_rsa_keys: Callable[[], Sequence[RsaKey]],
         clock: Clock,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +50,13 @@ class KeySource(Protocol):
         """
 
 
+class RenewedKeySource(KeySource, Protocol):
+    """Can be told that what it knows does not fit."""
+
+    async def renewed(self, did: str) -> ParticipantKeys:
+        """As ``keys``, but asked anew, if that was not done within the last minute."""
+
+
 class Resolver(Protocol):
     """Asks once."""
 
@@ -59,7 +66,7 @@ class Resolver(Protocol):
 
 def open_key_source(
     config: KeySourceConfig, *, signer: Signer, clock: Clock, exchange: Exchange | None = None
-) -> KeySource:
+) -> RenewedKeySource:
     """The source that a channel names; touches nothing until it is asked. ``signer``: logs in to a hub, and its DID
     says which network it is about.
     """
@@ -113,7 +120,7 @@ class _Known:
 
 
 class CachedKeys:
-    """A ``KeySource`` over something that asks each time."""
+    """A ``RenewedKeySource`` over something that asks each time."""
 
     def __init__(self, source: Resolver, *, clock: Clock) -> None:
         self._source = source
@@ -124,13 +131,20 @@ class CachedKeys:
 
     async def keys(self, did: str) -> ParticipantKeys:
         """Raises ParticipantError, TransportError."""
+        return await self._keys(did, self._is_fresh)
+
+    async def renewed(self, did: str) -> ParticipantKeys:
+        """Raises ParticipantError, TransportError."""
+        return await self._keys(did, lambda known: self._clock.boot() < known.asked_at + NEGATIVE_TTL)
+
+    async def _keys(self, did: str, is_fresh: Callable[[_Known], bool]) -> ParticipantKeys:
         who = named(did)
         key = (who.network.name, who.address)
         lock = self._asking.setdefault(key, anyio.Lock())
         try:
             async with lock:
                 known = self._known.get(key)
-                if known is None or not self._is_fresh(known):
+                if known is None or not is_fresh(known):
                     known = await self._ask(key, who, known or _Known())
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
@@ -198,7 +212,7 @@ def _again(error: TransportError) -> TransportError:
 
 
 class FileKeys:
-    """A ``KeySource`` over a file of the operator's."""
+    """A ``RenewedKeySource`` over a file of the operator's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -217,6 +231,10 @@ class FileKeys:
         if keys is None:
             raise ParticipantError(f"{who.did} is not in {self._path}", hint="add it there; the file is read again")
         return keys.of(who.did)
+
+    async def renewed(self, did: str) -> ParticipantKeys:
+        """The same: a file that changed is read again each time."""
+        return await self.keys(did)
 
     def _read(self) -> None:
         """Takes up the file if it changed."""

@@ -19,7 +19,7 @@ from agent.printable import printable
 from agent.transports.ddhub.answers import ReceivedMessage
 from agent.transports.ddhub.cipher import RsaKey
 from agent.transports.ddhub.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
-from agent.transports.ddhub.key_source import KeySource
+from agent.transports.ddhub.key_source import RenewedKeySource
 from agent.transports.ddhub.mailbox import Mailbox, ParkedMessage
 from agent.transports.ddhub.participant import ParticipantError
 
@@ -55,7 +55,7 @@ class Sorter:
         client_id: str,
         topic_id: str,
         senders: Collection[str],
-        keys: KeySource,
+        keys: RenewedKeySource,
         rsa_keys: Sequence[RsaKey],
         other_rsa_keys: Callable[[], Sequence[RsaKey]],
         clock: Clock,
@@ -128,6 +128,10 @@ class Sorter:
         """``before``: why they waited so far."""
         keys = {sender: await self._signature_key(sender) for sender in {each.sender for each in messages}}
         judged = await to_thread.run_sync(lambda: [self._opened(each, keys) for each in messages])
+        doubtful = {each.message.sender for each in judged if each.is_parked(Why.SIGNATURE)}
+        if doubtful:
+            keys |= {sender: await self._signature_key(sender, anew=True) for sender in doubtful}
+            judged = await to_thread.run_sync(lambda: [self._opened(each, keys) for each in messages])
         if any(each.is_parked(Why.KEY) and each.tried for each in judged) and await self._other_rsa():
             judged = await to_thread.run_sync(lambda: [self._opened(each, keys) for each in messages])
         put_away = [each for each in judged if not each.is_parked(before) or before is Why.KEY]
@@ -137,12 +141,13 @@ class Sorter:
         self._give_up(given_up, _NO_ROOM)
         return [each.outcome for each in judged if isinstance(each.outcome, Delivery)]
 
-    async def _signature_key(self, sender: str) -> tuple[str | None, str]:
+    async def _signature_key(self, sender: str, *, anew: bool = False) -> tuple[str | None, str]:
         """A sender's key, or why there is none."""
         if sender not in self._senders:
             return None, ""
         try:
-            return (await self._keys.keys(sender)).to_verify(sender), ""
+            found = await (self._keys.renewed(sender) if anew else self._keys.keys(sender))
+            return found.to_verify(sender), ""
         except (ParticipantError, TransportError) as error:
             return None, f"{error}; {error.hint}" if error.hint else str(error)
 
