@@ -33,7 +33,7 @@ from agent.model import EventCode
 from agent.outbox import MemoryStore, Outbox
 from agent.outbox.files import OS_FILES, Files
 from agent.outbox.filesystem import against
-from agent.ports import Clock, Signer
+from agent.ports import Clock, Recipient, Signer
 from agent.router import Route
 from agent.run import Means, Run, make_run
 from agent.sealing.sealer import Facts
@@ -364,7 +364,7 @@ class Channel:
             **{name: counts[name] for name in COUNTS},
             "gaps": self._tally.gaps,
             "failures": dict(self._tally.failures),
-            "recipients": [asdict(each) for each in current.publisher.recipients],
+            "recipients": [_told(each, self._means.clock.boot()) for each in current.publisher.recipients],
             "stream": current.sealer.stream.hex(),
             "seq": current.sealer.seq,
             "acked_seq": current.latency.acked_seq,
@@ -376,3 +376,10 @@ class Channel:
                 "trouble": self._trouble,
             },
         }
+
+
+def _told(recipient: Recipient, now: int) -> dict[str, Any]:
+    """For programs: ``last_s`` since the last delivery in place of its boot time."""
+    told = asdict(recipient)
+    last = told.pop("last")
+    return {**told, "last_s": None if last is None else (now - last) / 1e9}

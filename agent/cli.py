@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_identity(noun("identity", "The agent's key: who it is, make one, take one over"))
     _add_config(noun("config", "Effective config, masked; JSON Schema"))
-    add_ddhub(noun("ddhub", "Energy Web's Data Hub: our keys in the DID document"))
+    add_ddhub(noun("ddhub", "Energy Web's Data Hub: login, roles, keys, topic, recipients"))
     _add_outbox(noun("outbox", "Look at, copy, prove, send again, mend, resize the local store"))
     return parser
 

@@ -325,13 +325,16 @@ class TransportSession(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """How it stands with one recipient, in records. ``trouble``: why it gets no more, and ``remedy``; "": it does."""
+    """How it stands with one recipient, in records. ``trouble``: why it gets no more, and ``remedy``; "": it does.
+    ``last``: boot time of the last delivery, in ns.
+    """
 
     did: str
     delivered: int = 0
     skipped: int = 0
     trouble: str = ""
     remedy: str = ""
+    last: int | None = None
 
 
 class Transport(Protocol):

@@ -362,6 +362,8 @@ WHO = ["--identity", "file:/nowhere", "--state", "/nowhere"]
         (["ddhub+https://hub.example/a.ewc/b-c", "--did", DID, *WHO], "is no name that every broker"),
         (["ddhub+https://u:secret@hub.example/a.ewc/b", "--did", DID, *WHO], "a user or password stands in"),
         (["ddhub+http://hub.example/a.ewc/b", "--did", DID, *WHO, "--ca", "x"], "http:// is not encrypted"),
+        ([URL, "--did", DID, *WHO, "--every", "100ms"], "--every is too short"),
+        ([URL, "--did", DID, *WHO, "--every", "often"], "often"),
         ([URL, "--did", DID, *WHO, "--keys", "secret"], "--keys: write file:PATH"),
         ([URL, "--did", DID, *WHO, "--keys", "hub:https://x/?secret"], "--keys: what stands behind the ?"),
         ([URL, "--did", DID, *WHO, "--keys", "rpc:secret"], "--keys rpc: a secret does not stand on a command line"),

@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from testbed.child import wait_for
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import OWNER
 from testbed.ddhub.process import DataHubProcess
+from testbed.processes import edge_agent
 from testbed.rig import Rig, command
 from tests.ddhub_keys import SMALL
 
@@ -180,6 +182,7 @@ def test_who_is_skipped_finds_the_hole_and_has_it_filled(tmp_path: Path) -> None
         late = next(each for each in channel["recipients"] if each["did"] == rig.person(LATE).did)
         assert late["skipped"] > 0
         assert late["trouble"] == ""
+        assert 0 <= late["last_s"] < 60
         rig.resent = True
         done = command("outbox", "resend", "--config", rig.config, "--run", run["stream"], "--json", timeout=30)
         assert json.loads(done)["stored"] >= late["skipped"]
@@ -195,6 +198,13 @@ def test_status_says_who_is_waited_for_and_why(tmp_path: Path) -> None:
         assert (channel["connected"], channel["reason"]) == (False, "recipient")
         assert rig.person(LATE).did in channel["state"]
         assert re.search(r"broker refusing \(recipient\)", rig.agent.status)
+        asked = [*edge_agent(), "ddhub", "status", "--json", "--config", str(rig.config)]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        recipients = {each["did"]: each for each in json.loads(done.stdout)["recipients"]}
+        bob, late = recipients[rig.person(BOB).did], recipients[rig.person(LATE).did]
+        assert (done.returncode, bob["good"], late["good"]) == (1, True, False)
+        assert "no mailbox" in late["words"]
+        assert (bob["logged_in"], late["logged_in"], late["last_s"]) == (True, None, None)
         rig.log_in(LATE)
         rig.conclude(BOB, LATE)
 

@@ -1,14 +1,23 @@
-"""What the commands about the Data Hub have in common: which channel is meant, and where our RSA keys are."""
+"""What the commands about the Data Hub have in common: which channel is meant, where our RSA keys are, and what stands
+in our DID document.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from agent.clock import SystemClock
 from agent.commands import USAGE
 from agent.commands.target import channels_of
 from agent.config import Channel, Config
 from agent.control.client import ControlError
 from agent.kinds import TRANSPORTS
+from agent.ports import Signer
+from agent.transports.ddhub.exchange import Exchange
+from agent.transports.ddhub.key_source import FileKeys, resolver
+from agent.transports.ddhub.key_source_config import KeySourceConfig
+from agent.transports.ddhub.network import participant
+from agent.transports.ddhub.participant import ParticipantError, ParticipantKeys
 
 
 def ddhub_channel(config: Config, name: str | None) -> Channel:
@@ -28,3 +37,19 @@ def ddhub_channel(config: Config, name: str | None) -> Channel:
 def rsa_folder(config: Config) -> Path:
     """Where our RSA keys are: one identity has one in its DID document, whatever channels it has."""
     return config.agent.state / "ddhub"
+
+
+async def published_keys(settings: KeySourceConfig, *, signer: Signer, exchange: Exchange) -> ParticipantKeys:
+    """Our keys as our DID document has them now: what is on its way to be final counts. None of them may be there.
+
+    Raises TransportError: nobody can be asked.
+    """
+    who = participant(signer.did)
+    if settings.rpc is not None:
+        settings = settings.model_copy(update={"confirmations": 0})
+    try:
+        if settings.file is not None:
+            return await FileKeys(settings.file).keys(who.did)
+        return await resolver(settings, signer=signer, clock=SystemClock(), exchange=exchange).keys(who)
+    except ParticipantError:
+        return ParticipantKeys(None, None)

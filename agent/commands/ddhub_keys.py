@@ -21,9 +21,8 @@ from typing import Any
 
 import anyio
 
-from agent.clock import SystemClock
 from agent.commands import FINDING, GOOD, UNAVAILABLE, USAGE, say
-from agent.commands.ddhub_channel import ddhub_channel
+from agent.commands.ddhub_channel import ddhub_channel, published_keys
 from agent.commands.ddhub_participant import OPTIONS, Ourselves, of_channel, of_options
 from agent.commands.which_key import secret
 from agent.commands.whole_file import replacing
@@ -33,14 +32,12 @@ from agent.ports import Signer
 from agent.printable import printable
 from agent.transports.ddhub.exchange import Exchange
 from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source import FileKeys, resolver
 from agent.transports.ddhub.key_source_config import KeySourceConfig, judge_url, shown
 from agent.transports.ddhub.network import Participant, participant
 from agent.transports.ddhub.participant import (
     ENCRYPTION_TAG,
     SIGNATURE_TAG,
     TAGS,
-    ParticipantError,
     ParticipantKeys,
     Remark,
     short,
@@ -188,21 +185,10 @@ class _Keys:
         self._error = None
         published: ParticipantKeys | None = None
         try:
-            published = await self._published()
-        except ParticipantError:
-            published = ParticipantKeys(None, None)
+            published = await published_keys(self._settings, signer=self._signer, exchange=self._exchange)
         except TransportError as error:
             self._error = error
         return Publication(self._ours.texts, self._ours.replaced, published)
-
-    async def _published(self) -> ParticipantKeys:
-        settings = self._settings
-        if settings.file is not None:
-            return await FileKeys(settings.file).keys(self._who.did)
-        if settings.rpc is not None:
-            settings = settings.model_copy(update={"confirmations": 0})
-        asked = resolver(settings, signer=self._signer, clock=SystemClock(), exchange=self._exchange)
-        return await asked.keys(self._who)
 
     @property
     def _source(self) -> str:

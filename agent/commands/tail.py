@@ -14,7 +14,7 @@ from agent.kinds import TRANSPORTS
 
 _MODULES = {TRANSPORTS[kind].transport: f"agent.commands.tail_{kind}" for kind in ("nats", "ddhub")}
 _OF_NATS = ("creds", "nkey", "user", "password", "token", "tls_first", "durable", "new")
-_OF_DDHUB = ("identity", "passphrase", "network", "sender", "keys", "state", "remove_old_ids")
+_OF_DDHUB = ("identity", "passphrase", "network", "sender", "keys", "state", "every", "remove_old_ids")
 _OF_SOURCE = ("identity", "passphrase", "network", "keys", "ca", "cert", "key")
 
 

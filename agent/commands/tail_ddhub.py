@@ -32,12 +32,13 @@ from agent.transports.ddhub.delivery import Delivery
 from agent.transports.ddhub.network import canonical
 from agent.transports.ddhub.records import Agreement, agreement
 from agent.transports.ddhub.source import Source, receiving
+from agent.units import duration_ns
 from agent.verifier import Judged, Signer, Verifier
 
 _DIFFER = "its readable values are not those of its signed records, which count; tell the sender"
 _PAUSES = (1.0, 30.0)  # s between tries to go on: the first, the longest
 _EVERY = 10.0  # s between searches that find nothing
-_EVERY_UNTIL_IDLE = 0.5
+_EVERY_UNTIL_IDLE = 0.5  # the least that may be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
     CheckpointError.
     """
     try:
-        accept = accepted(options)
+        accept, every = accepted(options), _duration(options.every)
         senders = _senders(options.sender or [each if isinstance(each, str) else each.did for each in accept])
         if not accept:
             raise ValueError("say whose records are to be accepted: --did did:ethr:..., or --allow FILE")
@@ -71,11 +72,19 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
             source, ours = Source.of(found[1].settings), of_channel(*found, state=options.state)
         if options.checkpoint is None:
             options.checkpoint = ours.folder / f"tail.{source.topic.owner}.{source.topic.name}.checkpoint"
-        tail = _Tail(_Wanted(source, ours, senders), accept, options)
+        tail = _Tail(_Wanted(source, ours, senders), accept, options, every=every)
     except ValueError as error:
         say(f"edge-agent tail: {error}")
         return USAGE
     return anyio.run(tail.run)
+
+
+def _duration(text: str | None) -> float:
+    """Seconds. Raises ValueError."""
+    found = _EVERY if text is None else duration_ns(text) / 1e9
+    if found < _EVERY_UNTIL_IDLE:
+        raise ValueError("--every is too short; give 500ms or more")
+    return found
 
 
 def _senders(dids: Iterable[str]) -> list[str]:
@@ -94,10 +103,13 @@ def _tls(options: argparse.Namespace) -> dict[str, Any]:
 class _Tail:
     """Reads, judges, prints, keeps, acknowledges."""
 
-    def __init__(self, wanted: _Wanted, accept: list[Signer | str], options: argparse.Namespace) -> None:
+    def __init__(
+        self, wanted: _Wanted, accept: list[Signer | str], options: argparse.Namespace, *, every: float
+    ) -> None:
         self._wanted = wanted
         self._accept = accept
         self._options = options
+        self._every = every
         self._verifier = Verifier(accept)
         self._printer: Printer = printer(options, lasting=True)
         self._began = False
@@ -106,7 +118,7 @@ class _Tail:
     async def run(self) -> int:
         """Until a signal, or nothing more is to be expected; returns the exit code."""
         complete = False
-        wanted, every = self._wanted, _EVERY_UNTIL_IDLE if self._options.until_idle else _EVERY
+        wanted, every = self._wanted, _EVERY_UNTIL_IDLE if self._options.until_idle else self._every
         with anyio.CancelScope() as reading:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, reading.cancel)

@@ -159,6 +159,12 @@ def topic_version(found: Any) -> TopicVersion:
     return TopicVersion(_text(body, "id"), _text(body, "version"), _optional(body, "schemaType"), body.get("schema"))
 
 
+def versions(found: Any) -> list[str]:
+    """A page of versions of a topic. Raises TransportError."""
+    records = _object(found, "a page of versions").get("records")
+    return [_text(each, "version") for each in _objects(records, "a page of versions")]
+
+
 def dids(found: Any) -> list[str]:
     """Who holds roles. Raises TransportError."""
     return _texts(_object(found, "a list of roles").get("dids"), "a list of roles")

@@ -171,6 +171,15 @@ class Broker:
         """A version of a topic, with its schema."""
         return answers.topic_version(await self._asked("GET", f"/topics/{topic_id}/versions/{version}"))
 
+    async def names(self, owner: str) -> list[str]:
+        """The names of an owner's topics."""
+        found = answers.topics(await self._asked("GET", "/topics", query=[("owner", owner)]))
+        return sorted({topic.name for topic in found if topic.owner == owner})
+
+    async def versions(self, topic_id: str) -> list[str]:
+        """The versions of a topic, in no order."""
+        return answers.versions(await self._asked("GET", f"/topics/{topic_id}/versions", most=8 * MIB))
+
     async def create_topic(
         self, *, owner: str, name: str, version: str, schema: str, schema_type: str = "JSD7", tags: Sequence[str] = ()
     ) -> answers.Topic:

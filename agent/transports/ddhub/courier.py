@@ -138,7 +138,7 @@ class Courier:
             before, refusal = self.accounts.get(did, Recipient(did)), out.refusals.get(did)
             if refusal is None:
                 delivered = before.delivered + len(out.tokens)
-                self.accounts[did] = Recipient(did, delivered, before.skipped)
+                self.accounts[did] = Recipient(did, delivered, before.skipped, last=self._clock.boot())
                 if before.trouble:
                     log.info("recipient gets records again topic=%s did=%s", self._topic, did)
                 continue

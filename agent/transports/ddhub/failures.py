@@ -30,6 +30,7 @@ _CODES = {  # docs of the broker: returnCode -> reason, hint
     "20": (Reason.STORE, "the broker's NATS refuses; look at its log and its disk"),
     "21": (Reason.STORE, "the broker could not publish; look at its NATS"),
     "50": (Reason.OTHER, "is the topic there, in this version?"),
+    "51": (Reason.OTHER, "it is there already"),
     "60": (Reason.STORE, "the broker failed or waited too long; look at its log"),
     **dict.fromkeys(("22", "23", "30", "40"), (Reason.STORE, "look at the broker's log")),
 }

@@ -119,6 +119,11 @@ def telemetry_schema(*, readable: bool = False) -> str:
     return text.replace('["envelopes"]', '["envelopes", "records"]') if readable else text
 
 
+def is_ours(schema: object) -> bool:
+    """Whether a topic's schema, as parsed from JSON, is our own."""
+    return bool(schema == json.loads(telemetry_schema()))
+
+
 def _strict(found: Callable[[str, str], bool]) -> type[Draft7Validator]:
     def judge_pattern(_: Any, written: str, instance: object, __: Any) -> Iterator[jsonschema.ValidationError]:
         if isinstance(instance, str) and not found(instance, written):

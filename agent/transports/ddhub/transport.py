@@ -38,7 +38,7 @@ from agent.transports.ddhub.schema import SchemaError
 from agent.transports.ddhub.topics import Topics
 
 S = 1_000_000_000
-_AROUND = 4096  # bytes that the broker writes around a payload, in what its limit counts
+AROUND = 4096  # bytes that the broker writes around a payload, in what its limit counts
 LEAST_MESSAGE = 4096  # bytes; a broker that says it takes less is not believed
 _LOOK_EVERY = 30.0  # s: a suspended machine's timers stand still, its clock does not
 
@@ -131,7 +131,7 @@ class DdhubTransport:
     def learn(self, limits: Limits) -> None:
         """What the broker takes, if that is less than the channel wants."""
         if limits.message is not None:
-            most = max(LEAST_MESSAGE, limits.message - _AROUND)
+            most = max(LEAST_MESSAGE, limits.message - AROUND)
             self.max_envelope = largest_envelope(min(most, self.config.max_message))
             self.shrink(most)
 
