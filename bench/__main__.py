@@ -46,6 +46,8 @@ FIGURES = {
     "ddhub_wrap_10": "bench.ddhub:wrap_10",
     "ddhub_wrap_100": "bench.ddhub:wrap_100",
     "ddhub_message": "bench.ddhub:message",
+    "ddhub_cpu_per_message": "bench.ddhub_channel:per_message",
+    "ddhub_cpu_per_reading": "bench.ddhub_channel:per_reading",
     "outbox_start": "bench.outbox_start:figure",
     "drain": "bench.drain:figure",
 }
@@ -55,6 +57,7 @@ LONG = (  # only when named
     "idle_memory",
     "start_cpu",
     "mqtt_memory",
+    "ddhub_cpu_per_reading",
     "flat_out",
     "overload",
     "scaling_devices",

@@ -74,7 +74,7 @@ def message() -> Figure:
 
 def _wrap(name: str, count: int, *, times: int) -> Figure:
     chance = random.Random(count)
-    pems = [_public_key(chance) for _ in range(count)]
+    pems = [public_key(chance) for _ in range(count)]
     loaded = [serialization.load_pem_public_key(pem.encode()) for pem in pems]
 
     def ours() -> None:
@@ -91,7 +91,8 @@ def _wrap(name: str, count: int, *, times: int) -> Figure:
     return Figure(name, value, "ms", reference, "OpenSSL", None)
 
 
-def _public_key(chance: random.Random) -> str:
+def public_key(chance: random.Random) -> str:
+    """A public key of the right form that nobody has."""
     modulus = chance.getrandbits(4096) | 1 << 4095 | 1
     return public_pem(RSA.construct((modulus, 65537), consistency_check=False))
 

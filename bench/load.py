@@ -32,9 +32,11 @@ def configuration(
     connections: int = 1,
     channel: str = "",
     state: Path | None = None,
+    to: str = "",
 ) -> str:
     """The agent's: every register of every unit, at the device's port, to the broker's URL. ``every``: a duration;
-    ``connections`` share the units out; ``channel``: more lines for it; ``state``: else beside the file.
+    ``connections`` share the units out; ``channel``: more lines for it; ``state``: else beside the file; ``to``: the
+    channel's kind and where it goes, in place of NATS.
     """
     links = "".join(
         f'[connection.site-{number}]\nurl = "modbus+tcp://127.0.0.1:{device}"\n' for number in range(connections)
@@ -45,10 +47,11 @@ def configuration(
         f'[device.groups.all]\nevery = "{every}"\npoints = [{points}]\n'
         for unit in range(units)
     )
+    to = to or f'transport = "nats"\nservers = ["{broker}"]'
     return (
         f'version = 1\n[site]\nid = "{SITE}"\n[clock]\nwait = "0s"\n[identity]\nkey = "file:key"\n'
         f"{links}{devices}"
-        f'[[channel]]\nid = "{CHANNEL}"\ntransport = "nats"\nservers = ["{broker}"]\nsend = ["*"]\n{channel}\n'
+        f'[[channel]]\nid = "{CHANNEL}"\n{to}\nsend = ["*"]\n{channel}\n'
         f'[agent]\nstate = "{state or "state"}"\nlog_level = "warning"\n'
     )
 
