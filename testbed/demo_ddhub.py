@@ -8,6 +8,7 @@ proxy, broker, SSI Hub and the chain's node. The NATS server behind it goes on.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,12 +94,12 @@ class DataHubEnd:
         began = time.monotonic()
         while True:  # the consumer logs in meanwhile
             try:
-                told = self._stage.command("ddhub", "status", "--config", str(config))
+                told = self._stage.command("ddhub", "status", "--json", "--config", str(config))
             except ProcessError:
                 if time.monotonic() > began + _ADMITTED_WITHIN:
                     raise
             else:
-                if f"{self._did}: its RSA key is there (OAEP), and it has logged in" in told:
+                if json.loads(told)["recipients"][0]["logged_in"]:
                     break
         self._stage.say("hub      `ddhub status`: let in, topic and keys are there, the recipient has logged in")
 

@@ -395,6 +395,18 @@ def test_two_demos_at_once(start_demo: Callable[..., Demo]) -> None:
         assert demo.words.read_text() == ""
 
 
+@pytest.mark.slow  # two RSA keys of 4096 bits are made
+def test_a_demo_over_a_data_hub(start_demo: Callable[..., Demo]) -> None:
+    demo = start_demo("--ddhub", "--for", "20", "--json")
+    assert demo.wait(300) == 0, str(demo)
+    found = json.loads(demo.output.read_text().splitlines()[-1])
+    assert found["failed"] == found["values_wrong"] == found["records_missing"] == found["doubled"] == 0
+    assert found["cycles_expected"] == found["cycles_present"] + found["cycles_in_gaps"] > 50
+    assert found["values_checked"] > 200
+    assert re.search(r"KILLED(.|\n)*outbox +[1-9]\d* waiting   broker away(.|\n)*found the broker again", str(demo))
+    assert demo.words.read_text() == ""
+
+
 def test_a_demo_that_ends_early_leaves_nothing_behind(start_demo: Callable[..., Demo]) -> None:
     interrupted, hurried, early, broken = demos = [start_demo() for _ in range(4)]
     early.wait_for("setting up")
