@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
 from agent.signer import KeySigner
-from agent.transports.ddhub.cipher import encrypt, new_key, wrap
-from agent.transports.ddhub.payload import clear_size, encode
-from agent.transports.ddhub.rsa_key import public_pem
-from agent.transports.ddhub.signature import sign_text
+from agent.transports.ddhub.content.cipher import encrypt, new_key, wrap
+from agent.transports.ddhub.content.payload import clear_size, encode
+from agent.transports.ddhub.content.signature import sign_text
+from agent.transports.ddhub.keys.rsa_key import public_pem
 from bench.figure import Figure, interleaved
 
 _SECRET = bytes(31) + b"\x01"

@@ -25,8 +25,8 @@ from agent.custody import parse
 from agent.ports import Message
 from agent.signer import KeySigner, open_signer
 from agent.transports.ddhub.config import DdhubConfig
-from agent.transports.ddhub.payload import clear_size, largest_clear
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content.payload import clear_size, largest_clear
+from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
 from agent.transports.nats.config import NatsConfig
 from agent.transports.nats.transport import NatsTransport

@@ -14,8 +14,8 @@ import pytest
 
 from agent.cli import main
 from agent.signer import KeySigner
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.keys.key_folder import KeyFolder
 from testbed.ddhub.hub import OWNER, USER_ROLE, DataHub, in_thread
 from testbed.ddhub.settings import Settings
 from tests.ddhub_keys import SMALL, SMALL_PUBLIC

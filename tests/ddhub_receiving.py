@@ -16,16 +16,16 @@ from Crypto.PublicKey.RSA import RsaKey
 
 from agent.errors import TransportError
 from agent.signer import KeySigner
-from agent.transports.ddhub import cipher, payload
 from agent.transports.ddhub.broker import broker
 from agent.transports.ddhub.config import DdhubServer
-from agent.transports.ddhub.consumer import Consumer, TopicName
-from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.key_source import FileKeys, RenewedKeySource
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.mailbox import mailbox
-from agent.transports.ddhub.rsa_key import public_pem
-from agent.transports.ddhub.source import Source
+from agent.transports.ddhub.content import cipher, payload
+from agent.transports.ddhub.keys.key_source import FileKeys, RenewedKeySource
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.rsa_key import public_pem
+from agent.transports.ddhub.receiving.consumer import Consumer, TopicName
+from agent.transports.ddhub.receiving.delivery import Delivery
+from agent.transports.ddhub.receiving.mailbox import mailbox
+from agent.transports.ddhub.receiving.source import Source
 from testbed.ddhub.clock import HubClock
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import OWNER, DataHub

@@ -17,12 +17,12 @@ from Crypto.PublicKey import RSA
 
 from agent.errors import TransportError
 from agent.signer import KeySigner
-from agent.transports.ddhub import cipher, payload
 from agent.transports.ddhub.broker import Broker, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubServer
+from agent.transports.ddhub.content import cipher, payload
+from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys
 from agent.transports.ddhub.login import Login
-from agent.transports.ddhub.participant import ParticipantError, ParticipantKeys
-from agent.transports.ddhub.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
 from tests.runs import SECRET, FakeClock, S
 

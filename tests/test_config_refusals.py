@@ -56,7 +56,12 @@ REFUSED = {
     "Modbus over UDP": ("modbus+tcp:", "modbus+udp:", [7], [f'"modbus+udp" is {LATER}']),
     "MQTT over WebSocket": ("mqtt://", "mqtt+ws://", [9], [f'"mqtt+ws" is {LATER}']),
     "MQTT over secure WebSocket": ("mqtt://", "mqtt+wss://", [9], [f'"mqtt+wss" is {LATER}']),
-    "the Data Hub's gateway": ('"nats"', '"ddhub-gateway"', [24], [f'"ddhub-gateway" is {LATER}; choose one of: nats, ddhub']),
+    "the Data Hub's gateway": (
+        '"nats"',
+        '"ddhub-gateway"',
+        [24],
+        [f'"ddhub-gateway" is {LATER}; choose one of: nats, ddhub'],
+    ),
     "idle_close": ('"modbus+tcp://192.0.2.1"', '"modbus+tcp://192.0.2.1"\nidle_close = "5s"', [8], [LATER]),
 }
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Verdict
-from agent.transports.ddhub.cipher import CipherError, Padding, decrypt, encrypt, new_key, unwrap, wrap
-from agent.transports.ddhub.signature import is_signed_by
+from agent.transports.ddhub.content.cipher import CipherError, Padding, decrypt, encrypt, new_key, unwrap, wrap
+from agent.transports.ddhub.content.signature import is_signed_by
 from tests.ddhub_keys import MINE, PUBLIC, SMALL, SMALL_PUBLIC, VECTORS
 from tests.leaks import holds, told
 

@@ -14,15 +14,15 @@ import anyio
 import pytest
 
 from agent.errors import SignerError, TransportError
-from agent.transports.ddhub import payload
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source import CachedKeys
-from agent.transports.ddhub.mailbox import Mailbox
-from agent.transports.ddhub.mailbox_file import MailboxError, MailboxFile
-from agent.transports.ddhub.network import Participant
-from agent.transports.ddhub.participant import ParticipantKeys
-from agent.transports.ddhub.rsa_key import public_pem
-from agent.transports.ddhub.source import receiving
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_source import CachedKeys
+from agent.transports.ddhub.keys.network import Participant
+from agent.transports.ddhub.keys.participant import ParticipantKeys
+from agent.transports.ddhub.keys.rsa_key import public_pem
+from agent.transports.ddhub.receiving.mailbox import Mailbox
+from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxFile
+from agent.transports.ddhub.receiving.source import receiving
 from testbed.ddhub.hub import DataHub
 from testbed.processes import NatsServer
 from tests.ddhub_keys import MINE
@@ -490,7 +490,7 @@ async def test_the_brokers_word_for_encryption_is_not_taken(us: Receiver) -> Non
 async def test_what_cannot_be_opened_takes_bounded_room(
     us: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.mailbox.MOST_PARKED", 3000)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 3000)
     alice = await us.sender()
     for envelope in records(5):
         await us.send_encrypted(alice, payload.encode([envelope]), key=KEY)

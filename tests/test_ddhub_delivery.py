@@ -22,10 +22,10 @@ from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import Reason, TransportError
 from agent.signer import KeySigner
-from agent.transports.ddhub import payload
 from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.config import DdhubConfig
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
 from testbed.ddhub.faults import ANYWHERE
 from testbed.ddhub.gateway import Gateway, Padding

@@ -15,8 +15,8 @@ from anyio.streams.tls import TLSListener
 
 from agent.errors import Reason, TransportError
 from agent.tls import Tls
-from agent.transports.ddhub import exchange
-from agent.transports.ddhub.exchange import Answer, Exchange
+from agent.transports.ddhub.keys import exchange
+from agent.transports.ddhub.keys.exchange import Answer, Exchange
 from testbed.certificates import Authority, Certificate
 
 pytestmark = pytest.mark.anyio

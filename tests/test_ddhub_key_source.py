@@ -18,12 +18,12 @@ from eth_account.messages import encode_defunct
 from agent.errors import Reason, TransportError, Verdict
 from agent.secret import Secret
 from agent.signer import KeySigner
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_source import CachedKeys, FileKeys, KeySource, open_key_source
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import NETWORKS, Participant, participant
-from agent.transports.ddhub.participant import ParticipantError, ParticipantKeys, Remark
-from agent.transports.ddhub.ssi_hub import sign_in_text
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_source import CachedKeys, FileKeys, KeySource, open_key_source
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import NETWORKS, Participant, participant
+from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys, Remark
+from agent.transports.ddhub.keys.ssi_hub import sign_in_text
 from tests.ddhub_registry import (
     ALICE,
     BOB,
@@ -570,7 +570,7 @@ async def test_a_remark_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_no_more_is_remembered_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.key_source._MOST", 2)
+    monkeypatch.setattr("agent.transports.ddhub.keys.key_source._MOST", 2)
     resolver = Scripted(BOTH)
     cached = CachedKeys(resolver, clock=FakeClock())
     dids = [DID, ALICE["did"], VECTORS["did_ethr"]["did_volta"]]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from agent.secret import Secret
-from agent.transports.ddhub.key_source_config import KeySourceConfig, shown
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig, shown
 
 REGISTRY = "0xE29672f34e92b56C9169f9D485fFc8b9A136BCE4"
 NODE = "https://rpc.example/v3/canary-4711"

@@ -17,13 +17,13 @@ from agent.cli import main
 from agent.clock import SystemClock
 from agent.commands import ddhub_keys, ddhub_participant
 from agent.signer import KeySigner, open_signer
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source import open_key_source
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.participant import ENCRYPTION_TAG, SIGNATURE_TAG, short
-from agent.transports.ddhub.publication import Publication
-from agent.transports.ddhub.rsa_key import public_pem
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_source import open_key_source
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, short
+from agent.transports.ddhub.keys.publication import Publication
+from agent.transports.ddhub.keys.rsa_key import public_pem
 from testbed.ddhub.hub import DataHub
 from tests.ddhub_keys import MINE, SMALL, SMALL_PUBLIC
 from tests.ddhub_registry import ALICE, BOB, DDHUB, DID, KEY, PEM

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.transports.ddhub.answers import ReceivedKey, ReceivedMessage
-from agent.transports.ddhub.delivery import Why
-from agent.transports.ddhub.mailbox import Mailbox, mailbox
-from agent.transports.ddhub.mailbox_file import MailboxError, MailboxFile
+from agent.transports.ddhub.receiving.delivery import Why
+from agent.transports.ddhub.receiving.mailbox import Mailbox, mailbox
+from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxFile
 from tests.runs import DID
 
 ALICE, CAROL = "did:ethr:volta:0xA", "did:ethr:volta:0xC"
@@ -120,8 +120,8 @@ def test_the_newest_key_of_a_message_is_tried_first_and_repeats_count_once(box: 
 
 
 def test_strangers_cannot_push_out_the_keys_of_senders(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.mailbox.MOST_FOREIGN_KEYS", 3)
-    monkeypatch.setattr("agent.transports.ddhub.mailbox.MOST_KEYS", 10)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_FOREIGN_KEYS", 3)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_KEYS", 10)
     box.put_keys([key(0, nanos=1)], listened=[ALICE])
     box.put_keys([key(n, sender=CAROL, of=f"g{n}", nanos=n) for n in range(100)], listened=[ALICE])
     assert box.wrapped(ALICE, "g") == ["w0"]
@@ -165,7 +165,7 @@ def test_a_key_that_has_not_been_tried(box: Mailbox) -> None:
 
 
 def test_the_oldest_that_waits_is_given_up_for_room(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.mailbox.MOST_PARKED", 10_000)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 10_000)
     text = "0" * 4000
     waiting = [(message(n, nanos=10 - n, text=text), Why.KEY, 0) for n in range(4)]
     assert [each.id for each in box.park(waiting[:2], client_id="c")] == []

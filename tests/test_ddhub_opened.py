@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent.signer import KeySigner
-from agent.transports.ddhub import cipher, payload, signature
 from agent.transports.ddhub.answers import ReceivedMessage
-from agent.transports.ddhub.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
+from agent.transports.ddhub.content import cipher, payload, signature
+from agent.transports.ddhub.receiving.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
 from tests.ddhub_keys import SMALL, SMALL_PUBLIC
 from tests.runs import OTHER_SECRET, SECRET
 

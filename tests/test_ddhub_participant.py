@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agent.errors import Verdict
-from agent.transports.ddhub.network import canonical, participant
-from agent.transports.ddhub.participant import (
+from agent.transports.ddhub.keys.network import canonical, participant
+from agent.transports.ddhub.keys.participant import (
     ENCRYPTION_TAG,
     SIGNATURE_TAG,
     ParticipantError,
@@ -28,7 +28,7 @@ from agent.transports.ddhub.participant import (
     read_document,
     short,
 )
-from agent.transports.ddhub.participants_file import ParticipantsFileError, parse
+from agent.transports.ddhub.keys.participants_file import ParticipantsFileError, parse
 from tests.ddhub_keys import MINE
 from tests.ddhub_registry import ALICE, BOB, DDHUB, DID, KEY, PEM, VECTORS
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.transports.ddhub.pattern import MOST_STEPS, NotJudged, read
+from agent.transports.ddhub.content.pattern import MOST_STEPS, NotJudged, read
 
 
 @pytest.mark.parametrize(

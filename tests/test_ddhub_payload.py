@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from agent.errors import EvidenceError
 from agent.evidence.envelope import MAX_ENVELOPE
-from agent.transports.ddhub.cipher import encrypt
-from agent.transports.ddhub.payload import (
+from agent.transports.ddhub.content.cipher import encrypt
+from agent.transports.ddhub.content.payload import (
     MOST_TEXT,
     Payload,
     clear_size,

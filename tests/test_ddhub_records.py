@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agent.model import Frame, GroupPlan, Point, Quality, ValueType
-from agent.transports.ddhub.payload import decode, encode
-from agent.transports.ddhub.records import Agreement, agreement, rendered
+from agent.transports.ddhub.content.payload import decode, encode
+from agent.transports.ddhub.content.records import Agreement, agreement, rendered
 from agent.verifier import Judged, Verifier
 from tests.runs import DID, Run, frame, group
 

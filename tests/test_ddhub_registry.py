@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.transports.ddhub.participant import ENCRYPTION_TAG, SIGNATURE_TAG
-from agent.transports.ddhub.registry import Identity, decode, gap, identity_at, quantity
+from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG
+from agent.transports.ddhub.keys.registry import Identity, decode, gap, identity_at, quantity
 from tests.ddhub_registry import (
     ADDRESS,
     ALICE,

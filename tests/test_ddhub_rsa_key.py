@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from agent.errors import SignerError
 from agent.model import ClockQuality, ClockState
 from agent.signer import KeySigner
-from agent.transports.ddhub import rsa_key
-from agent.transports.ddhub.cipher import unwrap, wrap
-from agent.transports.ddhub.key_folder import KEEP, MOST_KEYS, KeyFolder, Moment
-from agent.transports.ddhub.rsa_key import OurKey, from_gateway, public_pem, read, works, write
+from agent.transports.ddhub.content.cipher import unwrap, wrap
+from agent.transports.ddhub.keys import rsa_key
+from agent.transports.ddhub.keys.key_folder import KEEP, MOST_KEYS, KeyFolder, Moment
+from agent.transports.ddhub.keys.rsa_key import OurKey, from_gateway, public_pem, read, works, write
 from tests.ddhub_keys import MINE, PUBLIC, SMALL, SMALL_PUBLIC, VECTORS
 from tests.keystores import written
 from tests.leaks import files_with, holds, told

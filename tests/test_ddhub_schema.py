@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import Verdict
-from agent.transports.ddhub.payload import encode
-from agent.transports.ddhub.schema import SchemaError, TopicSchema, telemetry_schema
+from agent.transports.ddhub.content.payload import encode
+from agent.transports.ddhub.content.schema import SchemaError, TopicSchema, telemetry_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = json.loads(telemetry_schema())
@@ -45,7 +45,7 @@ def test_what_is_published_is_what_is_registered() -> None:
 
 def test_it_is_shipped() -> None:
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert setup["package-data"]["agent.transports.ddhub"] == ["telemetry.schema.json"]
+    assert setup["package-data"]["agent.transports.ddhub.content"] == ["telemetry.schema.json"]
 
 
 @pytest.mark.parametrize("encrypted", [True, False])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import SignerError
 from agent.evidence.keccak import keccak256
 from agent.signer import KeySigner
-from agent.transports.ddhub.signature import digest_of, is_signed_by, public_key_of, sign_text
+from agent.transports.ddhub.content.signature import digest_of, is_signed_by, public_key_of, sign_text
 from tests.ddhub_keys import VECTORS
 from tests.runs import DID, OTHER_SECRET, SECRET
 

@@ -20,13 +20,13 @@ from anyio.from_thread import BlockingPortal
 from agent.cli import main
 from agent.commands.ddhub_participant import _keys
 from agent.signer import KeySigner
-from agent.transports.ddhub import payload
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.mailbox import mailbox
-from agent.transports.ddhub.records import rendered
-from agent.transports.ddhub.rsa_key import public_pem
-from agent.transports.ddhub.schema import telemetry_schema
-from agent.transports.ddhub.source import Source
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.records import rendered
+from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.rsa_key import public_pem
+from agent.transports.ddhub.receiving.mailbox import mailbox
+from agent.transports.ddhub.receiving.source import Source
 from agent.verifier import Verifier
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import OWNER, DataHub, in_thread

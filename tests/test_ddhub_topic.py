@@ -13,7 +13,7 @@ from agent.errors import TransportError
 from agent.transports.ddhub import registration
 from agent.transports.ddhub import roles as rules
 from agent.transports.ddhub.config import DdhubTopic
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content.schema import telemetry_schema
 from testbed.ddhub.hub import CREATOR_ROLES, OWNER, USER_ROLE
 from testbed.ddhub.rules import permits
 from testbed.ddhub.settings import TOPICCREATOR, USER

@@ -14,12 +14,12 @@ from eth_account import Account
 
 from agent.errors import SignerError, TransportError, Verdict
 from agent.signer import KeySigner
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.network import NETWORKS
-from agent.transports.ddhub.participant import TAGS
-from agent.transports.ddhub.publishing import Mined, Terms, amount, send, terms
-from agent.transports.ddhub.rpc import Nodes
-from agent.transports.ddhub.transactions import Call, Signed, attribute_value, gas_of, publishing, set_attribute
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.network import NETWORKS
+from agent.transports.ddhub.keys.participant import TAGS
+from agent.transports.ddhub.keys.publishing import Mined, Terms, amount, send, terms
+from agent.transports.ddhub.keys.rpc import Nodes
+from agent.transports.ddhub.keys.transactions import Call, Signed, attribute_value, gas_of, publishing, set_attribute
 from testbed.ddhub.contract import gas_for
 from testbed.ddhub.transaction import decode_transaction
 from tests.ddhub_registry import ALICE, BOB, DDHUB, DID, KEY, PEM, REGISTRY, SELECTORS, Ledger, Node, Refused

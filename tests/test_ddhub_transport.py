@@ -19,9 +19,9 @@ from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Ack, Message, Recipient
-from agent.transports.ddhub import payload, signature
-from agent.transports.ddhub.payload import largest_envelope
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content import payload, signature
+from agent.transports.ddhub.content.payload import largest_envelope
+from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
 from tests.ddhub_scripted import ALICE, BOB, TOPIC_ID, Keys, Mailboxes, said, transport
 from tests.fakes import BACKEND, FakeStore, until, virtual_clock

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agent.evidence.record import link_of
-from agent.transports.ddhub import payload
-from agent.transports.ddhub.schema import telemetry_schema
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.schema import telemetry_schema
 from testbed.child import wait_for
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import OWNER

@@ -13,11 +13,11 @@ from agent.config import Channel, Config
 from agent.control.client import ControlError
 from agent.kinds import TRANSPORTS
 from agent.ports import Signer
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_source import FileKeys, resolver
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import participant
-from agent.transports.ddhub.participant import ParticipantError, ParticipantKeys
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_source import FileKeys, resolver
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import participant
+from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys
 
 
 def ddhub_channel(config: Config, name: str | None) -> Channel:

@@ -30,11 +30,12 @@ from agent.config import load
 from agent.errors import SignerError, TransportError
 from agent.ports import Signer
 from agent.printable import printable
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source_config import KeySourceConfig, judge_url, shown
-from agent.transports.ddhub.network import Participant, participant
-from agent.transports.ddhub.participant import (
+from agent.transports.ddhub.content.signature import public_key_of
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig, judge_url, shown
+from agent.transports.ddhub.keys.network import Participant, participant
+from agent.transports.ddhub.keys.participant import (
     ENCRYPTION_TAG,
     SIGNATURE_TAG,
     TAGS,
@@ -42,12 +43,11 @@ from agent.transports.ddhub.participant import (
     Remark,
     short,
 )
-from agent.transports.ddhub.publication import Publication
-from agent.transports.ddhub.publishing import amount, send, terms
-from agent.transports.ddhub.rpc import Nodes
-from agent.transports.ddhub.rsa_key import OurKey, generate
-from agent.transports.ddhub.signature import public_key_of
-from agent.transports.ddhub.transactions import Call, Signed, publishing
+from agent.transports.ddhub.keys.publication import Publication
+from agent.transports.ddhub.keys.publishing import amount, send, terms
+from agent.transports.ddhub.keys.rpc import Nodes
+from agent.transports.ddhub.keys.rsa_key import OurKey, generate
+from agent.transports.ddhub.keys.transactions import Call, Signed, publishing
 
 _NAMES = {SIGNATURE_TAG: "signature key", ENCRYPTION_TAG: "RSA key"}
 _TWO_BLOCKS = (

@@ -19,8 +19,8 @@ from agent.config import Channel, Config
 from agent.errors import SignerError
 from agent.ports import Signer
 from agent.signer import DEFAULT_NETWORK, open_signer
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import participant
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import participant
 
 OPTIONS = ("identity", "passphrase", "network", "keys", "state")
 

@@ -24,12 +24,12 @@ from agent.control.client import ControlError
 from agent.control.status_text import age
 from agent.errors import TransportError
 from agent.printable import printable
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source import open_key_source
-from agent.transports.ddhub.participant import ENCRYPTION_TAG, SIGNATURE_TAG, TAGS
-from agent.transports.ddhub.publication import Publication
-from agent.transports.ddhub.signature import public_key_of
+from agent.transports.ddhub.content.signature import public_key_of
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_source import open_key_source
+from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, TAGS
+from agent.transports.ddhub.keys.publication import Publication
 from agent.transports.ddhub.survey import Seen, survey
 
 _MARKS = {True: " ", False: "!", None: "?"}

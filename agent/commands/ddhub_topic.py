@@ -21,10 +21,10 @@ from agent.commands.ddhub_participant import of_channel
 from agent.config import load
 from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Signer
-from agent.transports.ddhub import payload
 from agent.transports.ddhub.broker import broker
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.schema import SchemaError, TopicSchema, telemetry_schema
 from agent.transports.ddhub.registration import Outcome, Registered, register
-from agent.transports.ddhub.schema import SchemaError, TopicSchema, telemetry_schema
 
 _LARGEST = 1 << 20  # bytes of a schema
 _WORDS = {

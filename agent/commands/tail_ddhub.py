@@ -27,11 +27,11 @@ from agent.errors import EvidenceError, TransportError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head
 from agent.model import Link
-from agent.transports.ddhub.consumer import Consumer
-from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.network import canonical
-from agent.transports.ddhub.records import Agreement, agreement
-from agent.transports.ddhub.source import Source, receiving
+from agent.transports.ddhub.content.records import Agreement, agreement
+from agent.transports.ddhub.keys.network import canonical
+from agent.transports.ddhub.receiving.consumer import Consumer
+from agent.transports.ddhub.receiving.delivery import Delivery
+from agent.transports.ddhub.receiving.source import Source, receiving
 from agent.units import duration_ns
 from agent.verifier import Judged, Signer, Verifier
 

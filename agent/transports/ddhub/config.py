@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 
 from agent.fields import SOME, Problems, Table, judge_host
 from agent.tls import Tls
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import NETWORKS, canonical
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import NETWORKS, canonical
 from agent.units import Duration, S, Size, duration_range, size_range
 
 Padding = Literal["oaep", "pkcs1v15"]
@@ -191,7 +191,7 @@ class DdhubConfig(DdhubServer):
     @property
     def max_envelope(self) -> int:
         """Bytes of the largest envelope that fits into a message."""
-        from agent.transports.ddhub.payload import largest_envelope  # not for who only judges a configuration
+        from agent.transports.ddhub.content.payload import largest_envelope  # not for who only judges a configuration
 
         return largest_envelope(self.max_message)
 

@@ -18,11 +18,11 @@ from anyio import to_thread
 
 from agent.errors import AgentError, Reason, TransportError, only
 from agent.ports import Clock, Recipient
-from agent.transports.ddhub import cipher
 from agent.transports.ddhub.answers import Failure, Posted
 from agent.transports.ddhub.broker import Broker
 from agent.transports.ddhub.config import DdhubRecipient
-from agent.transports.ddhub.key_source import KeySource
+from agent.transports.ddhub.content import cipher
+from agent.transports.ddhub.keys.key_source import KeySource
 from agent.transports.ddhub.message import Outgoing, Refusal, unkeyed
 from agent.transports.ddhub.topics import KnownTopic
 

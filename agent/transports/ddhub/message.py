@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from agent.errors import AgentError
 from agent.ports import Message, Signer
-from agent.transports.ddhub import cipher, payload
 from agent.transports.ddhub.config import DdhubRecipient
-from agent.transports.ddhub.signature import sign_text
+from agent.transports.ddhub.content import cipher, payload
+from agent.transports.ddhub.content.signature import sign_text
 
 MOST_RECORDS = 2048  # half of what the publisher hands over ahead
 

@@ -14,7 +14,7 @@ from agent.evidence.did import did_key
 from agent.ports import Clock
 from agent.transports.ddhub.broker import Broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
-from agent.transports.ddhub.network import participant
+from agent.transports.ddhub.keys.network import participant
 
 S = 1_000_000_000
 TTL = 600 * S

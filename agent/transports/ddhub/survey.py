@@ -21,9 +21,9 @@ from agent.transports.ddhub import roles as rules
 from agent.transports.ddhub.answers import Limits
 from agent.transports.ddhub.broker import Broker, Timeouts, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
-from agent.transports.ddhub.key_source import KeySource
+from agent.transports.ddhub.content.schema import is_ours
+from agent.transports.ddhub.keys.key_source import KeySource
 from agent.transports.ddhub.recipients import Recipients
-from agent.transports.ddhub.schema import is_ours
 from agent.transports.ddhub.topics import Topics
 from agent.transports.ddhub.transport import AROUND, LEAST_MESSAGE
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from agent.errors import Reason, TransportError
 from agent.ports import Clock
-from agent.transports.ddhub import payload
 from agent.transports.ddhub.broker import Broker
 from agent.transports.ddhub.config import DdhubTopic
-from agent.transports.ddhub.schema import SchemaError, TopicSchema
+from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.schema import SchemaError, TopicSchema
 
 S = 1_000_000_000
 TTL = 3600 * S

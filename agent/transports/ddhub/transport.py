@@ -26,15 +26,15 @@ from agent.ports import Ack, Clock, Last, Message, Recipient, Signer
 from agent.transports.ddhub.answers import Limits
 from agent.transports.ddhub.broker import Broker, Timeouts, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
+from agent.transports.ddhub.content.payload import largest_envelope
+from agent.transports.ddhub.content.schema import SchemaError
 from agent.transports.ddhub.courier import Courier
-from agent.transports.ddhub.key_source import KeySource, open_key_source
+from agent.transports.ddhub.keys.key_source import KeySource, open_key_source
+from agent.transports.ddhub.keys.network import participant
+from agent.transports.ddhub.keys.participant import ParticipantError
 from agent.transports.ddhub.login import Login
 from agent.transports.ddhub.message import MOST_RECORDS, Draft, Outgoing, compose
-from agent.transports.ddhub.network import participant
-from agent.transports.ddhub.participant import ParticipantError
-from agent.transports.ddhub.payload import largest_envelope
 from agent.transports.ddhub.recipients import Recipients
-from agent.transports.ddhub.schema import SchemaError
 from agent.transports.ddhub.topics import Topics
 
 S = 1_000_000_000

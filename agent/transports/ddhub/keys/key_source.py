@@ -21,14 +21,14 @@ import anyio
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.did import DidKey
 from agent.ports import Clock, Signer
-from agent.transports.ddhub.did_history import Registry
-from agent.transports.ddhub.exchange import Exchange
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.network import Network, Participant, participant
-from agent.transports.ddhub.participant import ParticipantError, ParticipantKeys
-from agent.transports.ddhub.participants_file import LARGEST, ParticipantsFileError, parse
-from agent.transports.ddhub.rpc import Nodes
-from agent.transports.ddhub.ssi_hub import SsiHub
+from agent.transports.ddhub.keys.did_history import Registry
+from agent.transports.ddhub.keys.exchange import Exchange
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import Network, Participant, participant
+from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys
+from agent.transports.ddhub.keys.participants_file import LARGEST, ParticipantsFileError, parse
+from agent.transports.ddhub.keys.rpc import Nodes
+from agent.transports.ddhub.keys.ssi_hub import SsiHub
 
 S = 1_000_000_000
 TTL = 3600 * S

@@ -8,9 +8,9 @@ The youngest blocks do not count yet: a fork may replace them. Nothing is kept.
 from __future__ import annotations
 
 from agent.errors import TransportError
-from agent.transports.ddhub.network import Participant
-from agent.transports.ddhub.registry import Event, Identity, decode, gap, identity_at
-from agent.transports.ddhub.rpc import Rpc
+from agent.transports.ddhub.keys.network import Participant
+from agent.transports.ddhub.keys.registry import Event, Identity, decode, gap, identity_at
+from agent.transports.ddhub.keys.rpc import Rpc
 
 CHANGED = bytes.fromhex("f96d0f9f")  # changed(address)
 IDENTITY_OWNER = bytes.fromhex("8733d4e8")  # identityOwner(address)

@@ -29,7 +29,7 @@ from agent.instant import instant
 from agent.model import ClockState
 from agent.ports import Clock, Signer
 from agent.signer.files import read_private, write_private
-from agent.transports.ddhub.rsa_key import MOST_BYTES, OurKey, read, write
+from agent.transports.ddhub.keys.rsa_key import MOST_BYTES, OurKey, read, write
 
 KEEP = 25 * 3600 * 1_000_000_000  # ns: a document is cached for an hour, a message kept for 24 h
 MOST_KEYS = 8

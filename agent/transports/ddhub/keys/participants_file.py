@@ -13,8 +13,8 @@ from typing import Any
 from agent.errors import AgentError, Problem, Verdict
 from agent.evidence.did import DidKey
 from agent.printable import printable
-from agent.transports.ddhub.network import participant
-from agent.transports.ddhub.participant import ENCRYPTION_TAG, SIGNATURE_TAG, ParticipantKeys, judged
+from agent.transports.ddhub.keys.network import participant
+from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, ParticipantKeys, judged
 
 LARGEST = 4 << 20  # bytes of a file
 _TAGS = {"signature": SIGNATURE_TAG, "encryption": ENCRYPTION_TAG}

@@ -1,6 +1,6 @@
 """Our RSA key, with which others encrypt for us: how it is made, what its file holds, and how it is opened again.
 
-Pure, but for the signer and the system's generator; agent/transports/ddhub/key_folder.py has the files.
+Pure, but for the signer and the system's generator; agent/transports/ddhub/keys/key_folder.py has the files.
 
 The file is encrypted with a passphrase that nobody has to keep: it is made of a signature of our own key over a fixed
 text, which is the same each time (RFC 6979). So who copies the state folder or a backup of it has nothing without the
@@ -23,7 +23,7 @@ from Crypto.Util.asn1 import DerSequence
 from agent.errors import SignerError
 from agent.evidence.did import did_key
 from agent.ports import Signer
-from agent.transports.ddhub.cipher import CipherError, new_key, unwrap, wrap
+from agent.transports.ddhub.content.cipher import CipherError, new_key, unwrap, wrap
 
 BITS = 4096
 MOST_BYTES = 16 * 1024  # of a file; one has 3.5 kB

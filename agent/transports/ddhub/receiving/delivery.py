@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from agent.errors import EvidenceError
 from agent.printable import printable
 from agent.transports.ddhub.answers import ReceivedMessage
-from agent.transports.ddhub.cipher import CipherError, RsaKey, decrypt, unwrap
-from agent.transports.ddhub.payload import Payload, decode
-from agent.transports.ddhub.signature import is_signed_by
+from agent.transports.ddhub.content.cipher import CipherError, RsaKey, decrypt, unwrap
+from agent.transports.ddhub.content.payload import Payload, decode
+from agent.transports.ddhub.content.signature import is_signed_by
 
 ALTERED = "altered in transport"
 

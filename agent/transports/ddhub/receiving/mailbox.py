@@ -31,8 +31,8 @@ from typing import Any
 import anyio
 
 from agent.transports.ddhub.answers import ReceivedKey, ReceivedMessage
-from agent.transports.ddhub.delivery import Why
-from agent.transports.ddhub.mailbox_file import MailboxError, MailboxFile, mailbox_file
+from agent.transports.ddhub.receiving.delivery import Why
+from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxFile, mailbox_file
 
 MOST_PARKED = 256 << 20  # bytes of messages that cannot be opened yet; beyond it the oldest are given up
 MOST_KEYS = 100_000  # some 100 MB

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.evidence.keccak import address_of, checksum_address
-from agent.transports.ddhub.participant import SIGNATURE_TAG, TAGS, ParticipantKeys, Remark, judged, public_key
+from agent.transports.ddhub.keys.participant import SIGNATURE_TAG, TAGS, ParticipantKeys, Remark, judged, public_key
 
 OWNER_CHANGED = "0x38a5a6e68f30ed1ab45860a4afb34bcb2fc00f22ca462d249b8a8d40cda6f7a3"
 DELEGATE_CHANGED = "0x5a5084339536bcab65f20799fcc58724588145ca054bd2be626174b27ba156f7"

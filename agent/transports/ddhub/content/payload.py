@@ -1,10 +1,9 @@
 """The text that a message carries: ``{"envelopes":["<base64url>",...],"records":[...]}`` (docs/evidence.md, section 7).
 
 Pure, both ways. ``records`` (SenML, for readers without a verifier) is only there if the topic's schema asks for it;
-what it is worth says agent/transports/ddhub/records.py. Sizes are known beforehand: ``clear_size`` is the length of
-what ``encode`` will write, which is ASCII throughout, and ``encrypted_size`` what becomes of that, so a message is
-filled to a limit exactly and written once. Who sends may be anybody: ``decode`` is bounded, and one envelope that is
-none loses no other.
+what it is worth says records.py. Sizes are known beforehand: ``clear_size`` is the length of what ``encode`` will
+write, which is ASCII throughout, and ``encrypted_size`` what becomes of that, so a message is filled to a limit exactly
+and written once. Who sends may be anybody: ``decode`` is bounded, and one envelope that is none loses no other.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from agent.errors import TransportError
 from agent.ports import Clock
 from agent.printable import printable
 from agent.transports.ddhub.answers import ReceivedMessage
-from agent.transports.ddhub.cipher import RsaKey
-from agent.transports.ddhub.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
-from agent.transports.ddhub.key_source import RenewedKeySource
-from agent.transports.ddhub.mailbox import Mailbox, ParkedMessage
-from agent.transports.ddhub.participant import ParticipantError
+from agent.transports.ddhub.content.cipher import RsaKey
+from agent.transports.ddhub.keys.key_source import RenewedKeySource
+from agent.transports.ddhub.keys.participant import ParticipantError
+from agent.transports.ddhub.receiving.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
+from agent.transports.ddhub.receiving.mailbox import Mailbox, ParkedMessage
 
 S = 1_000_000_000
 KEPT = 25 * 3600 * S  # ns; the broker keeps 24 h

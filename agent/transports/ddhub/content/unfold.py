@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from agent.printable import printable
-from agent.transports.ddhub.pattern import NotJudged, Pattern, read
+from agent.transports.ddhub.content.pattern import NotJudged, Pattern, read
 
 _MOST_NODES = 2_000  # schemas within the schema
 _DEEPEST = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.transports.ddhub.participant import (
+from agent.transports.ddhub.keys.participant import (
     ENCRYPTION_TAG,
     SIGNATURE_TAG,
     TAGS,

@@ -2,7 +2,7 @@
 
 Judges as Ajv 8 does in the gateway (draft-07, its strict mode, its formats) and, for what is sent in clear, as the
 broker does. Pure. Anybody may own a topic, so nothing is fetched, a schema that unfolds without end is refused, and
-patterns are judged in bounded time (agent/transports/ddhub/pattern.py). What cannot be judged is told in ``unjudged``
+patterns are judged in bounded time (pattern.py). What cannot be judged is told in ``unjudged``
 and passes. Numbers are compared as decimals. No message repeats a payload.
 
 Of formats, ``date``, ``date-time``, ``byte``, ``uuid`` and ``ipv4`` are held against texts; the others pass.
@@ -22,8 +22,8 @@ from jsonschema import Draft7Validator, FormatChecker
 from jsonschema.validators import extend
 
 from agent.errors import AgentError, Verdict
-from agent.transports.ddhub import pattern
-from agent.transports.ddhub.unfold import unfold
+from agent.transports.ddhub.content import pattern
+from agent.transports.ddhub.content.unfold import unfold
 
 _MOST_PROBLEMS = 5  # told of one payload
 _MOST_STEPS = 20 * pattern.MOST_STEPS  # of patterns, for one payload
@@ -115,7 +115,7 @@ def telemetry_schema(*, readable: bool = False) -> str:
     """Our own topics' schema, as it is published (docs/ddhub/telemetry.schema.json); ``readable``: for a topic that
     demands ``records`` too.
     """
-    text = resources.files("agent.transports.ddhub").joinpath("telemetry.schema.json").read_text("utf-8")
+    text = resources.files("agent.transports.ddhub.content").joinpath("telemetry.schema.json").read_text("utf-8")
     return text.replace('["envelopes"]', '["envelopes", "records"]') if readable else text
 
 

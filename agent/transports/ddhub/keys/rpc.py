@@ -16,10 +16,10 @@ from anyio import to_thread
 from agent.errors import Reason, SecretError, TransportError
 from agent.printable import printable
 from agent.secret import Secret
-from agent.transports.ddhub.exchange import Connection, Exchange
-from agent.transports.ddhub.key_source_config import judge_url, shown
-from agent.transports.ddhub.network import Network
-from agent.transports.ddhub.registry import quantity
+from agent.transports.ddhub.keys.exchange import Connection, Exchange
+from agent.transports.ddhub.keys.key_source_config import judge_url, shown
+from agent.transports.ddhub.keys.network import Network
+from agent.transports.ddhub.keys.registry import quantity
 
 T = TypeVar("T")
 

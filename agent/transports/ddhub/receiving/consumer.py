@@ -34,11 +34,11 @@ from agent.errors import Reason, TransportError
 from agent.ports import Clock
 from agent.transports.ddhub.answers import ReceivedMessage
 from agent.transports.ddhub.broker import Broker
-from agent.transports.ddhub.cipher import RsaKey
-from agent.transports.ddhub.delivery import Delivery
-from agent.transports.ddhub.key_source import RenewedKeySource
-from agent.transports.ddhub.mailbox import Mailbox
-from agent.transports.ddhub.sorter import Sorter
+from agent.transports.ddhub.content.cipher import RsaKey
+from agent.transports.ddhub.keys.key_source import RenewedKeySource
+from agent.transports.ddhub.receiving.delivery import Delivery
+from agent.transports.ddhub.receiving.mailbox import Mailbox
+from agent.transports.ddhub.receiving.sorter import Sorter
 
 S = 1_000_000_000
 AMOUNT = 16  # messages of a search: some 7 MB of them as senders usually fill them
@@ -76,7 +76,7 @@ class _Reading:
 
 
 class Consumer:
-    """Made by ``agent.transports.ddhub.source.receiving``. One task takes batches, any may acknowledge them."""
+    """Made by ``receiving`` of source.py. One task takes batches, any may acknowledge them."""
 
     def __init__(
         self,

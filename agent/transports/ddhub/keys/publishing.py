@@ -16,11 +16,11 @@ import anyio
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.keccak import checksum_address
 from agent.ports import Signer
-from agent.transports.ddhub.did_history import IDENTITY_OWNER
-from agent.transports.ddhub.network import Network
-from agent.transports.ddhub.registry import quantity
-from agent.transports.ddhub.rpc import Nodes, Rpc
-from agent.transports.ddhub.transactions import Call, Signed
+from agent.transports.ddhub.keys.did_history import IDENTITY_OWNER
+from agent.transports.ddhub.keys.network import Network
+from agent.transports.ddhub.keys.registry import quantity
+from agent.transports.ddhub.keys.rpc import Nodes, Rpc
+from agent.transports.ddhub.keys.transactions import Call, Signed
 
 MOST = 10**18  # wei: one EWT. Both keys cost a small part of it, unless a node names an absurd price
 _EVERY = 2.0  # s between two looks for the block

@@ -1,7 +1,7 @@
 """Energy Web's SSI Hub: logs in with our key (Sign-In with Ethereum, EIP-4361) and asks for DID documents.
 
 A hub proves nothing; it is as trusted as its certificate. Its documents are a cache of the chain: late, and blind to
-changes of owner (agent/transports/ddhub/registry.py reads the chain itself). The token is in memory only; it is made
+changes of owner (registry.py reads the chain itself). The token is in memory only; it is made
 anew before it expires, and when the hub does not take it any more.
 """
 
@@ -18,10 +18,10 @@ import anyio
 from agent.eip191 import sign_personal_message
 from agent.errors import Reason, SignerError, TransportError
 from agent.ports import Clock, Signer
-from agent.transports.ddhub.exchange import Connection, Exchange
-from agent.transports.ddhub.key_source_config import shown
-from agent.transports.ddhub.network import Participant, participant
-from agent.transports.ddhub.participant import ParticipantKeys, read_document
+from agent.transports.ddhub.keys.exchange import Connection, Exchange
+from agent.transports.ddhub.keys.key_source_config import shown
+from agent.transports.ddhub.keys.network import Participant, participant
+from agent.transports.ddhub.keys.participant import ParticipantKeys, read_document
 
 S = 1_000_000_000
 _LIFE = 600  # s that a token is used if it does not say how long it is good for

@@ -19,7 +19,7 @@ from agent.errors import SignerError
 from agent.evidence.keccak import checksum_address, keccak256
 from agent.evidence.recovery import of_address
 from agent.ports import Signer
-from agent.transports.ddhub.network import participant
+from agent.transports.ddhub.keys.network import participant
 
 ATTRIBUTE = "did/pub/Rsa/veriKey/hex"  # for both keys, whatever their kind: so client gateways write them
 VALIDITY = 9_007_199_254_740_990  # s; as client gateways write it, longer than anybody will ask

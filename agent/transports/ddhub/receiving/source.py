@@ -18,12 +18,12 @@ from agent.errors import SignerError
 from agent.ports import Clock, Signer
 from agent.transports.ddhub.broker import broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubServer, DdhubTopic, judge_did
-from agent.transports.ddhub.consumer import Consumer, TopicName
-from agent.transports.ddhub.key_folder import KeyFolder
-from agent.transports.ddhub.key_source import open_key_source
-from agent.transports.ddhub.key_source_config import KeySourceConfig
-from agent.transports.ddhub.mailbox import mailbox
-from agent.transports.ddhub.network import participant
+from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_source import open_key_source
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.network import participant
+from agent.transports.ddhub.receiving.consumer import Consumer, TopicName
+from agent.transports.ddhub.receiving.mailbox import mailbox
 
 SCHEMES = ("ddhub+https://", "ddhub+http://")
 _EXAMPLE = "expected ddhub+https://HOST/OWNER/TOPIC"

@@ -1,0 +1,1 @@
+"""Reading back from the Data Hub what others sent to us."""
