@@ -18,7 +18,7 @@ from agent.clock import SystemClock
 from agent.commands import ddhub_keys, ddhub_participant
 from agent.signer import KeySigner, open_signer
 from agent.transports.ddhub.keys.exchange import Exchange
-from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_folder import KEEP, KeyFolder
 from agent.transports.ddhub.keys.key_source import open_key_source
 from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
 from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, short
@@ -345,6 +345,30 @@ def test_a_new_rsa_key_is_made_first_and_then_published(world: World) -> None:
     assert world.run("--send")[0] == 0
     assert world.chain.nonce(DID) == 1
     assert len(world.rsa.read().keys) == 2
+
+
+def test_the_old_key_goes_a_day_after_the_new_one_was_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = 0
+
+    class Later(SystemClock):
+        def boot(self) -> int:
+            return super().boot() + passed
+
+    monkeypatch.setattr(ddhub_keys, "SystemClock", Later)
+    for key in (SMALL, MINE):
+        world.rsa.add(key, made=1)
+    kept = [world.folder / "state" / "ddhub" / f"rsa-{number}.pem" for number in (1, 2)]
+    world.chain.publish_keys(DID, signature=KEY, encryption=SMALL_PUBLIC)
+    world.run()
+    passed = KEEP
+    world.chain.publish_keys(DID, signature=KEY, encryption=public_pem(MINE))
+    assert world.run()[0] == 0
+    assert all(path.exists() for path in kept), "nobody could know the new one until now"
+    passed += KEEP
+    code, _, err = world.run()
+    assert code == 0
+    assert "1 RSA key(s) removed" in err
+    assert [path.exists() for path in kept] == [False, True]
 
 
 def test_root_makes_no_key_that_the_agent_could_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

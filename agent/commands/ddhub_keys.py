@@ -1,8 +1,8 @@
 """``edge-agent ddhub keys``: our two keys, what stands in our DID document, and how to make both agree.
 
-Without an option it changes nothing, here or elsewhere. ``--send`` and its like make the RSA key if there is none;
-``--rotate`` makes another. A new key is on disk before it is published: a crash in between leaves a key that is not
-published yet, which the next call tells.
+Without an option it changes nothing, but that an RSA key goes which was replaced 25 h ago. ``--send`` and its like make
+the RSA key if there is none; ``--rotate`` makes another. A new key is on disk before it is published: a crash in
+between leaves a key that is not published yet, which the next call tells.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import anyio
 
+from agent.clock import SystemClock, boot_id
 from agent.commands import FINDING, GOOD, UNAVAILABLE, USAGE, say
 from agent.commands.ddhub_channel import ddhub_channel, published_keys
 from agent.commands.ddhub_participant import OPTIONS, Ourselves, of_channel, of_options
@@ -32,7 +33,7 @@ from agent.ports import Signer
 from agent.printable import printable
 from agent.transports.ddhub.content.signature import public_key_of
 from agent.transports.ddhub.keys.exchange import Exchange
-from agent.transports.ddhub.keys.key_folder import KeyFolder
+from agent.transports.ddhub.keys.key_folder import KeyFolder, Moment
 from agent.transports.ddhub.keys.key_source_config import KeySourceConfig, judge_url, shown
 from agent.transports.ddhub.keys.network import Participant, participant
 from agent.transports.ddhub.keys.participant import (
@@ -58,8 +59,9 @@ _TWO_BLOCKS = (
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """Our keys as they are to be published, by tag; the RSA key itself, and those that it replaced."""
+    """Our keys as they are to be published, by tag; the RSA key itself, those that it replaced, and where they lie."""
 
+    folder: Path
     texts: Mapping[str, str]
     rsa: OurKey | None
     replaced: Sequence[str]
@@ -124,7 +126,7 @@ def _ours(ourselves: Ourselves, *, make: bool, rotate: bool) -> Ours:
     texts = {SIGNATURE_TAG: public_key_of(ourselves.signer)}
     if newest is not None:
         texts[ENCRYPTION_TAG] = newest.public
-    return Ours(texts, newest, old)
+    return Ours(ourselves.folder, texts, newest, old)
 
 
 def _judge_user(state: Path) -> None:
@@ -167,6 +169,7 @@ class _Keys:
         elif calls and options.send:
             transactions = await self._send(calls)
             found = await self._publication()
+        self._settle(found)
         findings = found.findings()
         if self._error is not None:
             findings = [Remark("", str(self._error), self._error.hint or "try again")]
@@ -189,6 +192,17 @@ class _Keys:
         except TransportError as error:
             self._error = error
         return Publication(self._ours.texts, self._ours.replaced, published)
+
+    def _settle(self, found: Publication) -> None:
+        """Have the folder know whether the document holds the newest key: from then on its time with the old one
+        counts. Raises SignerError.
+        """
+        agrees, folder = found.agrees(ENCRYPTION_TAG), self._ours.folder
+        if agrees is None or not found.replaced or folder.stat().st_uid != os.geteuid():
+            return  # what root wrote there the agent's user could not read
+        now = Moment.now(SystemClock(), boot_id())
+        if removed := KeyFolder(folder, self._signer).settle(newest_published=agrees, now=now):
+            say(f"{removed} RSA key(s) removed that were replaced more than 25 h ago")
 
     @property
     def _source(self) -> str:
