@@ -136,7 +136,7 @@ class MqttRig:
 
     def _listens(self) -> bool:
         try:
-            return bool(self._status()["connections"][0]["state"] == "connected")
+            return any(each.get("state") == "connected" for each in self._status()["connections"])
         except ControlError:  # its socket is made after READY=1
             return False
 

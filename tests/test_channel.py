@@ -918,7 +918,7 @@ _SETTINGS = settings(
 
 
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=15)
+@settings(_SETTINGS, max_examples=8)
 def test_a_true_history_on_a_bad_disk_never_alarms(world: World) -> None:
     live(world)
 

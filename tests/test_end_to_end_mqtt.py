@@ -58,7 +58,7 @@ def listening(rig: Rig) -> None:
 
     def connected() -> bool:
         status = json.loads(command("status", "--json", "--config", rig.config))
-        return bool(status["connections"][0]["state"] == "connected")
+        return any(each.get("state") == "connected" for each in status["connections"])
 
     wait_for(connected, timeout=40, what="the agent to listen")
 

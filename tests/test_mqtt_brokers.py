@@ -562,7 +562,7 @@ async def test_damaged_packets_cost_a_connection_and_nothing_else(tmp_path: Path
     with mosquitto(tmp_path) as broker:
         async with Proxy(broker.port).running() as proxy, publishing(broker.port) as publisher:
             url = f"mqtt://127.0.0.1:{proxy.port}?version={version}"
-            await survives(adapter(url, *devices, timeout="200ms"), proxy, publisher, runs=40)
+            await survives(adapter(url, *devices, timeout="200ms"), proxy, publisher, runs=20)
 
 
 async def test_damaged_tls_costs_a_connection_and_nothing_else(site: Site) -> None:

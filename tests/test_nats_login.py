@@ -362,7 +362,7 @@ async def test_a_server_that_freezes_behind_tls_is_noticed(site: Site) -> None:
     assert (str(error), error.reason) == ("connection lost: stale connection", Reason.TIMEOUT)
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_cancelled_at_every_wait(desk: Desk, site: Site, first: bool) -> None:
     server, login = site.first, dict[str, Any]()
     if not first:
