@@ -1125,7 +1125,7 @@ def test_many_random_lives_lose_nothing_unstated() -> None:
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

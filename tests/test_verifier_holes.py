@@ -96,7 +96,7 @@ def three_runs(chance: random.Random) -> tuple[list[bytes], list[bytes]]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_whatever_data_comes_late_the_account_is_that_of_all(seed: int) -> None:
     """Held back for as long as it pleases."""
     chance = random.Random(seed)
@@ -113,7 +113,7 @@ def test_whatever_data_comes_late_the_account_is_that_of_all(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_plans_that_come_late_leave_something_unknown_and_never_fail(seed: int) -> None:
     """What came before the plan that names its groups is not kept until that comes."""
     chance = random.Random(seed)

@@ -552,7 +552,7 @@ _SETTINGS = settings(
 
 
 @given(worlds())
-@settings(_SETTINGS, max_examples=120)
+@settings(_SETTINGS, max_examples=60)
 def test_a_true_history_never_alarms(world: World) -> None:
     live(world)
 

@@ -221,7 +221,7 @@ _SETTINGS = settings(
 
 
 @given(WORLDS)
-@settings(_SETTINGS, max_examples=60)
+@settings(_SETTINGS, max_examples=30)
 def test_a_true_history_of_a_changing_agent_never_alarms(world: World) -> None:
     live(world)
 
