@@ -201,15 +201,20 @@ class Gateway:
         acknowledge: bool = True,
     ) -> list[Received]:
         """Drain the keys, search, verify, decrypt, acknowledge. ``senders``: DID: their signature key."""
-        while found := await self.post("/messages/internal/search", {"clientId": "gatewaykeys", "amount": 100}):
-            self.keys |= {(each["senderDid"], each["clientGatewayMessageId"]): each["payload"] for each in found}
+        await self._drain_keys()
         asked = {"fqcnTopicList": [*topic_ids], "senderId": [*senders], "clientId": client_id, "amount": amount}
         messages = sorted(await self.post("/messages/search", asked), key=lambda each: int(each["timestampNanos"]))
+        if any((each["senderDid"], each["clientGatewayMessageId"]) not in self.keys for each in messages):
+            await self._drain_keys()  # it was sent between the two searches
         received = [self._open(each, senders) for each in messages]
         if messages and acknowledge:
             ids = [each["messageId"] for each in messages]
             await self.post("/messages/ack", {"messageIds": ids, "clientId": client_id})
         return received
+
+    async def _drain_keys(self) -> None:
+        while found := await self.post("/messages/internal/search", {"clientId": "gatewaykeys", "amount": 100}):
+            self.keys |= {(each["senderDid"], each["clientGatewayMessageId"]): each["payload"] for each in found}
 
     def _open(self, message: dict[str, Any], senders: Mapping[str, str]) -> Received:
         payload, sender = message["payload"], message["senderDid"]
