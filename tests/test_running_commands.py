@@ -5,6 +5,7 @@ of an agent that is down: what they print, where, and their exit codes.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import re
@@ -254,6 +255,7 @@ def as_nobody(refused: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("command", [*ASKING, *LOOKING], ids=" ".join)
 def test_no_permission_for_the_socket_is_77_and_names_the_group(command: list[str], shell: Shell, ring: Ring) -> None:
+    importlib.import_module("agent.commands.top")  # its modules may lie where nobody cannot read them
     with agent_of(shell, ring) as (_, served), as_nobody(served.path):
         words = shell(*command, "--socket", str(served.path), code=77)[1]
     assert "no permission for the socket" in words
