@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agent.errors import Verdict
+from agent.transports.ddhub.content.cipher import CipherError, wrap
 from agent.transports.ddhub.keys.network import canonical, participant
 from agent.transports.ddhub.keys.participant import (
     ENCRYPTION_TAG,
@@ -152,14 +153,15 @@ def test_an_rsa_key_in_all_its_forms(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "this is no RSA key in PEM"),
-        (KEY, "this is no RSA key in PEM"),
-        (PEM[:-60], "this is no RSA key in PEM"),
-        (PEM.replace("MIIC", "MIID"), "this is no RSA key in PEM"),
-        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "this is no RSA key in PEM"),
-        (PEM + " " * 20_000, "this is no RSA key in PEM"),
-        (f"é{PEM}", "this is no RSA key in PEM"),
-        (SMALL_PEM, "an RSA key of 1024 bits, where 2048 to 8192 are taken"),
+        ("", "the text is no RSA public key"),
+        (KEY, "the text is no RSA public key"),
+        (PEM[:-60], "the text is no RSA public key"),
+        (PEM.replace("MIIC", "MIID"), "the text is no RSA public key"),
+        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "the text is no RSA public key"),
+        (PEM.replace("MIIC", "MIIC!"), "the text is no RSA public key"),
+        (PEM + " " * 20_000, "the text is no RSA public key"),
+        (f"é{PEM}", "the text is no RSA public key"),
+        (SMALL_PEM, "an RSA key of 1024 bits, or its exponent, is not fit for use"),
         (PRIVATE_PEM, "a PRIVATE key stands there, which everybody can read now"),
     ],
 )
@@ -169,10 +171,12 @@ def test_an_rsa_key_that_cannot_be_used_is_none(text: str, what: str) -> None:
     assert [remark.what for remark in keys.remarks] == [what]
 
 
-@pytest.mark.parametrize("exponent", [1, 2])
-def test_an_exponent_that_hides_nothing(exponent: int) -> None:
+@pytest.mark.parametrize("exponent", [1, 2, 2**40 + 1], ids=["hides nothing", "even", "takes long"])
+def test_a_key_that_nothing_would_be_wrapped_for_is_none(exponent: int) -> None:
     weak = pem.encode(DerSequence([MINE.n, exponent]).encode(), "RSA PUBLIC KEY")
     assert judged({ENCRYPTION_TAG: weak}).encryption is None
+    with pytest.raises(CipherError):
+        wrap(bytes(32), weak)
 
 
 def test_a_key_as_a_line() -> None:

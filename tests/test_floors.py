@@ -166,7 +166,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.topics": (EDGE, ""),
     "agent.transports.ddhub.transport": (EDGE, "httpx"),
     "agent.transports.ddhub.keys.network": (PURE, ""),
-    "agent.transports.ddhub.keys.participant": (PURE, "Crypto coincurve"),
+    "agent.transports.ddhub.keys.participant": (PURE, "coincurve"),
     "agent.transports.ddhub.keys.participants_file": (PURE, ""),
     "agent.transports.ddhub.keys.publication": (PURE, ""),
     "agent.transports.ddhub.keys.publishing": (EDGE, ""),

@@ -13,20 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import coincurve
-from Crypto.PublicKey import RSA
 
 from agent.errors import AgentError, Verdict
 from agent.evidence.did import did_key
 from agent.printable import printable
+from agent.transports.ddhub.content.cipher import CipherError, read_public_key
 
 SIGNATURE_TAG = "dsb-signature-key"
 ENCRYPTION_TAG = "dsb-symmetric-encryption"
 TAGS = (SIGNATURE_TAG, ENCRYPTION_TAG)
 _GATEWAY_FORM = re.compile(r"0x04[0-9a-f]{128}")
 _ANY_FORM = re.compile(r"(?:0[xX])?(04[0-9A-Fa-f]{128}|0[23][0-9A-Fa-f]{64})")
-_PEM = re.compile(r"-----BEGIN (?:RSA )?PUBLIC KEY-----")
-_LONGEST = 16 * 1024  # characters of a key
-_FEWEST_BITS, _MOST_BITS = 2048, 8192
 _REPUBLISH = "its owner has to publish it again"
 
 
@@ -119,22 +116,13 @@ def _signature(text: str, remarks: list[Remark]) -> str | None:
 
 def _encryption(text: str, remarks: list[Remark]) -> str | None:
     what = ""
-    if len(text) > _LONGEST or not text.isascii():
-        what = "this is no RSA key in PEM"
-    elif "PRIVATE KEY" in text:
+    if "PRIVATE KEY" in text:
         what = "a PRIVATE key stands there, which everybody can read now"
-    elif not _PEM.match(text.strip()):
-        what = "this is no RSA key in PEM"
     else:
         try:
-            key = RSA.import_key(text.strip())
-        except (ValueError, IndexError, TypeError):
-            what = "this is no RSA key in PEM"
-        else:
-            if not _FEWEST_BITS <= key.size_in_bits() <= _MOST_BITS:
-                what = f"an RSA key of {key.size_in_bits()} bits, where {_FEWEST_BITS} to {_MOST_BITS} are taken"
-            elif key.e % 2 == 0:
-                what = "this is no RSA key: its exponent is even"
+            read_public_key(text)
+        except CipherError as error:
+            what = str(error)
     if what:
         remarks.append(Remark(ENCRYPTION_TAG, what, "its owner has to make another RSA key and publish it"))
         return None
@@ -193,4 +181,4 @@ def short(key: str) -> str:
 
 def same_rsa(one: str, other: str) -> bool:
     """Whether two texts hold one RSA key; PEM has several forms. Both were judged."""
-    return RSA.import_key(one) == RSA.import_key(other)
+    return read_public_key(one) == read_public_key(other)
