@@ -51,6 +51,8 @@ class Ledger:
     def new_owner(self, block: int, owner: str) -> Ledger:
         self._log(block, "DIDOwnerChanged", ["address", "uint256"], [owner])
         self.owner = bytes.fromhex(owner[2:])
+        if not any(self.owner):  # which the contract keeps for "none was named"
+            self.owner = self.address
         return self
 
     def delegate(self, block: int, delegate: str) -> Ledger:

@@ -140,6 +140,17 @@ async def test_a_changed_owner_is_honoured_and_must_be_the_contracts() -> None:
     assert "name two owners" in str(await refusal(of_chain(Node(ledger))))
 
 
+async def test_a_did_that_was_given_up_has_no_keys_though_the_contract_names_an_owner() -> None:
+    ledger, clock = Ledger().published(), FakeClock()
+    found = source(Node(ledger), clock, rpc=NODE)
+    assert await pair(found) == (KEY, PEM)
+    ledger.new_owner(300, "0x" + "00" * 20)
+    clock.now += 3600 * S
+    with pytest.raises(ParticipantError, match="has published no key") as raised:
+        await found.keys(DID)
+    assert raised.value.hint.startswith("the DID was given up in block 300; ")
+
+
 async def test_a_node_of_another_chain_is_refused() -> None:
     error = await refusal(of_chain(Node(Ledger().published(), chain=246)))
     assert str(error) == "https://node.example is a node of chain 246, and the DIDs are of volta"

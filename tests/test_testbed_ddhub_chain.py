@@ -49,9 +49,9 @@ class Node:
         error = (await self.ask(method, *params))["error"]
         return error["code"], error["message"]
 
-    async def read(self, name: str, address: str) -> int:
+    async def read(self, name: str, address: str, block: str = "latest") -> int:
         data = RPC["selectors"][f"{name}(address)"] + address[2:].lower().rjust(64, "0")
-        return int(await self.result("eth_call", {"to": REGISTRY, "data": data}, "latest"), 16)
+        return int(await self.result("eth_call", {"to": REGISTRY, "data": data}, block), 16)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,30 @@ async def test_several_changes_may_share_a_block(hub: DataHub, node: Node, addre
     previous = [int(log["data"][2:][word * 64 :][:64], 16) for log, word in zip(found, at_words, strict=True)]
     assert previous == [0, before + 1, before + 1, before + 1]
     assert await node.read("identityOwner", address) == await node.read("owners", address) == int("34" * 20, 16)
+
+
+async def test_the_registry_is_read_as_of_a_block(hub: DataHub, node: Node, address: str) -> None:
+    hub.chain.set_key(address, "a", "0x1")
+    before = hex(hub.chain.head)
+    hub.chain.change_owner(address, "0x" + "34" * 20)
+    assert (await node.read("changed", address), await node.read("changed", address, before)) == (
+        hub.chain.head,
+        hub.chain.head - 1,
+    )
+    assert await node.read("identityOwner", address, before) == int(address, 16)
+    assert await node.read("identityOwner", address) == int("34" * 20, 16)
+    data = RPC["selectors"]["changed(address)"] + address[2:].lower().rjust(64, "0")
+    asked = {"to": REGISTRY, "data": data}
+    assert await node.error("eth_call", asked, hex(hub.chain.head + 1)) == (-32000, "header not found")
+
+
+async def test_an_identity_that_was_given_up_is_its_own_for_the_contract(
+    hub: DataHub, node: Node, address: str
+) -> None:
+    hub.chain.change_owner(address, "0x" + "00" * 20)
+    assert (await node.read("owners", address), await node.read("identityOwner", address)) == (0, int(address, 16))
+    hub.chain.change_owner(address, address)
+    assert await node.read("owners", address) == int(address, 16)
 
 
 async def test_a_reorganisation_takes_blocks_away(hub: DataHub, node: Node, address: str) -> None:
@@ -230,7 +254,10 @@ async def test_a_signed_transaction_is_mined_into_a_block_of_its_own(
     assert (receipt["status"], receipt["blockNumber"], receipt["from"]) == ("0x1", hex(hub.chain.head), address.lower())
     assert [log["transactionHash"] for log in receipt["logs"]] == [sent]
     assert value.hex() in receipt["logs"][0]["data"]
-    assert int(receipt["gasUsed"], 16) == int(await node.result("eth_estimateGas", {"data": data}), 16)
+    estimated = {"from": receipt["from"], "to": REGISTRY, "data": data}
+    assert int(receipt["gasUsed"], 16) == int(await node.result("eth_estimateGas", estimated), 16)
+    refused = estimated | {"from": REGISTRY}
+    assert await node.error("eth_estimateGas", refused) == (3, "execution reverted: bad_actor")
     spent = 10**18 - int(await node.result("eth_getBalance", address, "latest"), 16)
     assert spent == int(receipt["gasUsed"], 16) * 10**9
     assert await node.result("eth_getTransactionCount", address, "latest") == "0x1"

@@ -15,6 +15,7 @@ from testbed.ddhub.clock import HubClock
 from testbed.ddhub.contract import (
     FOR_EVER,
     KEY_NAME,
+    NOBODY,
     OWNER_CHANGED,
     Change,
     address_of,
@@ -138,14 +139,19 @@ class Chain:
 
     # ---- reading ----
 
-    def owner(self, did: str) -> str:
-        """The registry's identityOwner."""
-        found = [log for log in self._of(did) if log["topics"][0] == OWNER_CHANGED]
-        return owner_named(found[-1]) if found else address_of(did)
+    def owners(self, did: str, block: int | None = None) -> str:
+        """What the registry stores as owner, zero if nothing; as of a block, None: with what waits."""
+        found = [log for log in self._of(did, block) if log["topics"][0] == OWNER_CHANGED]
+        return owner_named(found[-1]) if found else NOBODY
 
-    def changed(self, did: str) -> int:
+    def owner(self, did: str, block: int | None = None) -> str:
+        """The registry's identityOwner: who has no owner, or gave it up, is his own."""
+        stored = self.owners(did, block)
+        return address_of(did) if stored == NOBODY else stored
+
+    def changed(self, did: str, block: int | None = None) -> int:
         """The block of the last event; 0 if there is none."""
-        found = self._of(did)
+        found = self._of(did, block)
         return int(found[-1]["block"]) if found else 0
 
     def nonce(self, address: str, *, pending: bool = False) -> int:
@@ -200,6 +206,13 @@ class Chain:
         if self.automine:
             self.mine()
 
+    def would_change(self, data: bytes, sender: str) -> Change:
+        """What a call of the registry would do. Raises ValueError if it reverts."""
+        change = called(data, self._now())
+        if self.owner(change.identity) != address_of(sender):
+            raise ValueError("execution reverted: bad_actor")
+        return change
+
     def find_transaction(self, tx_hash: str) -> tuple[Json, Json] | None:
         """A mined transaction and its block."""
         for block in self.state.blocks:
@@ -215,8 +228,8 @@ class Chain:
         if transaction.to == address_of(self.settings.registry):
             used = min(gas_for(transaction.data), transaction.gas)
             try:
-                change = called(transaction.data, self._now())
-                done = self.owner(change.identity) == transaction.sender and gas_for(transaction.data) == used
+                change = self.would_change(transaction.data, transaction.sender)
+                done = gas_for(transaction.data) == used
             except ValueError:
                 done = False
             else:
@@ -255,12 +268,12 @@ class Chain:
             }
         )
 
-    def _of(self, did: str) -> list[Json]:
-        """The logs of an identity, the oldest first; those that wait belong to the next block."""
+    def _of(self, did: str, until: int | None = None) -> list[Json]:
+        """The logs of an identity up to a block, the oldest first; those that wait belong to the next one."""
         topic, waiting = topic_of(did), {"number": self.head + 1, "logs": self._waiting}
         return [
             {**log, "block": block["number"]}
-            for block in [*self.state.blocks, waiting]
+            for block in [*self.state.blocks, waiting][: None if until is None else until + 1]
             for log in block["logs"]
             if log["topics"][1] == topic
         ]

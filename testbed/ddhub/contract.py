@@ -15,6 +15,7 @@ DELEGATE_CHANGED = "0x" + keccak(text="DIDDelegateChanged(address,bytes32,addres
 ATTRIBUTE_CHANGED = "0x" + keccak(text="DIDAttributeChanged(address,bytes32,bytes,uint256,uint256)").hex()
 KEY_NAME = "did/pub/Rsa/veriKey/hex"
 FOR_EVER = 9007199254740990
+NOBODY = "0x" + 40 * "0"
 _EXECUTION_GAS = 45_000
 _CALLS = {
     keccak(text=f"{name}({','.join(types)})")[:4]: (name, types)

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from testbed.ddhub.broker import Parts
 from testbed.ddhub.chain import BLOCK_GAS, Chain, ChainError
-from testbed.ddhub.contract import gas_for
+from testbed.ddhub.contract import NOBODY, gas_for
 from testbed.ddhub.transaction import decode_transaction
 
 _ZERO = "0x" + 64 * "0"
@@ -97,15 +97,15 @@ class Rpc:
         name = _READS.get(data[:4].hex())
         if name is None or len(data) != 36:
             raise _RpcError(3, "execution reverted")
-        address = "0x" + data[-20:].hex()
+        address, number = "0x" + data[-20:].hex(), self._number(block)
+        if number > self._chain.head:
+            raise _RpcError(-32000, "header not found")
         if name == "nonce":
             return _ZERO
         if name == "changed":
-            return "0x" + f"{self._chain.changed(address):064x}"
-        owner = self._chain.owner(address).lower()
-        if name == "owners" and owner == address:
-            return _ZERO
-        return "0x" + owner[2:].rjust(64, "0")
+            return "0x" + f"{self._chain.changed(address, number):064x}"
+        owner = self._chain.owners(address, number) if name == "owners" else self._chain.owner(address, number)
+        return "0x" + owner[2:].lower().rjust(64, "0")
 
     def _logs(self, asked: dict[str, Any]) -> list[Any]:
         if "blockHash" in asked:
@@ -142,7 +142,13 @@ class Rpc:
         return hex(self._chain.nonce(address, pending=block == "pending"))
 
     def _estimate(self, call: dict[str, Any], block: str = "latest") -> str:
-        return hex(gas_for(bytes.fromhex(call.get("data", call.get("input", "0x"))[2:])))
+        data = bytes.fromhex(call.get("data", call.get("input", "0x"))[2:])
+        if to_checksum_address(call["to"]) == to_checksum_address(self._chain.settings.registry):
+            try:
+                self._chain.would_change(data, call.get("from", NOBODY))
+            except ValueError as error:
+                raise _RpcError(3, str(error)) from None
+        return hex(gas_for(data))
 
     def _send(self, raw: str) -> str:
         try:

@@ -33,7 +33,7 @@ class Registry:
         owner = (await rpc.read(self.address, IDENTITY_OWNER + argument, block=block))[12:]
         events = await self._events(rpc, who, newest) if newest else []
         identity = identity_at(events, address=who.address, now=now)
-        if identity.owner != owner:
+        if identity.owner_by_contract != owner:
             raise rpc.nonsense(f"its log and the registry's contract name two owners of {who.did}")
         return identity
 

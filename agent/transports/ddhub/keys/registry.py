@@ -80,6 +80,11 @@ class Identity:
     keys: ParticipantKeys
     others: frozenset[str]  # further keys that sign for it (did/pub/Secp256k1/veriKey), as 0x04...
 
+    @property
+    def owner_by_contract(self) -> bytes:
+        """What the contract's ``identityOwner`` must say: for it an identity that was given up is its own again."""
+        return self.address if self.owner == _NOBODY else self.owner
+
     def signs(self, key: str) -> bool:
         """Whether what this key (``0x04...``) proves counts as said by the identity to the Data Hub: it is the owner's,
         or one that the owner published.
