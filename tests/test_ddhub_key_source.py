@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,10 @@ SIGNER = KeySigner(bytes.fromhex(ALICE["privateKey"][2:]), network="volta")
 CANARY = "canary-4711"
 NODE = f"https://node.example/v3/{CANARY}"
 Handler = Callable[[httpx.Request], httpx.Response]
+Slow = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
 
 
-def source(handler: Handler, clock: FakeClock | None = None, **keys: Any) -> KeySource:
+def source(handler: Handler | Slow, clock: FakeClock | None = None, **keys: Any) -> KeySource:
     config = KeySourceConfig.model_validate(keys)
     exchange = Exchange(transport=httpx.MockTransport(handler))
     return open_key_source(config, signer=SIGNER, clock=clock or FakeClock(), exchange=exchange)
@@ -99,9 +101,44 @@ async def test_where_ranges_are_limited_the_list_is_walked_and_all_of_a_block_is
         return node.eth_getLogs(asked)
 
     node.script["eth_getLogs"] = limited
-    found = of_chain(node)
+    clock = FakeClock()
+    found = source(node, clock, rpc=NODE)
     assert await pair(found) == (KEY, PEM)
     assert ranges == [(0, 200), (200, 200), (100, 100)]
+    clock.now += 3600 * S
+    assert await pair(found) == (KEY, PEM)
+    assert ranges[3:] == ranges[:3], "it may be able to by now"
+
+
+async def test_a_history_that_never_ends_is_an_error_of_that_participant(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    for block in range(100, 110):
+        ledger.attribute(block, SIGNATURE)
+    node = Node(ledger)
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", 10 * len(SIGNATURE) - 1)
+    assert "has published more than" in str(await refusal(of_chain(node)))
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", 10 * len(SIGNATURE))
+    assert await pair(of_chain(node)) == (KEY, None)
+    node.script["eth_getLogs"] = lambda asked: [
+        log for log in node.eth_getLogs(asked) if asked["fromBlock"] == asked["toBlock"]
+    ]
+    assert await pair(of_chain(node)) == (KEY, None)
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._MOST_BLOCKS", 9)
+    assert "changed in more than 9 blocks" in str(await refusal(of_chain(node)))
+
+
+async def test_a_node_that_takes_too_long_for_one_participant(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(Ledger().published())
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        if b"eth_getLogs" in request.content:
+            await anyio.sleep_forever()
+        return node(request)
+
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._WITHIN", 0.02)
+    error = await refusal(source(slow, rpc=NODE))
+    assert f"all changes of {DID} cannot be had in 0 s" in str(error)
+    assert (error.reason, error.verdict) == (Reason.TIMEOUT, Verdict.RETRY)
 
 
 async def test_a_node_that_left_entries_out_is_asked_for_them() -> None:
@@ -216,6 +253,30 @@ async def test_a_refusal_of_a_node_is_told() -> None:
 
     node.script["eth_call"] = no
     assert "https://node.example refuses eth_call: missing trie node\\u001b[2J" in str(await refusal(of_chain(node)))
+
+
+@pytest.mark.parametrize("key", [CANARY, "canary%2D4711"])
+@pytest.mark.parametrize("place", ["https://node.example/v3/KEY", "https://node.example/?key=KEY"])
+async def test_what_a_server_repeats_of_an_address_is_not_told(
+    place: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "node").write_text(url := place.replace("KEY", key))
+    node = Secret(file=str(tmp_path / "node"))
+    path = url.removeprefix("https://node.example")
+    long = f"{'x' * 190}{CANARY}"  # cut in the middle
+    for status, said in (
+        (404, {"message": f"Cannot POST {path}", "statusCode": 404}),
+        (401, {"message": f"the key {CANARY} is not known"}),
+        (200, {"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": f"{path} {CANARY}: no such project"}}),
+        (403, {"error": long}),
+    ):
+        answer = httpx.Response(status, json=said)
+        error = await refusal(source(lambda _, answer=answer: answer, rpc=node))
+        assert key not in str(error)
+        assert "canary" not in str(error)
+        assert "..." in str(error)
+    assert "canary" not in caplog.text  # httpx logs addresses
 
 
 @pytest.mark.parametrize(
@@ -354,6 +415,15 @@ async def test_one_login_serves_many_look_ups_until_it_expires() -> None:
     with pytest.raises(ParticipantError):
         await found.keys(ALICE["did"])
     assert len(hub.messages) == 2
+
+
+@pytest.mark.parametrize("claims", ['{"iat":1,"exp":1e999}', '{"iat":1}', "[]", "x"])
+async def test_a_token_that_says_nothing_of_its_life_is_used_all_the_same(claims: str) -> None:
+    hub = Hub()
+    token = f"a.{base64.urlsafe_b64encode(claims.encode()).decode()}.b"
+    hub.tokens.add(token)
+    hub.script["/v1/login/siwe/verify"] = lambda: httpx.Response(201, json={"token": token})
+    assert await pair(of_hub(hub)) == (KEY, PEM)
 
 
 async def test_a_hub_that_forgot_us_gets_one_more_login() -> None:

@@ -3,18 +3,22 @@
 Each ends within a time and with a bounded answer, whatever the server sends; what goes wrong is a TransportError. No
 redirect is followed, for it would hand a login to somebody else, and no proxy of the environment is asked. A connection
 lives for one look-up; certificates are read again each hour.
+
+An address may hold an API key. No message has it, also where the server repeats it ("Cannot POST /v3/...").
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import anyio
 import httpx
@@ -27,15 +31,20 @@ from agent.tls import Tls, certificate_hint, reason
 _WITHIN = 20.0  # s for a request with its answer
 _LARGEST = 8 << 20  # bytes of an answer: a DID document with many claims has some hundred kB
 _CONTEXT_LIFE = 3600.0  # s
+_WORDS = 200  # characters of what a server says for people
+_SHORTEST_KEY = 6  # characters; what is shorter in an address ("v3") is no key
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log whole addresses
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``peer``: who gave it, for messages."""
+    """``peer``: who gave it, for messages; ``url``: what was asked, not for them."""
 
     status: int
     body: bytes
     peer: str
+    url: str = field(repr=False)
 
     def json(self) -> Any:
         """Raises TransportError."""
@@ -51,7 +60,16 @@ class Answer:
         except (ValueError, RecursionError):
             return ""
         said = said.get("message", said.get("error")) if isinstance(said, dict) else said
-        return printable(said[:200]) if isinstance(said, str) else ""
+        return self.quoted(said) if isinstance(said, str) else ""
+
+    def quoted(self, words: str) -> str:
+        """The beginning of what the server says, without what it repeats of the address."""
+        parts = urlsplit(self.url)
+        pieces = re.split("[/?&=]", f"{parts.path}?{parts.query}")
+        for piece in sorted({*pieces, *map(unquote, pieces)}, key=len, reverse=True):
+            if len(piece) >= _SHORTEST_KEY:
+                words = words.replace(piece, "...")
+        return printable(words[:_WORDS])
 
     def nonsense(self, what: str) -> TransportError:
         """The error for an answer that cannot be."""
@@ -99,7 +117,7 @@ class Connection:
                                 reason=Reason.TOO_LARGE,
                                 hint="is the address right?",
                             )
-                    return Answer(response.status_code, bytes(content), peer)
+                    return Answer(response.status_code, bytes(content), peer, url)
         except TimeoutError:
             raise _silent(peer) from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from anyio import to_thread
 
 from agent.errors import Reason, SecretError, TransportError
-from agent.printable import printable
 from agent.secret import Secret
 from agent.transports.ddhub.keys.exchange import Connection, Exchange
 from agent.transports.ddhub.keys.key_source_config import judge_url, shown
@@ -54,7 +53,7 @@ class Rpc:
             raise
         if isinstance(said, dict) and isinstance(error := said.get("error"), dict):  # some send it with a status of 4xx
             code, words = error.get("code"), error.get("message")
-            text = printable(words[:200]) if isinstance(words, str) else "no reason given"
+            text = answer.quoted(words) if isinstance(words, str) else "no reason given"
             raise RpcError(f"{self.peer} refuses {method}: {text}", code=code if isinstance(code, int) else 0)
         if answer.status != 200:
             raise answer.unexpected()

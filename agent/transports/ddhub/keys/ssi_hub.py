@@ -129,6 +129,6 @@ def _life(token: str) -> int:
         part = token.split(".")[1]
         claims = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
         life = int(claims["exp"]) - int(claims["iat"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return _LIFE
     return min(max(life, 1), _LONGEST_LIFE)
