@@ -87,7 +87,7 @@ def judged(texts: Mapping[str, str], remarks: Iterable[Remark] = ()) -> Particip
         signature = _signature(text, noted)
     if (text := texts.get(ENCRYPTION_TAG)) is not None:
         encryption = _encryption(text, noted)
-    return ParticipantKeys(signature, encryption, tuple(noted))
+    return ParticipantKeys(signature, encryption, tuple(dict.fromkeys(noted)))  # a document may repeat itself at length
 
 
 def public_key(text: str | bytes) -> str | None:

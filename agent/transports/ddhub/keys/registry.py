@@ -173,6 +173,7 @@ def _published(
     """The newest entry of each of our tags with its text, and the other keys that sign now."""
     newest: dict[str, tuple[AttributeChanged, str]] = {}
     others: dict[str, AttributeChanged] = {}
+    unread: AttributeChanged | None = None  # the last one: an owner may write as many as he likes
     for event in events:
         if not isinstance(event, AttributeChanged) or (match := _KEY_NAME.fullmatch(event.name)) is None:
             continue
@@ -181,12 +182,14 @@ def _published(
             newest[tag] = event, text
             continue
         if match[1].lower() == "rsa" and tag is None and event.valid_to > now:
-            what = f"the attribute {event.name} in block {event.block} cannot be read"
-            remarks.append(Remark("", what, "if it was to be a key of the Data Hub, its owner has to publish it again"))
+            unread = event
         if (match[1], match[2]) == ("Secp256k1", "veriKey"):
             key = public_key(text) or public_key(event.value)
             if key is not None:
                 others[key] = event
+    if unread is not None:
+        what = f"the attribute {unread.name} in block {unread.block} cannot be read"
+        remarks.append(Remark("", what, "if it was to be a key of the Data Hub, its owner has to publish it again"))
     return newest, {key for key, event in others.items() if event.valid_to > now}
 
 
