@@ -1,22 +1,31 @@
-"""Participants and messages for the tests of the fake Data Hub."""
+"""A hub, participants and messages for the tests of the fake Data Hub.
+
+A module takes the fixtures by name: ``hub, alice = ddhub_world.hub, ddhub_world.alice``.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from testbed.ddhub.gateway import Gateway
 from testbed.ddhub.hub import DataHub
+from testbed.ddhub.settings import Settings
+from testbed.processes import NatsServer
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ddhub.json").read_bytes())
 IDENTITIES = json.loads((Path(__file__).parent / "vectors" / "identity.json").read_bytes())
 ALICE, BOB = "0x" + "11" * 32, "0x" + "22" * 32
 UUID4 = "0b271eb8-1e21-4817-95af-7951649360ed"
 NOWHERE = "http://127.0.0.1:9"
+numbers = itertools.count(1000)  # private keys that nobody has yet
 
 
 def message(topic: str, *recipients: str, **changes: Any) -> dict[str, Any]:
@@ -50,8 +59,32 @@ def siwe(who: Gateway, uri: str, nonce: str) -> dict[str, str]:
     return {"message": text, "signature": "0x" + who.personal_sign(text)}
 
 
-def participant(hub: DataHub, number: int) -> Gateway:
+def participant(hub: DataHub) -> Gateway:
     """One that nobody else is, enrolled but not logged in."""
-    gateway = Gateway(hub.url, f"0x{number:064x}", now=hub.clock.now)
+    gateway = Gateway(hub.url, f"0x{next(numbers):064x}", now=hub.clock.now)
     hub.enrol(gateway.did)
     return gateway
+
+
+@pytest.fixture(scope="module")
+async def hub(server: NatsServer) -> AsyncIterator[DataHub]:
+    """One for a module, whose searches do not wait for long."""
+    async with DataHub(server.url, settings=Settings(fetch_wait_s=0.3)) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def alice(hub: DataHub) -> AsyncIterator[Gateway]:
+    """A participant who has logged in; faults that her test put are gone after it."""
+    async with participant(hub) as alice:
+        await alice.login()
+        yield alice
+    hub.faults.clear()
+
+
+@pytest.fixture
+async def bob(hub: DataHub) -> AsyncIterator[Gateway]:
+    """Another one."""
+    async with participant(hub) as bob:
+        await bob.login()
+        yield bob

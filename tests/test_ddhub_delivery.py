@@ -68,9 +68,8 @@ class Person(Gateway):
 
     def __init__(self, hub: DataHub, number: int, padding: Padding = "oaep") -> None:
         assert isinstance(PRIVATE, rsa.RSAPrivateKey)
-        super().__init__(hub.url, f"0x{number:064x}", rsa_key=PRIVATE, now=hub.clock.now)
+        super().__init__(hub.url, f"0x{number:064x}", rsa_key=PRIVATE, padding=padding, now=hub.clock.now)
         self.hub = hub
-        self.padding = padding
         self.got: list[bytes] = []
 
     async def read(self, sender: Gateway) -> list[bytes]:

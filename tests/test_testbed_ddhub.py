@@ -33,6 +33,7 @@ SCHEMA = {
     },
 }
 pytestmark = pytest.mark.anyio
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +291,9 @@ async def test_tokens_expire_and_are_revoked(hub: DataHub, bob: Gateway) -> None
     assert await seen() == 401
     bob.tokens = {"access_token": "a.b.c"}
     assert await seen() == 401
+    await bob.authenticate()
+    bob.tokens = {"access_token": bob.tokens["refresh_token"]}  # which is for refreshing alone
+    assert await seen() == 401
 
 
 async def test_siwe_is_another_way_in(hub: DataHub) -> None:
@@ -545,6 +549,8 @@ async def test_a_message_lies_in_the_recipients_stream_as_the_broker_writes_it(
         ({"payload": ""}, 400, "17", "payload : "),
         ({"payload": {"a": 1}}, 400, "15", "payload"),
         ({"clientGatewayMessageId": UUID4.replace("-4", "-1", 1)}, 400, "17", "clientGatewayMessageId : "),
+        ({"clientGatewayMessageId": UUID4.replace("-9", "-0")}, 400, "17", "clientGatewayMessageId : "),
+        ({"clientGatewayMessageId": UUID4.replace("-9", "-c")}, 400, "17", "clientGatewayMessageId : "),
         ({"signature": "a/b"}, 400, "17", "signature : "),
         ({"signature": None}, 400, "17", "signature : "),
         ({"topicVersion": "1"}, 400, "17", "topicVersion : "),
@@ -572,7 +578,19 @@ async def test_messages_are_judged(
 
 async def test_a_body_that_is_no_json_is_told(alice: Gateway) -> None:
     for body in (b"{", b"[]", b"", b'{"payload":NaN}', b'{"payload":"\xff"}'):
-        assert told(await alice.ask("POST", "/messages", content=body))[:2] == (400, "15")
+        answer = await alice.ask("POST", "/messages", content=body, headers=JSON)
+        assert told(answer)[:2] == (400, "15")
+
+
+async def test_a_body_that_is_not_called_json_is_not_read(alice: Gateway, topic: str) -> None:
+    body = json.dumps(message(topic, alice.did))
+    for kind in (None, {"Content-Type": "text/plain"}):
+        assert (await alice.ask("POST", "/messages", content=body, headers=kind or {})).status_code == 415
+        token = json.dumps({"identityToken": alice.identity_token()})
+        answer = await alice.ask("POST", "/auth/login", content=token, headers=kind or {})
+        assert (answer.status_code, answer.json()["message"]) == (400, "Missing credentials")
+    charset = {"Content-Type": "application/json; charset=utf-8"}
+    assert (await alice.ask("POST", "/messages", content=body, headers=charset)).status_code == 200
 
 
 async def test_a_topic_that_is_deleted_takes_no_messages(hub: DataHub, alice: Gateway) -> None:
@@ -645,7 +663,7 @@ async def test_what_is_larger_than_a_streams_messages_may_be_fails_too(server: N
 
 async def test_text_that_is_no_unicode_is_stored_with_question_marks(hub: DataHub, alice: Gateway, topic: str) -> None:
     body = json.dumps(message(topic, alice.did, payload="\ud800", transactionId="\udfff"))
-    assert (await alice.ask("POST", "/messages", content=body)).json()["recipients"]["sent"] == 1
+    assert (await alice.ask("POST", "/messages", content=body, headers=JSON)).json()["recipients"]["sent"] == 1
     assert (await hub.stored(alice.did))[-1]["payload"] == "?"
 
 

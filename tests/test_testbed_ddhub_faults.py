@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +20,13 @@ from testbed.ddhub.process import DataHubProcess
 from testbed.ddhub.serving import Tls
 from testbed.ddhub.settings import Settings
 from testbed.processes import NatsServer, ProcessError
-from tests.ddhub_world import message, participant, told
+from tests import ddhub_world
+from tests.ddhub_world import message, numbers, participant, told
 
 pytestmark = pytest.mark.anyio
-numbers = itertools.count(9000)
+hub, alice = ddhub_world.hub, ddhub_world.alice
+JSON = {"Content-Type": "application/json"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string", "pattern": "."}}}
-
-
-@pytest.fixture(scope="module")
-async def hub(server: NatsServer) -> AsyncIterator[DataHub]:
-    async with DataHub(server.url, settings=Settings(fetch_wait_s=0.3)) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def alice(hub: DataHub) -> AsyncIterator[Gateway]:
-    async with participant(hub, next(numbers)) as alice:
-        await alice.login()
-        yield alice
-    hub.faults.clear()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +128,7 @@ async def test_a_key_is_lost_though_the_answer_is_200(hub: DataHub, alice: Gatew
 
 @pytest.mark.parametrize("with_did", [True, False])
 async def test_one_recipient_fails_within_a_200(hub: DataHub, alice: Gateway, topic: str, with_did: bool) -> None:
-    async with participant(hub, next(numbers)) as bob:
+    async with participant(hub) as bob:
         await bob.login()
         hub.faults.put("recipient-failed", did=bob.did, reason="Duplicate transaction id.", with_did=with_did)
         hub.faults.put("miscounted", by=2)
@@ -213,7 +199,7 @@ async def test_hub_and_node_may_be_down_while_the_broker_is_not(hub: DataHub, al
 
 async def test_the_broker_goes_on_when_nats_is_back(own_server: NatsServer) -> None:
     hub = DataHub(own_server.url, settings=Settings(request_wait_s=0.2))
-    async with hub, participant(hub, next(numbers)) as bob:
+    async with hub, participant(hub) as bob:
         await bob.login()
         topic = hub.add_topic("back", "{}")
         own_server.kill()
@@ -228,15 +214,15 @@ async def test_the_broker_goes_on_when_nats_is_back(own_server: NatsServer) -> N
 
 async def test_what_is_larger_than_nginx_takes_does_not_come_through(server: NatsServer) -> None:
     hub = DataHub(server.url, settings=Settings(body_max=1000))
-    async with hub, participant(hub, next(numbers)) as bob:
+    async with hub, participant(hub) as bob:
         await bob.login()
-        assert await outcome(bob, "POST", "/messages", content=b"x" * 1001) == "413 <html>"
-        assert await outcome(bob, "POST", "/messages", content=b"x" * 1000) == '400 {"retu'
+        assert await outcome(bob, "POST", "/messages", headers=JSON, content=b"x" * 1001) == "413 <html>"
+        assert await outcome(bob, "POST", "/messages", headers=JSON, content=b"x" * 1000) == '400 {"retu'
 
 
 async def test_a_hub_that_closes_cuts_what_waits(server: NatsServer) -> None:
     hub = DataHub(server.url)
-    async with hub, participant(hub, next(numbers)) as bob:
+    async with hub, participant(hub) as bob:
         await bob.authenticate()
         fault = hub.faults.put("silent", path="/config")
         waiting = asyncio.ensure_future(outcome(bob, "GET", "/config"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,31 +15,12 @@ from testbed.ddhub.gateway import Gateway, Padding, decrypt, is_signed_by, unwra
 from testbed.ddhub.hub import DataHub
 from testbed.ddhub.settings import Settings
 from testbed.processes import NatsServer
-from tests.ddhub_world import ALICE, BOB, NOWHERE, UUID4, VECTORS, message, participant, told
+from tests import ddhub_world
+from tests.ddhub_world import ALICE, BOB, NOWHERE, UUID4, VECTORS, message, numbers, participant, told
 
 DAY = 24 * 3600
 pytestmark = pytest.mark.anyio
-numbers = itertools.count(1000)
-
-
-@pytest.fixture(scope="module")
-async def hub(server: NatsServer) -> AsyncIterator[DataHub]:
-    async with DataHub(server.url, settings=Settings(fetch_wait_s=0.3)) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def alice(hub: DataHub) -> AsyncIterator[Gateway]:
-    async with participant(hub, next(numbers)) as alice:
-        await alice.login()
-        yield alice
-
-
-@pytest.fixture
-async def bob(hub: DataHub) -> AsyncIterator[Gateway]:
-    async with participant(hub, next(numbers)) as bob:
-        await bob.login()
-        yield bob
+hub, alice, bob = ddhub_world.hub, ddhub_world.alice, ddhub_world.bob
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +113,7 @@ async def test_filters_lose_what_they_leave_out_but_for_the_topic_id(
 ) -> None:
     await give(alice, bob, topic, "mine")
     await give(alice, bob, other, "other")
-    async with participant(hub, next(numbers)) as carol:
+    async with participant(hub) as carol:
         await carol.login()
         await give(carol, bob, topic, "carols")
     reader = Reader(bob, alice, topic, other)
@@ -216,7 +195,7 @@ async def test_searches_are_judged(
 
 
 async def test_who_never_had_a_channel_cannot_search(hub: DataHub, topic: str) -> None:
-    async with participant(hub, next(numbers)) as carol:
+    async with participant(hub) as carol:
         await carol.authenticate()
         asked = {"fqcnTopicList": [topic], "senderId": ["x"]}
         assert told(await carol.ask("POST", "/messages/search", json=asked))[:2] == (400, "20")
@@ -304,7 +283,7 @@ async def test_a_key_comes_once_for_each_client_id(alice: Gateway, bob: Gateway)
 
 async def test_keys_that_a_filter_leaves_out_come_again_after_a_while(server: NatsServer) -> None:
     hub = DataHub(server.url, settings=Settings(ack_wait_s=0.2))
-    async with hub, participant(hub, next(numbers)) as bob:
+    async with hub, participant(hub) as bob:
         await bob.login()
         await bob.post("/messages/internal", {"fqcn": bob.did, "clientGatewayMessageId": "m", "payload": "k"})
 
@@ -354,7 +333,7 @@ async def test_everything_is_gone_after_24_hours(hub: DataHub, alice: Gateway, b
 async def test_gateways_understand_each_other(
     alice: Gateway, bob: Gateway, topic: str, padding: Padding, keys_first: bool
 ) -> None:
-    to_bob = {bob.did: bob.encryption_key}
+    to_bob, bob.padding = {bob.did: bob.encryption_key}, padding
     for text in ('{"a":1}', "ü"):
         sent = await alice.send(topic, text, to_bob, padding=padding, keys_first=keys_first, transaction_id=text)
         assert sent["recipients"]["sent"] == 1
@@ -374,8 +353,11 @@ def test_a_gateway_reads_what_the_published_ones_wrote() -> None:
         assert is_signed_by(case["text"], case["signature"], case["recoveredPublicKey"])
         assert not is_signed_by(case["text"], case["signature"][2:], case["recoveredPublicKey"])
         assert not is_signed_by(case["text"] + " ", case["signature"], case["recoveredPublicKey"])
-    for case in (VECTORS["c_rsa"], VECTORS["c_rsa"]["legacy"]):
-        assert unwrap(case["wrappedKeyBase64"], published_key()) == case["unwrapsToAscii"]
+    kinds: tuple[Padding, Padding] = ("oaep", "pkcs1v15")
+    for case, kind, other in zip((VECTORS["c_rsa"], VECTORS["c_rsa"]["legacy"]), kinds, kinds[::-1], strict=True):
+        assert unwrap(case["wrappedKeyBase64"], published_key(), kind) == case["unwrapsToAscii"]
+        with pytest.raises(ValueError, match="cannot be unwrapped"):
+            unwrap(case["wrappedKeyBase64"], published_key(), other)
     own = Gateway(NOWHERE, BOB, rsa_key=published_key())
     assert own.encryption_key == VECTORS["c_rsa"]["publicKeyPemPkcs1"]
     assert own.signature_key == VECTORS["identities"]["bob"]["publicKeyUncompressed"]

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from testbed.ddhub import tokens
 from testbed.ddhub.clock import HubClock
 from testbed.ddhub.faults import Faults
-from testbed.ddhub.fields import parsed
+from testbed.ddhub.fields import is_json, parsed
 from testbed.ddhub.replies import Json, Refused, Unhandled, outcome, rendered
 from testbed.ddhub.rules import permits
 from testbed.ddhub.settings import Settings
@@ -60,7 +60,9 @@ class Call:
         return self.request.query_params
 
     def json(self) -> Json:
-        """The body. Raises Refused (15)."""
+        """The body. Raises Refused (15); HTTPException (415) if it is not called JSON, as JAX-RS has it."""
+        if not is_json(self.request.headers):
+            raise HTTPException(415)
         return parsed(self.body)
 
 

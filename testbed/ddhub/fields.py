@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from testbed.ddhub.replies import Json, Refused, invalid
 
 NO_SPECIAL = r"""(?:&(#\d+;|#x[0-9A-Fa-f]+;|lt;|gt;|quot;|amp;)|[^&<>"'/\\\-\.\u0008\u000C\u000A\u000D\u0009])*"""
-UUID4 = r"[0-9a-fA-F]{8}\-[0-9a-fA-F]{4}\-4[0-9a-fA-F]{3}\-[089abAB][0-9a-fA-F]{3}\-[0-9a-fA-F]{12}"
+UUID4 = r"[0-9a-fA-F]{8}\-[0-9a-fA-F]{4}\-4[0-9a-fA-F]{3}\-[89abAB][0-9a-fA-F]{3}\-[0-9a-fA-F]{12}"
 SEMVER = r"\d+\.\d+\.\d+(-[0-9A-Za-z-.]+)?(\+[0-9A-Za-z-.]+)?"
 HEX = r"[0-9a-fA-F]+"
 CLIENT_ID = r"[a-zA-Z0-9\-:.>*]+"
@@ -124,6 +124,11 @@ TOPIC = (
 )
 TOPIC_TAGS = (Field("tags", NO_SPECIAL, many=True, message="Special characters are not allowed"),)
 TOPIC_VERSION = (Field("schema", required=True),)
+
+
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a request calls its body JSON."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def parsed(body: bytes) -> Json:

@@ -27,7 +27,10 @@ from eth_keys.datatypes import PrivateKey, Signature
 from eth_utils.crypto import keccak
 
 Padding = Literal["oaep", "pkcs1v15"]
-_OAEP = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
+_PADDINGS: Mapping[Padding, rsa_padding.AsymmetricPadding] = {
+    "oaep": rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA1()), hashes.SHA1(), None),
+    "pkcs1v15": rsa_padding.PKCS1v15(),
+}
 _SYMMETRIC = re.compile("[0-9a-f]{64}")
 
 
@@ -42,7 +45,11 @@ class Received:
 
 
 class Gateway:
-    """One participant, by its private key (0x and hex). ``rsa_key`` is made when it is first needed."""
+    """One participant, by its private key (0x and hex). ``rsa_key`` is made when it is first needed.
+
+    ``padding``: the one that it knows. Gateways up to 1.9.1 wrap and unwrap with PKCS1-v1_5, newer ones with OAEP, and
+    neither reads the other's.
+    """
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class Gateway:
         *,
         chain: str = "volta",
         rsa_key: rsa.RSAPrivateKey | None = None,
+        padding: Padding = "oaep",
         tls: ssl.SSLContext | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +67,7 @@ class Gateway:
         self.did = f"did:ethr:{chain}:{self.address}"
         self.keys: dict[tuple[str, str], str] = {}  # sender, clientGatewayMessageId: wrapped key
         self.tokens: dict[str, Any] = {}
+        self.padding = padding
         self._rsa = rsa_key
         self._now = now
         self._http = httpx.AsyncClient(base_url=url, verify=tls or False, timeout=60, trust_env=False)
@@ -157,17 +166,20 @@ class Gateway:
         recipients: Mapping[str, str],
         *,
         version: str = "1.0.0",
-        padding: Padding = "oaep",
+        padding: Padding | None = None,
         transaction_id: str | None = None,
         keys_first: bool = True,
     ) -> Any:
-        """Encrypt for ``recipients`` (DID: their PEM), send keys and message; the broker's answer to that."""
+        """Encrypt for ``recipients`` (DID: their PEM), send keys and message; the broker's answer to that.
+
+        ``padding``: another than its own.
+        """
         key, message_id = uuid.uuid4().hex + uuid.uuid4().hex, str(uuid.uuid4())
-        text = encrypt(payload, bytes.fromhex(key))
+        text, how = encrypt(payload, bytes.fromhex(key)), padding or self.padding
 
         async def send_keys() -> None:
             for did, pem in recipients.items():
-                wrapped = {"fqcn": did, "clientGatewayMessageId": message_id, "payload": wrap(key, pem, padding)}
+                wrapped = {"fqcn": did, "clientGatewayMessageId": message_id, "payload": wrap(key, pem, how)}
                 await self.post("/messages/internal", wrapped)
 
         if keys_first:
@@ -226,7 +238,8 @@ class Gateway:
         if wrapped is None:
             return Received(message, True, None, "no symmetric key")
         try:
-            return Received(message, True, decrypt(payload, bytes.fromhex(unwrap(wrapped, self.rsa_key))))
+            key = unwrap(wrapped, self.rsa_key, self.padding)
+            return Received(message, True, decrypt(payload, bytes.fromhex(key)))
         except ValueError as error:
             return Received(message, True, None, str(error))
 
@@ -252,19 +265,17 @@ def wrap(key: str, pem: str, padding: Padding) -> str:
     public = serialization.load_pem_public_key(pem.encode())
     if not isinstance(public, rsa.RSAPublicKey):
         raise ValueError("no RSA key")
-    kind = _OAEP if padding == "oaep" else rsa_padding.PKCS1v15()
-    return base64.b64encode(public.encrypt(key.encode(), kind)).decode()
+    return base64.b64encode(public.encrypt(key.encode(), _PADDINGS[padding])).decode()
 
 
-def unwrap(wrapped: str, private: rsa.RSAPrivateKey) -> str:
-    """The 64 hex digits, with either padding. Raises ValueError."""
-    for kind in (_OAEP, rsa_padding.PKCS1v15()):
-        try:
-            text = private.decrypt(base64.b64decode(wrapped), kind).decode("ascii")
-        except ValueError:
-            continue
-        if _SYMMETRIC.fullmatch(text):
-            return text
+def unwrap(wrapped: str, private: rsa.RSAPrivateKey, padding: Padding) -> str:
+    """The 64 hex digits. Raises ValueError."""
+    try:
+        text = private.decrypt(base64.b64decode(wrapped), _PADDINGS[padding]).decode("ascii")
+    except ValueError:
+        text = ""
+    if _SYMMETRIC.fullmatch(text):  # a wrong PKCS1-v1_5 gives anything
+        return text
     raise ValueError("the key cannot be unwrapped")
 
 

@@ -22,6 +22,7 @@ from testbed.ddhub import tokens
 from testbed.ddhub.broker import Parts
 from testbed.ddhub.chain import Chain
 from testbed.ddhub.documents import Unresolvable, document
+from testbed.ddhub.fields import is_json
 from testbed.ddhub.login import NotVerified, Siwe, check_times, identity
 
 _PAGE = (
@@ -50,7 +51,9 @@ def answer(status: int, value: Any) -> Response:
 
 
 async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; empty if there is none."""
+    """The JSON object of a request; empty if there is none, as NestJS has it."""
+    if not is_json(request.headers):
+        return {}
     try:
         value = json.loads(await request.body() or b"{}")
     except ValueError:
@@ -190,7 +193,8 @@ class Proxy:
             claims = tokens.verified(token, self._secret, self._parts.clock.now())
         except (ValueError, KeyError, TypeError):
             return None
-        return claims if scheme.lower() == "bearer" and claims["id"] not in self._revoked else None
+        is_access = claims["exp"] - claims["iat"] <= self._parts.settings.access_ttl_s  # a refresh token is none
+        return claims if is_access and scheme.lower() == "bearer" and claims["id"] not in self._revoked else None
 
     def _logged_in(self, did: str, last_check: Callable[[], None]) -> Response:
         """The guard of roles comes before the look at the token's times."""
