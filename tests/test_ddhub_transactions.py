@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import rlp as theirs
 from eth_abi.abi import encode
 from eth_account import Account
 
@@ -19,7 +20,15 @@ from agent.transports.ddhub.keys.network import NETWORKS
 from agent.transports.ddhub.keys.participant import TAGS
 from agent.transports.ddhub.keys.publishing import Mined, Terms, amount, send, terms
 from agent.transports.ddhub.keys.rpc import Nodes
-from agent.transports.ddhub.keys.transactions import Call, Signed, attribute_value, gas_of, publishing, set_attribute
+from agent.transports.ddhub.keys.transactions import (
+    Call,
+    Signed,
+    attribute_value,
+    gas_of,
+    publishing,
+    rlp,
+    set_attribute,
+)
 from testbed.ddhub.contract import gas_for
 from testbed.ddhub.transaction import decode_transaction
 from tests.ddhub_registry import ALICE, BOB, DDHUB, DID, KEY, PEM, REGISTRY, SELECTORS, Ledger, Node, Refused
@@ -77,11 +86,22 @@ def test_signed_as_eth_account_signs(call: Call, nonce: int, price: int) -> None
     signed = call.signed(SIGNER, nonce=nonce, gas_price=price)
     fields = {"nonce": nonce, "gasPrice": price, "gas": call.gas, "to": call.for_wallet()["to"], "value": 0}
     whole: dict[str, Any] = {**fields, "data": call.data, "chainId": 73799}
-    theirs = Account.sign_transaction(whole, BOB["privateKey"])
-    assert signed.raw == bytes(theirs.raw_transaction)
-    assert signed.hash == f"0x{bytes(theirs.hash).hex()}"
+    expected = Account.sign_transaction(whole, BOB["privateKey"])
+    assert signed.raw == bytes(expected.raw_transaction)
+    assert signed.hash == f"0x{bytes(expected.hash).hex()}"
     decoded = decode_transaction(signed.raw)
     assert (decoded.sender, decoded.chain_id, decoded.data, decoded.nonce) == (BOB["address"], 73799, call.data, nonce)
+
+
+NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x100, 2**64 - 1, 2**256 - 1]
+TEXTS = [b"", b"\0", b"\x7f", b"\x80", *(b"\xab" * length for length in (2, 55, 56, 255, 256, 65_536))]
+
+
+@pytest.mark.parametrize("items", [[], *([each] for each in (*NUMBERS, *TEXTS)), [*NUMBERS, *TEXTS]], ids=lambda _: "")
+def test_lists_are_written_as_another_library_reads_them(items: list[int | bytes]) -> None:
+    assert rlp(items) == theirs.encode(items)
+    texts = [item.to_bytes((item.bit_length() + 7) // 8) if isinstance(item, int) else item for item in items]
+    assert theirs.decode(rlp(items), strict=True) == texts
 
 
 def test_nobody_else_can_sign_it() -> None:

@@ -178,7 +178,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.receiving.source": (EDGE, "pydantic"),
     "agent.transports.ddhub.keys.ssi_hub": (EDGE, ""),
     "agent.transports.ddhub.survey": (EDGE, "httpx"),
-    "agent.transports.ddhub.keys.transactions": (PURE, "rlp"),
+    "agent.transports.ddhub.keys.transactions": (PURE, ""),
     "agent.transports.ddhub.content.unfold": (PURE, ""),
     "agent.transports.facts": (WORDS, ""),
     "agent.transports.nats": (WORDS, ""),

@@ -13,9 +13,9 @@ token is no access token, and a DID that is not written by EIP-55 cannot log in.
 
 Not here, so no test may count on it:
 
-- broker: maintenance calls (``reinit*``, ``clientdIdsUpdateWait``, ``createindex``, ``token/generator``: 403), uploads in
-  chunks, formats of JSON Schema that jsonschema does not judge by itself (``date-time``, ``uri``), and what the
-  specification leaves open (one DID twice in ``fqcns`` gets two messages). ``ack_wait`` is 30 s throughout.
+- broker: calls for maintenance (``reinit...``, ``clientdIdsUpdateWait``, ``createindex``, ``token/generator``: 403),
+  uploads in chunks, formats of JSON Schema that jsonschema does not judge by itself (``date-time``, ``uri``), and what
+  the specification leaves open (one DID twice in ``fqcns`` gets two messages). ``ack_wait`` is 30 s throughout.
 - proxy: role credentials (a participant's roles are what a test says), mTLS by status (495, 496 are faults to put).
 - SSI Hub: claims and their enrichment of documents; its cache is the fault "stale-document". Tokens are HS256.
 - chain: other contracts, meta-transactions, gas beyond a rule of thumb, finality.

@@ -9,11 +9,9 @@ Transactions are of the first kind, with the chain's id (EIP-155): every node ta
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import rlp
 
 from agent.errors import SignerError
 from agent.evidence.keccak import checksum_address, keccak256
@@ -81,7 +79,7 @@ class Call:
         if participant(signer.did).address != self.sender:
             raise SignerError(f"{checksum_address(self.sender)} is not the address of our key")
         fields: list[int | bytes] = [nonce, gas_price, self.gas, self.registry, 0, self.data]
-        digest = keccak256(rlp.encode([*fields, self.chain_id, 0, 0]))
+        digest = keccak256(rlp([*fields, self.chain_id, 0, 0]))
         signature = signer.sign(digest)
         found = of_address(self.sender, signature, digest)
         if found is None:
@@ -89,8 +87,7 @@ class Call:
             raise SignerError("a signature just made is not that of our address", hint=hint)
         v = 2 * self.chain_id + 35 + found[0]
         r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
-        raw: bytes = rlp.encode([*fields, v, r, s])
-        return Signed(self, nonce, gas_price, raw)
+        return Signed(self, nonce, gas_price, rlp([*fields, v, r, s]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +103,24 @@ class Signed:
     def hash(self) -> str:
         """By which the chain knows it."""
         return f"0x{keccak256(self.raw).hex()}"
+
+
+def rlp(items: Sequence[int | bytes]) -> bytes:
+    """A list in Ethereum's encoding (RLP; Yellow Paper, appendix B). A number is its bytes without leading zeros."""
+    body = b"".join(map(_item, items))
+    return _head(0xC0, len(body)) + body
+
+
+def _item(item: int | bytes) -> bytes:
+    text = item if isinstance(item, bytes) else item.to_bytes((item.bit_length() + 7) // 8)
+    return text if len(text) == 1 and text < b"\x80" else _head(0x80, len(text)) + text
+
+
+def _head(kind: int, length: int) -> bytes:
+    if length < 56:
+        return bytes([kind + length])
+    digits = length.to_bytes((length.bit_length() + 7) // 8)
+    return bytes([kind + 55 + len(digits)]) + digits
 
 
 def publishing(did: str, tag: str, key: str, *, registry: str) -> Call:
