@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from agent import kinds
 from agent.cli import main
-from agent.clock import SystemClock
+from agent.clock import SystemClock, boot_id
 from agent.commands import ddhub_keys, ddhub_participant
 from agent.signer import KeySigner, open_signer
 from agent.transports.ddhub.keys.exchange import Exchange
-from agent.transports.ddhub.keys.key_folder import KEEP, KeyFolder
+from agent.transports.ddhub.keys.key_folder import KEEP, KeyFolder, Moment
 from agent.transports.ddhub.keys.key_source import open_key_source
 from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
 from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, short
@@ -369,6 +369,21 @@ def test_the_old_key_goes_a_day_after_the_new_one_was_seen(world: World, monkeyp
     assert code == 0
     assert "1 RSA key(s) removed" in err
     assert [path.exists() for path in kept] == [False, True]
+
+
+def test_an_old_key_that_stood_there_until_now_is_kept_for_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(SystemClock):
+        def boot(self) -> int:
+            return super().boot() + KEEP
+
+    monkeypatch.setattr(ddhub_keys, "SystemClock", Later)
+    for key in (SMALL, MINE):
+        world.rsa.add(key, made=1)
+    world.rsa.settle(newest_published=True, now=Moment.now(SystemClock(), boot_id()))
+    world.chain.publish_keys(DID, signature=KEY, encryption=SMALL_PUBLIC)  # by a gateway with our identity, say
+    world.chain.fund(DID)
+    assert world.run("--send")[0] == 0
+    assert (world.folder / "state" / "ddhub" / "rsa-1.pem").exists(), "until now others encrypted for it"
 
 
 def test_root_makes_no_key_that_the_agent_could_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

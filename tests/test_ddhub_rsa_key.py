@@ -291,6 +291,25 @@ def test_a_document_that_goes_back_to_the_old_key_begins_the_time_anew(rotated: 
     assert rotated.settle(newest_published=True, now=at(26 * HOUR + KEEP)) == 1
 
 
+def test_a_key_that_came_back_into_force_is_kept_as_long_as_any(rotated: KeyFolder, tmp_path: Path) -> None:
+    rotated.settle(newest_published=True, now=at(0))
+    (tmp_path / "state/ddhub/rsa-2.pem").unlink()  # damaged, and moved away: the first is published again
+    rotated.add(SMALL, made=3)
+    assert rotated.settle(newest_published=True, now=at(2 * KEEP)) == 0
+    assert rotated.settle(newest_published=True, now=at(3 * KEEP)) == 1
+    assert kept(tmp_path) == ["rsa-2.pem"]
+
+
+def test_a_note_of_days_gone_by_is_not_taken_for_a_new_keys(keys: KeyFolder, tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    keys.settle(newest_published=True, now=at(0))
+    for number in (1, 2):
+        (tmp_path / f"state/ddhub/rsa-{number}.pem").unlink()
+    keys.add(SMALL, made=3)
+    written(tmp_path / "state/ddhub/rsa-2.pem", SEALED, 0o600)
+    assert keys.settle(newest_published=True, now=at(2 * KEEP)) == 0
+
+
 SOON = 2 * HOUR
 
 

@@ -158,6 +158,7 @@ class _Keys:
         """Returns the exit code. Raises TransportError, SignerError, OSError."""
         options = self._options
         found = await self._publication()
+        self._settle(found)  # before anything is sent: another key may have stood there until now
         calls = self._calls(found.missing)
         transactions: list[Mapping[str, Any]] = []
         if calls and options.unsigned is not None:
@@ -169,7 +170,7 @@ class _Keys:
         elif calls and options.send:
             transactions = await self._send(calls)
             found = await self._publication()
-        self._settle(found)
+            self._settle(found)
         findings = found.findings()
         if self._error is not None:
             findings = [Remark("", str(self._error), self._error.hint or "try again")]

@@ -112,9 +112,12 @@ class KeyFolder:
             hint = "publish the newest: the others are removed 25 h after it is seen in the DID document"
             raise SignerError(f"there are {len(numbers)} RSA keys in {self._path} already", hint=hint)
         content = write(key, made=made, signer=self._signer)
-        file = self._file(numbers[-1] + 1 if numbers else 1)
+        number = numbers[-1] + 1 if numbers else 1
+        file = self._file(number)
         with self._told():
             self._make_folder()
+            for each in (*numbers[-1:], number):  # in force until now, or not there: a note on it tells of other days
+                self._note(each).unlink(missing_ok=True)
             write_private(file, content, what="RSA key file")
         return read(
             read_private(file, what="RSA key file", most=MOST_BYTES), signer=self._signer, what=f"RSA key file {file}"
