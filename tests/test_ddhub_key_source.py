@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import ssl
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from agent.transports.ddhub.keys.key_source import CachedKeys, FileKeys, KeySour
 from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
 from agent.transports.ddhub.keys.network import NETWORKS, Participant, participant
 from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys, Remark
+from agent.transports.ddhub.keys.participants_file import parse
 from agent.transports.ddhub.keys.ssi_hub import sign_in_text
 from tests.ddhub_registry import (
     ALICE,
@@ -685,6 +687,23 @@ async def test_the_file_is_read_again_when_it_changed(tmp_path: Path, caplog: py
     ] * 2
     path.write_text(json.dumps({DID: {"signature": KEY}}))
     assert await pair(found) == (KEY, None)
+
+
+async def test_a_file_is_read_beside_the_event_loop_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, threads = tmp_path / "participants.json", []
+    path.write_text(json.dumps({DID: {"signature": KEY}}))
+
+    def parsed(content: bytes, *, file: str) -> Any:
+        threads.append(threading.current_thread())
+        return parse(content, file=file)
+
+    monkeypatch.setattr("agent.transports.ddhub.keys.key_source.parse", parsed)
+    found = FileKeys(path)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(found.keys, DID)
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:

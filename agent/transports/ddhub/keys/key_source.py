@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
+from anyio import to_thread
 
 from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.did import DidKey
@@ -219,11 +220,13 @@ class FileKeys:
         self._version: tuple[int, int, int] | None = None  # of the file when it was read last
         self._table: Mapping[DidKey, ParticipantKeys] | None = None
         self._wrong: TransportError | None = None
+        self._reading = anyio.Lock()
 
     async def keys(self, did: str) -> ParticipantKeys:
         """Raises ParticipantError, TransportError."""
         who = named(did)
-        self._read()
+        async with self._reading:
+            await self._read()
         if self._table is None:
             assert self._wrong is not None
             raise _again(self._wrong)
@@ -236,15 +239,15 @@ class FileKeys:
         """The same: a file that changed is read again each time."""
         return await self.keys(did)
 
-    def _read(self) -> None:
-        """Takes up the file if it changed."""
+    async def _read(self) -> None:
+        """Takes up the file if it changed: thousands of keys take seconds, so in a worker thread."""
         try:
             found = self._path.stat()
             version = (found.st_mtime_ns, found.st_size, found.st_ino)
             if version == self._version:
                 return
             self._version = version
-            self._table = read_participants(self._path)
+            self._table = await to_thread.run_sync(read_participants, self._path)
             self._wrong = None
         except OSError as error:
             self._version = None
