@@ -17,6 +17,7 @@ from agent.cli import main
 from agent.clock import SystemClock, boot_id
 from agent.commands import ddhub_keys, ddhub_participant
 from agent.signer import KeySigner, open_signer
+from agent.tls import Tls
 from agent.transports.ddhub.keys.exchange import Exchange
 from agent.transports.ddhub.keys.key_folder import KEEP, KeyFolder, Moment
 from agent.transports.ddhub.keys.key_source import open_key_source
@@ -322,6 +323,22 @@ def test_a_node_that_cannot_be(world: World, node: str, words: str) -> None:
     assert code == 2
     assert words in err
     assert CANARY not in err
+
+
+@pytest.mark.parametrize(("keys", "name"), [(f'{{ hub = "{HUB}"', None), (f'{{ rpc = "{RPC}"', "node.example")])
+def test_a_node_is_trusted_by_what_is_said_of_nodes(
+    world: World, monkeypatch: pytest.MonkeyPatch, keys: str, name: str | None
+) -> None:
+    given = []
+
+    def exchange(tls: Tls | None) -> Exchange:
+        given.append(tls)
+        return Exchange(transport=httpx.ASGITransport(world))
+
+    monkeypatch.setattr(ddhub_keys, "Exchange", exchange)
+    world.configure(f'{keys}, tls = {{ server_name = "node.example" }} }}')
+    assert world.run("--rpc", RPC)[0] == 1
+    assert [tls and tls.server_name for tls in given] == [name]
 
 
 def test_a_key_in_the_address_of_a_node_is_not_shown(world: World) -> None:

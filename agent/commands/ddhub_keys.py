@@ -76,7 +76,8 @@ def main(options: argparse.Namespace) -> int:
         ourselves = _ourselves(options)
         settings = ourselves.keys
         if node is not None:
-            settings = KeySourceConfig(rpc=(node,), registry=settings.registry, tls=settings.tls)
+            tls = None if settings.rpc is None else settings.tls  # a hub's authority vouches for no node
+            settings = KeySourceConfig(rpc=(node,), registry=settings.registry, tls=tls)
         elif settings.rpc is None and (options.send or options.signed is not None):
             raise ValueError("a node of the chain is needed: --rpc https://NODE, or rpc in keys of the channel")
     except ValueError as error:
