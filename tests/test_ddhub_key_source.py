@@ -196,12 +196,18 @@ async def test_a_node_of_another_chain_is_refused() -> None:
     assert error.hint == "name a node of chain 73799"
 
 
-async def test_a_participant_of_another_chain_is_none_of_ours() -> None:
-    node = Node(Ledger().published())
+@pytest.mark.parametrize("where", ["rpc", "hub"])
+async def test_a_participant_of_another_chain_is_none_of_ours(where: str) -> None:
+    asked = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(404)
+
     with pytest.raises(ParticipantError, match="on another chain than we are") as raised:
-        await of_chain(node).keys(DID.replace("volta", "ewc"))
+        await source(server, **{where: "https://server.example"}).keys(DID.replace("volta", "ewc"))  # type: ignore[arg-type]
     assert raised.value.verdict is Verdict.REJECT
-    assert node.asked == []
+    assert asked == []
 
 
 @pytest.mark.parametrize("did", ["did:web:x", "", DID[:-1]])

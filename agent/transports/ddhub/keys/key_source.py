@@ -26,7 +26,7 @@ from agent.transports.ddhub.keys.did_history import Registry
 from agent.transports.ddhub.keys.exchange import Exchange
 from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
 from agent.transports.ddhub.keys.network import Network, Participant, participant
-from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys
+from agent.transports.ddhub.keys.participant import ParticipantError, ParticipantKeys, judge_network
 from agent.transports.ddhub.keys.participants_file import LARGEST, ParticipantsFileError, parse
 from agent.transports.ddhub.keys.rpc import Nodes
 from agent.transports.ddhub.keys.ssi_hub import SsiHub
@@ -62,7 +62,7 @@ class Resolver(Protocol):
     """Asks once."""
 
     async def keys(self, who: Participant) -> ParticipantKeys:
-        """None of them may be there. Raises TransportError."""
+        """None of them may be there. Raises TransportError; ParticipantError if the participant is on another chain."""
 
 
 def open_key_source(
@@ -98,10 +98,8 @@ class ChainKeys:
         self._clock = clock
 
     async def keys(self, who: Participant) -> ParticipantKeys:
-        """Raises TransportError; ParticipantError if the participant is on another chain."""
-        if who.network != self._network:
-            what = f"{who.did} is on another chain than we are ({self._network.name})"
-            raise ParticipantError(what, hint="a Data Hub serves one chain: correct the DID", verdict=Verdict.REJECT)
+        """As ``Resolver`` says."""
+        judge_network(who, self._network)
         now = self._clock.wall() / S
         identity = await self._nodes.ask(lambda rpc: self._registry.identity(rpc, who, now=now))
         return identity.keys

@@ -18,6 +18,7 @@ from agent.errors import AgentError, Verdict
 from agent.evidence.did import did_key
 from agent.printable import printable
 from agent.transports.ddhub.content.cipher import CipherError, read_public_key
+from agent.transports.ddhub.keys.network import Network, Participant
 
 SIGNATURE_TAG = "dsb-signature-key"
 ENCRYPTION_TAG = "dsb-symmetric-encryption"
@@ -31,6 +32,13 @@ class ParticipantError(AgentError):
     """A participant has no key that could be used for what is wanted. It may publish one later."""
 
     verdict = Verdict.RETRY
+
+
+def judge_network(who: Participant, ours: Network) -> None:
+    """Raises ParticipantError (REJECT) if a participant is on another chain than we are."""
+    if who.network != ours:
+        what = f"{who.did} is on another chain than we are ({ours.name})"
+        raise ParticipantError(what, hint="a Data Hub serves one chain: correct the DID", verdict=Verdict.REJECT)
 
 
 @dataclass(frozen=True, slots=True)

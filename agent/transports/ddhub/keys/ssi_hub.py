@@ -21,7 +21,7 @@ from agent.ports import Clock, Signer
 from agent.transports.ddhub.keys.exchange import Connection, Exchange
 from agent.transports.ddhub.keys.key_source_config import shown
 from agent.transports.ddhub.keys.network import Participant, participant
-from agent.transports.ddhub.keys.participant import ParticipantKeys, read_document
+from agent.transports.ddhub.keys.participant import ParticipantKeys, judge_network, read_document
 
 S = 1_000_000_000
 _LIFE = 600  # s that a token is used if it does not say how long it is good for
@@ -52,7 +52,8 @@ class SsiHub:
         self._logging_in = anyio.Lock()
 
     async def keys(self, who: Participant) -> ParticipantKeys:
-        """The keys in a participant's document. Raises TransportError."""
+        """The keys in a participant's document. Raises TransportError; ParticipantError if it is on another chain."""
+        judge_network(who, participant(self._signer.did).network)
         async with self._exchange.connection(self._url) as connection:
             document = await self._document(connection, who.did)
         try:
