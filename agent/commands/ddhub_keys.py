@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import pwd
 import sys
@@ -69,6 +70,7 @@ class Ours:
 
 def main(options: argparse.Namespace) -> int:
     """Raises ConfigError, ControlError, SignerError, TransportError, OSError."""
+    logging.getLogger("agent").addHandler(logging.NullHandler())  # what the log of a running agent would say
     try:
         if options.json and "-" in (str(options.unsigned), str(options.signed)):
             raise ValueError("--json and - both want stdout; name a file")
