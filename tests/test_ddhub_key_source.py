@@ -264,14 +264,16 @@ async def test_a_refusal_of_a_node_is_told() -> None:
 
 
 @pytest.mark.parametrize("key", [CANARY, "canary%2D4711"])
-@pytest.mark.parametrize("place", ["https://node.example/v3/KEY", "https://node.example/?key=KEY"])
+@pytest.mark.parametrize(
+    "place", ["https://node.example/v3/KEY", "https://node.example/?key=KEY", "https://me:KEY@node.example/"]
+)
 async def test_what_a_server_repeats_of_an_address_is_not_told(
     place: str, key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "node").write_text(url := place.replace("KEY", key))
     node = Secret(file=str(tmp_path / "node"))
-    path = url.removeprefix("https://node.example")
+    path = url.removeprefix("https://").removeprefix("node.example")
     long = f"{'x' * 190}{CANARY}"  # cut in the middle
     for status, said in (
         (404, {"message": f"Cannot POST {path}", "statusCode": 404}),
@@ -344,6 +346,15 @@ async def test_an_address_may_be_a_secret(tmp_path: Path) -> None:
     assert "without TLS anybody on the way" in str(await refusal(found))
     place.write_text(f"{NODE}?key={CANARY}\n")
     assert await pair(of_chain(node, rpc=Secret(file=str(place)))) == (KEY, PEM)
+    place.write_text(f"https://user:{CANARY}@node.example/")
+    given = set()
+
+    def guarded(request: httpx.Request) -> httpx.Response:
+        given.add(request.headers["authorization"])
+        return node(request)
+
+    assert await pair(of_chain(guarded, rpc=Secret(file=str(place)))) == (KEY, PEM)
+    assert given == {f"Basic {base64.b64encode(f'user:{CANARY}'.encode()).decode()}"}
 
 
 # ---- the hub --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Answer:
     def quoted(self, words: str) -> str:
         """The beginning of what the server says, without what it repeats of the address."""
         parts = urlsplit(self.url)
-        pieces = re.split("[/?&=]", f"{parts.path}?{parts.query}")
+        pieces = re.split("[/?&=:]", f"{parts.netloc.rpartition('@')[0]}/{parts.path}?{parts.query}")
         for piece in sorted({*pieces, *map(unquote, pieces)}, key=len, reverse=True):
             if len(piece) >= _SHORTEST_KEY:
                 words = words.replace(piece, "...")

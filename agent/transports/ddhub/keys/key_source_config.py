@@ -32,8 +32,10 @@ _WAYS = ("file", "hub", "rpc")
 _LONGEST_URL = 2048
 
 
-def judge_url(url: str) -> str:
-    """An address that is asked over HTTP. Raises ValueError, which does not repeat it: it may hold a key."""
+def judge_url(url: str, *, is_secret: bool = False) -> str:
+    """An address that is asked over HTTP; ``is_secret``: it may hold a user and password. Raises ValueError, which does
+    not repeat it: it may hold a key.
+    """
     example = 'write it like "https://host/path"'
     if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(f"this is no address of a server; {example}")
@@ -44,7 +46,7 @@ def judge_url(url: str) -> str:
         raise ValueError(f"this is no address of a server; {example}") from None
     if parts.scheme not in ("http", "https") or not host or parts.fragment:
         raise ValueError(f"this is no address of a server; {example}")
-    if "@" in parts.netloc:
+    if "@" in parts.netloc and not is_secret:
         raise ValueError('a user or password stands in the address; put the whole address into { file = "PATH" }')
     judge_host(host)
     if parts.scheme == "http" and not _is_here(host):

@@ -126,7 +126,7 @@ class Nodes:
         if isinstance(address, str):
             return address
         try:
-            return judge_url((await to_thread.run_sync(address.read)).strip())
+            return judge_url((await to_thread.run_sync(address.read)).strip(), is_secret=True)
         except SecretError as error:
             raise TransportError(str(error), reason=Reason.SECRET, hint=error.hint) from error
         except ValueError as error:
