@@ -375,7 +375,7 @@ class Hub:
         assert "origin" not in request.headers
         path = request.url.path
         self.requests.append(f"{request.method} {path}")
-        assert request.url.host == "hub.example"
+        assert request.url.host in ("hub.example", "::1")
         if path in self.script:
             return self.script[path]()
         if path == "/v1/login/siwe/initiate":
@@ -420,6 +420,23 @@ async def test_the_hub_lets_us_in_by_our_key_and_is_asked_in_one_form() -> None:
         f"{ALICE['address']}\n\n\nURI: https://hub.example/v1/login/siwe/verify\nVersion: 1\nChain ID: 73799\n"
         "Nonce: nonce0\nIssued At: 2025-11-24T16:16:40.000Z"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Hub.Example:443", "https://hub.example"),
+        ("https://hub.example:8443/v1", "https://hub.example:8443"),
+        ("http://[::1]:80/v1/", "http://[::1]"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+async def test_the_hub_is_named_as_it_names_itself(url: str, origin: str) -> None:
+    hub = Hub()
+    assert await pair(source(hub, hub=url)) == (KEY, PEM)
+    (message,) = hub.messages
+    assert message.startswith(f"{origin.partition('://')[2]} wants you to sign in with your Ethereum account:\n")
+    assert f"\nURI: {origin}/v1/login/siwe/verify\n" in message
 
 
 async def test_one_login_serves_many_look_ups_until_it_expires() -> None:

@@ -88,9 +88,9 @@ class SsiHub:
         nonce = await self._asked(connection, "initiate", {}, "nonce")
         if not nonce.isalnum() or not nonce.isascii() or len(nonce) > 200:
             raise self._nonsense("its nonce is none")  # it would become a part of what we sign
-        origin = shown(self._url)
+        origin = _origin(self._url)
         text = sign_in_text(
-            domain=urlsplit(origin).netloc,
+            domain=origin.partition("://")[2],
             who=participant(self._signer.did),
             uri=f"{origin}/v1/login/siwe/verify",
             nonce=nonce,
@@ -118,6 +118,14 @@ class SsiHub:
 
     def _nonsense(self, what: str) -> TransportError:
         return TransportError(f"{self.peer}: {what}", reason=Reason.PROTOCOL, hint="is it an SSI Hub?")
+
+
+def _origin(url: str) -> str:
+    """As the hub writes its own, which it compares as text: small letters, and no port that goes without saying."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    usual = parts.port in (None, {"http": 80, "https": 443}[parts.scheme])
+    return f"{parts.scheme}://{host}" if usual else f"{parts.scheme}://{host}:{parts.port}"
 
 
 def _bearer(token: str) -> dict[str, str]:
