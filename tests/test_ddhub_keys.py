@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,27 @@ def test_an_old_key_that_stood_there_until_now_is_kept_for_a_day(world: World, m
     world.chain.fund(DID)
     assert world.run("--send")[0] == 0
     assert (world.folder / "state" / "ddhub" / "rsa-1.pem").exists(), "until now others encrypted for it"
+
+
+def test_root_may_look_at_the_agents_keys_and_leaves_what_the_agent_can_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.rsa.add(SMALL, made=1)
+    world.chain.publish_keys(DID, signature=KEY, encryption=SMALL_PUBLIC)
+    folder = world.folder / "state" / "ddhub"
+    shutil.copy(folder / "rsa-1.pem", folder / "rsa-2.pem")
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    else:
+        for each in (world.folder / "key", folder, *folder.iterdir()):
+            os.chown(each, 4711, 4712)
+    assert world.run()[::2] == (0, "")
+    owner, group = folder.stat().st_uid, folder.stat().st_gid
+    assert owner != os.geteuid()
+    found = {
+        each.name: (each.stat().st_uid, each.stat().st_gid, each.stat().st_mode & 0o777) for each in folder.iterdir()
+    }
+    assert found == dict.fromkeys(("rsa-1.pem", "rsa-1.replaced", "rsa-2.pem"), (owner, group, 0o600))
 
 
 def test_root_makes_no_key_that_the_agent_could_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,9 @@ def _ourselves(options: argparse.Namespace) -> Ourselves:
     if any(getattr(options, name) is not None for name in OPTIONS):
         if options.channel is not None:
             raise ValueError("--channel is for a configuration; it says who we are, leave --identity and its like out")
-        return of_options(options)
+        return of_options(options, any_owner=True)
     config = load(options.config)
-    return of_channel(config, ddhub_channel(config, options.channel))
+    return of_channel(config, ddhub_channel(config, options.channel), any_owner=True)
 
 
 def _node(text: str | None) -> Any:
@@ -115,7 +115,7 @@ def _node(text: str | None) -> Any:
 
 def _ours(ourselves: Ourselves, *, make: bool, rotate: bool) -> Ours:
     """Reads our keys, and makes an RSA key if that was asked for. Raises SignerError, OSError."""
-    folder = KeyFolder(ourselves.folder, ourselves.signer)
+    folder = KeyFolder(ourselves.folder, ourselves.signer, any_owner=True)
     keys = folder.read()
     for error in keys.refused:
         say(f"{error}; {error.hint}")
@@ -202,8 +202,8 @@ class _Keys:
         counts. Raises SignerError.
         """
         agrees, folder = found.agrees(ENCRYPTION_TAG), self._ours.folder
-        if agrees is None or not found.replaced or folder.stat().st_uid != os.geteuid():
-            return  # what root wrote there the agent's user could not read
+        if agrees is None or not found.replaced:
+            return
         now = Moment.now(SystemClock(), boot_id())
         if removed := KeyFolder(folder, self._signer).settle(newest_published=agrees, now=now):
             say(f"{removed} RSA key(s) removed that were replaced more than 25 h ago")

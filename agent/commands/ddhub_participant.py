@@ -34,14 +34,16 @@ class Ourselves:
     folder: Path
 
 
-def of_channel(config: Config, channel: Channel, *, state: Path | None = None) -> Ourselves:
-    """The agent on a channel to a Data Hub. Raises SignerError."""
+def of_channel(config: Config, channel: Channel, *, state: Path | None = None, any_owner: bool = False) -> Ourselves:
+    """The agent on a channel to a Data Hub; ``any_owner``: for root, who leaves nothing behind that the agent's user
+    could not read. Raises SignerError.
+    """
     identity = config.identity
-    signer = open_signer(identity.key, passphrase=identity.passphrase, did=identity.did)
+    signer = open_signer(identity.key, passphrase=identity.passphrase, did=identity.did, any_owner=any_owner)
     return Ourselves(_judged(signer, "write identity.did so"), channel.settings.keys, state or rsa_folder(config))
 
 
-def of_options(options: argparse.Namespace) -> Ourselves:
+def of_options(options: argparse.Namespace, *, any_owner: bool = False) -> Ourselves:
     """Raises ValueError, SignerError."""
     if options.identity is None:
         raise ValueError("say who we are: --identity file:PATH, keystore:FILE or credential:NAME")
@@ -50,7 +52,8 @@ def of_options(options: argparse.Namespace) -> Ourselves:
     keys = _keys(options.keys)
     custody, passphrase = place(options.identity, "--identity"), secret(options.passphrase, "--passphrase")
     together(custody, passphrase, "--passphrase")
-    signer = open_signer(custody, passphrase=passphrase, network=options.network or DEFAULT_NETWORK)
+    network = options.network or DEFAULT_NETWORK
+    signer = open_signer(custody, passphrase=passphrase, network=network, any_owner=any_owner)
     return Ourselves(_judged(signer, "say --network"), keys, options.state)
 
 

@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
     config = load(options.config)
     channel = ddhub_channel(config, options.channel)
     running, trouble = _running(options, channel.id)
-    return anyio.run(_look, options, channel, of_channel(config, channel), running, trouble)
+    return anyio.run(_look, options, channel, of_channel(config, channel, any_owner=True), running, trouble)
 
 
 def _running(options: argparse.Namespace, name: str) -> tuple[Table | None, str]:
@@ -100,7 +100,7 @@ async def _look(
 async def _our_keys(ourselves: Ourselves, exchange: Exchange) -> list[Seen]:
     """Whether the two keys stand in our DID document. Raises SignerError, PermissionError."""
     signer = ourselves.signer
-    folder = KeyFolder(ourselves.folder, signer).read()
+    folder = KeyFolder(ourselves.folder, signer, any_owner=True).read()
     for error in folder.refused:
         say(f"{error}; {error.hint}")
     texts = {SIGNATURE_TAG: public_key_of(signer)}

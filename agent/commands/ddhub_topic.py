@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
             return GOOD
         config = load(options.config)
         channel = ddhub_channel(config, options.channel)
-        settings, signer = channel.settings, of_channel(config, channel).signer
+        settings, signer = channel.settings, of_channel(config, channel, any_owner=True).signer
         topic = _topic(settings.topic, options.version)
     except ValueError as error:
         say(f"edge-agent ddhub topic: {error}")

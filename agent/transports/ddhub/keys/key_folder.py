@@ -82,11 +82,12 @@ class OurKeys:
 
 
 class KeyFolder:
-    """The keys of one identity. The folder is made when the first key is."""
+    """The keys of one identity. The folder is made when the first key is. ``any_owner``: root may look at anybody's."""
 
-    def __init__(self, path: Path, signer: Signer) -> None:
+    def __init__(self, path: Path, signer: Signer, *, any_owner: bool = False) -> None:
         self._path = path
         self._signer = signer
+        self._any_owner = any_owner
 
     def read(self) -> OurKeys:
         """What is there: 0.2 s of CPU for each. Raises SignerError if the newest cannot be read: damaged, of a newer
@@ -97,7 +98,7 @@ class KeyFolder:
         for number in reversed(self._numbers()):
             file = self._file(number)
             try:
-                content = read_private(file, what="RSA key file", most=MOST_BYTES)
+                content = read_private(file, what="RSA key file", most=MOST_BYTES, any_owner=self._any_owner)
                 keys.append(read(content, signer=self._signer, what=f"RSA key file {file}"))
             except SignerError as error:
                 if not keys:
@@ -170,6 +171,9 @@ class KeyFolder:
         draft = note.with_suffix(".new")
         draft.unlink(missing_ok=True)
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            if os.geteuid() == 0:  # the agent's user must be able to read it
+                folder = self._path.stat()
+                os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
             json.dump(asdict(now), file)
             file.flush()
             os.fsync(file.fileno())
