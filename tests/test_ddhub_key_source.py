@@ -114,12 +114,13 @@ async def test_where_ranges_are_limited_the_list_is_walked_and_all_of_a_block_is
 
 async def test_a_history_that_never_ends_is_an_error_of_that_participant(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
-    for block in range(100, 110):
+    for block in range(100, 109):
         ledger.attribute(block, SIGNATURE)
-    node = Node(ledger)
-    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", 10 * len(SIGNATURE) - 1)
+    node = Node(ledger.delegate(109, ALICE["address"]))
+    size = 9 * len(SIGNATURE) + 10 * 200
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", size - 1)
     assert "has published more than" in str(await refusal(of_chain(node)))
-    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", 10 * len(SIGNATURE))
+    monkeypatch.setattr("agent.transports.ddhub.keys.did_history._LARGEST", size)
     assert await pair(of_chain(node)) == (KEY, None)
     node.script["eth_getLogs"] = lambda asked: [
         log for log in node.eth_getLogs(asked) if asked["fromBlock"] == asked["toBlock"]

@@ -22,7 +22,8 @@ from agent.transports.ddhub.keys.rpc import Rpc
 CHANGED = bytes.fromhex("f96d0f9f")  # changed(address)
 IDENTITY_OWNER = bytes.fromhex("8733d4e8")  # identityOwner(address)
 _MOST_BLOCKS = 1000  # with changes of one identity
-_LARGEST = 8 << 20  # bytes of one identity's values
+_LARGEST = 8 << 20  # bytes of one identity's values, each of which counts for at least so many:
+_LEAST = 200
 _WITHIN = 120.0  # s for all that is asked about one identity
 _AGAIN = 3600  # s until a node that could not is asked at once again: it may be another now, or have been out of breath
 
@@ -116,7 +117,7 @@ class _History:
             first = self.firsts.setdefault(event.block, event)
             if event.index < first.index:
                 self.firsts[event.block] = event
-            self._size += len(event.value) if isinstance(event, AttributeChanged) else 0
+            self._size += _LEAST + (len(event.value) if isinstance(event, AttributeChanged) else 0)
         if self._size > _LARGEST:
             what = f"{self._did} has published more than {_LARGEST >> 20} MiB in the registry"
             raise TransportError(what, reason=Reason.TOO_LARGE, hint="no participant needs so much: is the DID right?")
