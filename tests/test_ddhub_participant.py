@@ -227,6 +227,13 @@ def test_the_file() -> None:
     assert parse(b"{}", file="p.json") == {}
 
 
+def test_what_is_wrong_a_thousand_times_is_told_in_a_few_lines() -> None:
+    with pytest.raises(ParticipantsFileError) as raised:
+        file({f"did:web:{number}": {} for number in range(1000)})
+    lines = str(raised.value).splitlines()
+    assert (len(lines), lines[-1], len(raised.value.problems)) == (21, "and 980 more", 1000)
+
+
 def test_all_problems_at_once_each_with_its_line() -> None:
     table = {
         "did:web:x": {},

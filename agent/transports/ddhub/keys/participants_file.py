@@ -7,6 +7,7 @@ One of the two keys may be left out. All that is wrong is found at once, each wi
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from agent.transports.ddhub.keys.network import participant
 from agent.transports.ddhub.keys.participant import ENCRYPTION_TAG, SIGNATURE_TAG, ParticipantKeys, judged
 
 LARGEST = 4 << 20  # bytes of a file
+_SHOWN = 20  # problems in a message: who writes one thing wrong writes it wrong a thousand times
 _TAGS = {"signature": SIGNATURE_TAG, "encryption": ENCRYPTION_TAG}
 _MEMBERS = {tag: name for name, tag in _TAGS.items()}
 
@@ -27,7 +29,10 @@ class ParticipantsFileError(AgentError):
     verdict = Verdict.RETRY
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)), hint="correct the file; it is read again at once")
+        lines = [str(problem) for problem in problems[:_SHOWN]]
+        if more := len(problems) - len(lines):
+            lines.append(f"and {more} more")
+        super().__init__("\n".join(lines), hint="correct the file; it is read again at once")
         self.problems = tuple(problems)
 
 
@@ -36,8 +41,8 @@ class _Twice(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.twice = {name for name in names if names.count(name) > 1} if len(self) < len(names) else set()
+        counts = Counter(name for name, _ in pairs)
+        self.twice = {name for name, count in counts.items() if count > 1}
 
 
 def parse(content: bytes, *, file: str) -> Mapping[DidKey, ParticipantKeys]:
