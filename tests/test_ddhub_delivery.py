@@ -27,6 +27,7 @@ from agent.transports.ddhub.config import DdhubConfig
 from agent.transports.ddhub.content import payload
 from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
+from testbed.ddhub.contract import KEY_NAME, key_value
 from testbed.ddhub.faults import ANYWHERE
 from testbed.ddhub.gateway import Gateway, Padding
 from testbed.ddhub.hub import OWNER, USER_ROLE, DataHub
@@ -186,6 +187,27 @@ async def test_every_participant_can_verify_and_read_all(
         await bench.drained()
     for each in people:
         assert await each.read(sender) == bench.run.sent
+
+
+@pytest.mark.parametrize("source", ["hub", "rpc"])
+async def test_keys_are_those_of_documents_on_both_sides(
+    hub: DataHub, people: Sequence[Person], sender: Gateway, tmp_path: Path, source: str
+) -> None:
+    bob, carol = people
+    for each in people:
+        hub.chain.publish_keys(each.did, signature=each.signature_key, encryption=each.encryption_key)
+    hub.chain.mine(12)
+    hub.chain.publish_keys(DID, signature=sender.signature_key)
+    hub.chain.revoke_attribute(DID, KEY_NAME, key_value("dsb-symmetric-encryption", bob.encryption_key))
+    assert await carol.senders(DID, hub=hub.hub_url) == {}, "one key of two is none"
+    hub.chain.publish_keys(DID, encryption=bob.encryption_key)  # anybody's will do, for nobody writes to us
+    keys = {source: {"hub": hub.hub_url, "rpc": hub.rpc_url}[source]}
+    async with running(Bench(hub, *people, folder=tmp_path, keys=keys)) as bench:
+        await bench.drained()
+    for each in people:
+        found = await each.receive([each.topic], await each.senders(DID, hub=hub.hub_url))
+        assert all(one.verified for one in found)
+        assert [envelope for one in found for envelope in payload.decode(one.text or "").envelopes] == bench.run.sent
 
 
 async def test_whatever_the_hub_does_once_all_arrives_in_order(

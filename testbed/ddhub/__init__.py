@@ -19,8 +19,7 @@ Not here, so no test may count on it:
 - proxy: role credentials (a participant's roles are what a test says), mTLS by status (495, 496 are faults to put).
 - SSI Hub: claims and their enrichment of documents; its cache is the fault "stale-document". Tokens are HS256.
 - chain: other contracts, meta-transactions, gas beyond a rule of thumb, finality.
-- gateway: it takes senders' keys from the test and not from documents, where a deployed one wants both; it judges no
-  schema, drains all keys and not one a minute, reads batches of several senders (a deployed one loses all but the first
-  sender's), and acknowledges at once and not with the next call.
+- gateway: it judges no schema, drains all keys and not one a minute, reads batches of several senders (a deployed one
+  loses all but the first sender's), acknowledges at once and not with the next call, and keeps no document for an hour.
 - load: it is no judge of it.
 """

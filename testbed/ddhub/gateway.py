@@ -203,6 +203,20 @@ class Gateway:
 
     # ---- receiving ----
 
+    async def senders(self, *dids: str, hub: str) -> dict[str, str]:
+        """The signature keys of participants as an SSI Hub's documents have them (``hub``: its URL without /v1); of who
+        has not published both of his keys a gateway takes nothing.
+        """
+        login = await self._http.post(f"{hub}/v1/login", json={"identityToken": self.identity_token()})
+        bearer = {"Authorization": f"Bearer {login.raise_for_status().json()['token']}"}
+        found = {}
+        for did in dids:
+            document = (await self._http.get(f"{hub}/v1/DID/{did}", headers=bearer)).raise_for_status().json()
+            keys = {entry["id"]: entry.get("publicKeyHex") for entry in document["publicKey"]}
+            if f"{did}#dsb-symmetric-encryption" in keys and (key := keys.get(f"{did}#dsb-signature-key")):
+                found[did] = str(key)
+        return found
+
     async def receive(
         self,
         topic_ids: Sequence[str],
