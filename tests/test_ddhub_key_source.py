@@ -392,7 +392,9 @@ class Hub:
         if request.headers.get("authorization", "").removeprefix("Bearer ") not in self.tokens:
             return httpx.Response(401, json={"message": "Unauthorized", "statusCode": 401})
         document = self.documents.get(path.removeprefix("/v1/DID/"))
-        return httpx.Response(404) if document is None else httpx.Response(200, json=document)
+        if document is None:
+            return httpx.Response(404, json={"message": "Cannot resolve", "statusCode": 404})
+        return httpx.Response(200, json=document)
 
 
 def of_hub(hub: Handler, clock: FakeClock | None = None) -> KeySource:
@@ -479,6 +481,16 @@ async def test_a_hub_that_forgot_us_gets_one_more_login() -> None:
 async def test_a_did_that_the_hub_does_not_know_has_no_keys() -> None:
     with pytest.raises(ParticipantError, match="has published no key"):
         await of_hub(Hub()).keys(BOB["did"].replace("1563915e194D8CfBA1943570603F7606A3115508", "11" * 20))
+
+
+async def test_a_proxy_without_a_hub_takes_nobodys_keys_away() -> None:
+    hub, clock = Hub(), FakeClock()
+    found = of_hub(hub, clock)
+    assert await pair(found) == (KEY, PEM)
+    hub.script[f"/v1/DID/{DID}"] = lambda: httpx.Response(404, html="<h1>404 Not Found</h1>")
+    assert str(await refusal(of_hub(hub))) == "SSI Hub https://hub.example answers 404"
+    clock.now += 3600 * S
+    assert await pair(found) == (KEY, PEM)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class SsiHub:
                 self._token = ""
             token = await self._logged_in(connection)
             answer = await connection.request("GET", url, peer=self.peer, headers=_bearer(token))
-        if answer.status == 404:
+        if answer.status == 404 and answer.words():  # the hub's word, and not the page of a proxy without a hub
             return {"id": did}  # a DID that was never changed has no keys
         if answer.status != 200:
             raise answer.unexpected()
