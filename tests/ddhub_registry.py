@@ -114,6 +114,9 @@ class Node:
     def eth_blockNumber(self) -> str:  # noqa: N802
         return hex(self.head)
 
+    def eth_syncing(self) -> bool | Mapping[str, str]:
+        return False
+
     def eth_call(self, call: Mapping[str, str], block: str) -> str:
         assert call["to"].lower() == REGISTRY
         assert call["data"][10:] == f"{self.ledger.address.hex():0>64}"

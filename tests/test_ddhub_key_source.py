@@ -81,7 +81,7 @@ async def refusal(found: KeySource, did: str = DID) -> TransportError:
 async def test_the_chain_is_asked_at_once() -> None:
     node = Node(Ledger().published())
     assert await pair(of_chain(node), DID.lower()) == (KEY, PEM)
-    assert node.asked == ["eth_chainId", "eth_blockNumber", "eth_call", "eth_call", "eth_getLogs"]
+    assert node.asked == ["eth_chainId", "eth_blockNumber", "eth_syncing", "eth_call", "eth_call", "eth_getLogs"]
 
 
 async def test_a_participant_that_never_published_anything() -> None:
@@ -90,6 +90,31 @@ async def test_a_participant_that_never_published_anything() -> None:
         await of_chain(node).keys(DID)
     assert raised.value.verdict is Verdict.RETRY
     assert "eth_getLogs" not in node.asked
+
+
+async def test_a_node_that_catches_up_with_the_chain_takes_nobodys_keys_away() -> None:
+    node, clock = Node(Ledger().published()), FakeClock()
+    found = source(node, clock, rpc=NODE)
+    assert await pair(found) == (KEY, PEM)
+    node.ledger, node.head = Ledger(), 20  # begun anew
+    node.script["eth_syncing"] = lambda: {"startingBlock": "0x0", "currentBlock": "0x14", "highestBlock": "0x3e8"}
+    clock.now += 3600 * S
+    assert await pair(found) == (KEY, PEM)
+    error = await refusal(of_chain(node))
+    assert str(error) == "https://node.example is still catching up with the chain, at block 20"
+
+
+@pytest.mark.parametrize("said", [False, None, "0x0", Refused("the method eth_syncing does not exist")], ids=str)
+async def test_a_node_that_does_not_say_whether_it_is_behind_is_asked(said: Any) -> None:
+    node = Node(Ledger().published())
+
+    def syncing() -> Any:
+        if isinstance(said, Refused):
+            raise said
+        return said
+
+    node.script["eth_syncing"] = syncing
+    assert await pair(of_chain(node)) == (KEY, PEM)
 
 
 async def test_where_ranges_are_limited_the_list_is_walked_and_all_of_a_block_is_read() -> None:

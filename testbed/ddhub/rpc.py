@@ -44,6 +44,7 @@ class Rpc:
             "eth_chainId": lambda: hex(chain.settings.chain_id),
             "net_version": lambda: str(chain.settings.chain_id),
             "eth_blockNumber": lambda: hex(chain.head),
+            "eth_syncing": lambda: False,
             "eth_gasPrice": lambda: hex(self.gas_price),
             "eth_maxPriorityFeePerGas": lambda: hex(self.gas_price),
             "eth_call": self._call,

@@ -17,7 +17,7 @@ import anyio
 from agent.errors import Reason, TransportError
 from agent.transports.ddhub.keys.network import Participant
 from agent.transports.ddhub.keys.registry import AttributeChanged, Event, Identity, decode, gap, identity_at
-from agent.transports.ddhub.keys.rpc import Rpc
+from agent.transports.ddhub.keys.rpc import Rpc, RpcError
 
 CHANGED = bytes.fromhex("f96d0f9f")  # changed(address)
 IDENTITY_OWNER = bytes.fromhex("8733d4e8")  # identityOwner(address)
@@ -47,7 +47,11 @@ class Registry:
             raise TransportError(what, reason=Reason.TIMEOUT, hint=hint) from None
 
     async def _identity(self, rpc: Rpc, who: Participant, now: float) -> Identity:
-        block = max(0, await rpc.number("eth_blockNumber") - self.confirmations)
+        head = await rpc.number("eth_blockNumber")
+        if await _catches_up(rpc):  # what it knows is old, or nothing at all
+            what = f"{rpc.peer} is still catching up with the chain, at block {head}"
+            raise TransportError(what, reason=Reason.OTHER, hint="wait, or name another node")
+        block = max(0, head - self.confirmations)
         argument = who.address.rjust(32, b"\0")
         newest = int.from_bytes(await rpc.read(self.address, CHANGED + argument, block=block))
         owner = (await rpc.read(self.address, IDENTITY_OWNER + argument, block=block))[12:]
@@ -97,6 +101,14 @@ class Registry:
         if any(not first <= event.block <= last for event in found):
             raise rpc.nonsense("it tells of blocks that were not asked for")
         return found
+
+
+async def _catches_up(rpc: Rpc) -> bool:
+    """Whether a node says that it is behind (``eth_syncing``); some public ones say nothing. Raises TransportError."""
+    try:
+        return isinstance(await rpc.call("eth_syncing"), dict)
+    except RpcError:
+        return False
 
 
 class _History:
