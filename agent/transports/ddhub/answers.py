@@ -204,15 +204,15 @@ def messages(found: Any) -> tuple[list[ReceivedMessage], list[str]]:
         try:
             good.append(
                 ReceivedMessage(
-                    _text(each, "messageId"),
-                    _text(each, "topicId"),
+                    _name(each, "messageId"),
+                    _name(each, "topicId"),
                     _optional(each, "topicVersion"),
                     _text(each, "payload"),
                     each.get("payloadEncryption") in (True, "true"),
-                    _text(each, "senderDid"),
+                    _name(each, "senderDid"),
                     _optional(each, "signature"),
                     _nanos(each),
-                    _optional(each, "clientGatewayMessageId"),
+                    _whole(_optional(each, "clientGatewayMessageId"), "clientGatewayMessageId"),
                     _optional(each, "transactionId"),
                     each.get("isFile") in (True, "true"),
                 )
@@ -230,9 +230,9 @@ def keys(found: Any) -> tuple[list[ReceivedKey], list[str]]:
             good.append(
                 ReceivedKey(
                     _optional(each, "messageId"),
-                    _text(each, "senderDid"),
-                    _text(each, "clientGatewayMessageId"),
-                    _text(each, "payload"),
+                    _name(each, "senderDid"),
+                    _name(each, "clientGatewayMessageId"),
+                    _name(each, "payload"),
                     _nanos(each),
                 )
             )
@@ -287,6 +287,20 @@ def _text(found: Json, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise malformed(f"{name} is missing")
     return value
+
+
+def _name(found: Json, name: str) -> str:
+    """A text by which something is looked up. Whoever has a role may choose that of a key, to the letter."""
+    return _whole(_text(found, name), name)
+
+
+def _whole(text: str, name: str) -> str:
+    """A text that can be stored. JSON's escapes can also say half a character (a lone surrogate), which nobody can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise malformed(f"{name} holds half a character") from None
+    return text
 
 
 def _optional(found: Json, name: str) -> str:
