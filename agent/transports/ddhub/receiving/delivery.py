@@ -8,6 +8,7 @@ a text is encrypted is seen from the text: nothing signs the broker's word for i
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from agent.transports.ddhub.content.payload import Payload, decode
 from agent.transports.ddhub.content.signature import is_signed_by
 
 ALTERED = "altered in transport"
+_ENCRYPTED = re.compile(r"[0-9A-Fa-f]{32}:[0-9A-Fa-f]{32}")  # how it begins
 
 
 class Why(enum.StrEnum):
@@ -69,8 +71,8 @@ class Refused:
 
 
 def is_encrypted(message: ReceivedMessage) -> bool:
-    """Whether a key is needed for its text."""
-    return not message.payload.startswith("{")
+    """Whether its text begins as an encrypted one, so that a key is needed."""
+    return _ENCRYPTED.match(message.payload) is not None
 
 
 def opened(
@@ -86,12 +88,15 @@ def opened(
     """
     if message.is_file:
         return Refused("it is a file; records come in messages")
-    if not message.signature and is_encrypted(message):
+    needs_key = is_encrypted(message)
+    if not needs_key and not message.payload.startswith("{"):
+        return Refused("it is neither encrypted nor a text of ours")
+    if not message.signature and needs_key:
         return Refused("it has no signature")
     if signature_key is None and message.signature:
         return Parked(Why.SENDER, unknown or "the sender's key is not known")
     signed = signature_key is not None and is_signed_by(message.payload, message.signature, signature_key)
-    if not is_encrypted(message):
+    if not needs_key:
         return _delivery(message, message.payload, signed=signed)
     if not signed:
         return Parked(Why.SIGNATURE, "its signature is not by the key in the sender's DID document")
