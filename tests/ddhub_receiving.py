@@ -25,6 +25,7 @@ from agent.transports.ddhub.keys.rsa_key import public_pem
 from agent.transports.ddhub.receiving.consumer import Consumer, TopicName
 from agent.transports.ddhub.receiving.delivery import Delivery
 from agent.transports.ddhub.receiving.mailbox import mailbox
+from agent.transports.ddhub.receiving.our_keys import OurKeys
 from agent.transports.ddhub.receiving.source import Source
 from testbed.ddhub.clock import HubClock
 from testbed.ddhub.gateway import Gateway
@@ -133,22 +134,38 @@ class Receiver:
 
     @asynccontextmanager
     async def open(
-        self, *senders: Gateway, folder: Path | None = None, keys: RenewedKeySource | None = None
+        self,
+        *senders: Gateway,
+        folder: Path | None = None,
+        keys: RenewedKeySource | None = None,
+        every: float = 0.01,
     ) -> AsyncIterator[Consumer]:
         """As a process does that receives; without ``senders`` from all. Our RSA keys are in memory."""
+        keys = keys or FileKeys(self.folder / "participants.json")
+        ours = OurKeys(
+            tuple(self.ours),
+            read=lambda: tuple(self.ours),
+            did=self.did,
+            document=keys,
+            may_lack_us=True,
+            clock=self.clock,
+        )
         with mailbox(folder or self.state, did=self.did) as box:
             async with broker(self.source.server, signer=self.signer, clock=self.clock) as api:
-                yield Consumer(
+                consumer = Consumer(
                     api,
                     topic=self.source.topic,
                     senders=[each.did for each in senders or self.senders],
                     mailbox=box,
-                    keys=keys or FileKeys(self.folder / "participants.json"),
-                    rsa_keys=tuple(self.ours),
-                    other_rsa_keys=lambda: tuple(self.ours),
+                    keys=keys,
+                    ours=ours,
                     clock=self.clock,
-                    every=0.01,
+                    every=every,
                 )
+                try:
+                    yield consumer
+                finally:
+                    consumer.close()
 
     async def stored(self) -> int:
         """How many messages lie in our stream."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from agent.errors import SignerError, TransportError
+from agent.errors import Reason, SignerError, TransportError
+from agent.transports.ddhub import answers
+from agent.transports.ddhub.broker import Broker
 from agent.transports.ddhub.content import payload
 from agent.transports.ddhub.keys.key_folder import KeyFolder
 from agent.transports.ddhub.keys.key_source import CachedKeys
@@ -25,7 +28,7 @@ from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxF
 from agent.transports.ddhub.receiving.source import receiving
 from testbed.ddhub.hub import DataHub
 from testbed.processes import NatsServer
-from tests.ddhub_keys import MINE
+from tests.ddhub_keys import MINE, SMALL
 from tests.ddhub_receiving import Receiver, collect, envelopes, moving_hub, records, rounds
 from tests.runs import FakeClock, S
 
@@ -311,6 +314,126 @@ async def test_an_answer_with_keys_that_was_lost_is_asked_for_again_under_anothe
     assert told(caplog) == ["keys of messages may have been lost on their way, and all are fetched again"]
 
 
+@pytest.mark.parametrize("what", ["a proxy gave up", "cancelled", "the disk is full"])
+async def test_keys_that_were_handed_out_and_never_stored_come_again(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The broker counts them as delivered once it has sent them."""
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    search, put = Broker.search_keys, Mailbox.put_keys
+    scope = anyio.CancelScope()
+
+    async def answered(self: Broker, **asked: Any) -> Any:
+        found = await search(self, **asked)
+        if what == "a proxy gave up":
+            raise TransportError("504", reason=Reason.UNREACHABLE)
+        if what == "cancelled":
+            scope.cancel()
+        return found
+
+    def stored(self: Mailbox, *arguments: Any, **named: Any) -> None:
+        if what == "the disk is full":
+            raise MailboxError("database or disk is full")
+        put(self, *arguments, **named)
+
+    with monkeypatch.context() as broken, suppress(TransportError, MailboxError), scope:
+        broken.setattr(Broker, "search_keys", answered)
+        broken.setattr(Mailbox, "put_keys", stored)
+        async with us.open() as consumer:
+            await rounds(consumer)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_what_has_half_a_character_in_a_name_stops_nothing(us: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody with a role may choose the name of a key, and half a character cannot be stored."""
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    parsed = answers.parsed
+
+    def more(body: bytes) -> Any:
+        found = parsed(body)
+        if isinstance(found, list):
+            found += [each | {"clientGatewayMessageId": "\ud800"} for each in found]
+        return found
+
+    monkeypatch.setattr(answers, "parsed", more)
+    async with us.open(alice) as consumer:
+        assert envelopes(await rounds(consumer)) == [*records(1)]
+        assert +consumer.counts == Counter(delivered=1, refused=1)
+
+
+async def test_more_keys_than_there_is_room_for_wait_at_the_broker(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("mailbox.MOST_KEYS", 6), ("mailbox.MOST_WAITING_KEYS", 3), ("consumer.AMOUNT", 2)):
+        monkeypatch.setattr(f"agent.transports.ddhub.receiving.{name}", value)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.consumer._KEYS", 2)
+    alice, carol = await us.sender(), await us.sender()
+    sent = records(10)
+    for number in range(4):
+        await us.send_key(carol, f"of another topic {number}", KEY)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*sent]
+        assert not consumer.counts["parked"]
+
+
+async def test_all_that_waits_is_tried_with_a_key_of_ours_that_came_with_something_new(us: Receiver) -> None:
+    alice = await us.sender()
+    sent = records(2)
+    us.rsa = MINE
+    await us.send(alice, sent[0])
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+        us.ours.append(MINE)
+        us.clock.now += 61 * S
+        await us.send(alice, sent[1])
+        assert envelopes(await collect(consumer)) == [*sent]
+
+
+async def test_a_file_of_ours_that_cannot_be_read_again_stops_nothing(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    folder = KeyFolder(us.state, us.signer)
+    folder.add(us.rsa, made=us.clock.wall())
+    us.rsa = MINE
+    await us.send(alice, *records(1))
+    async with receiving(
+        us.source, signer=us.signer, senders=[alice.did], folder=us.state, clock=us.clock, every=0.01
+    ) as consumer:
+        assert await collect(consumer) == []
+        told(caplog)
+        (us.state / "rsa-2.pem").write_text("torn")
+        for _ in range(2):
+            us.clock.now += 61 * S
+            assert await collect(consumer) == []
+        (line,) = told(caplog)
+        assert line.startswith("our RSA keys cannot be read again, and those at hand are used error=")
+        (us.state / "rsa-2.pem").unlink()
+        folder.add(MINE, made=us.clock.wall())
+        us.clock.now += 61 * S
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_a_key_that_is_published_for_us_and_is_not_ours_is_told(
+    us: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = await us.sender()
+    us.known[us.did] = {"encryption": public_pem(MINE)}
+    us.introduce(alice)
+    KeyFolder(us.state, us.signer).add(SMALL, made=us.clock.wall())
+    async with receiving(
+        us.source, signer=us.signer, senders=[alice.did], folder=us.state, clock=us.clock, every=0.01
+    ) as consumer:
+        assert await collect(consumer) == []
+    (line,) = told(caplog)
+    assert "an RSA key that we do not hold" in line
+
+
 async def test_without_a_key_of_ours_nothing_begins(us: Receiver, tmp_path: Path) -> None:
     await us.sender()
     with pytest.raises(SignerError, match="there is no RSA key of ours in") as raised:
@@ -361,7 +484,7 @@ async def test_a_sender_whose_key_changed_is_looked_up_again_at_once(us: Receive
 
     class Document:
         async def keys(self, who: Participant) -> ParticipantKeys:
-            return said[who.did]
+            return said.get(who.did, ParticipantKeys(None, None))
 
     keys = CachedKeys(Document(), clock=clock)
     await keys.keys(alice.did)
@@ -417,7 +540,8 @@ async def test_one_process_and_one_reader_at_a_time(us: Receiver) -> None:
 
 JUNK = [
     ({"isFile": True}, "it is a file; records come in messages"),
-    ({"payload": "neither hex nor JSON", "payloadEncryption": True}, "its signature is not by the key"),
+    ({"payload": "neither hex nor JSON", "payloadEncryption": True}, "it is neither encrypted nor a text of ours"),
+    ({"payload": f"{'0' * 32}:{'1' * 32}", "payloadEncryption": True}, "its signature is not by the key"),
     ({"payload": '{"records":[]}'}, 'payload: expected "envelopes"'),
 ]
 
@@ -490,7 +614,7 @@ async def test_the_brokers_word_for_encryption_is_not_taken(us: Receiver) -> Non
 async def test_what_cannot_be_opened_takes_bounded_room(
     us: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 3000)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 20_000)
     alice = await us.sender()
     for envelope in records(5):
         await us.send_encrypted(alice, payload.encode([envelope]), key=KEY)
@@ -518,6 +642,35 @@ async def test_acknowledgements_that_were_not_all_taken(us: Receiver, caplog: py
     async with us.open() as consumer:
         assert await collect(consumer) == []
         assert not +consumer.counts, "the broker has taken all"
+
+
+async def test_acknowledgements_that_are_never_taken_hold_nothing_up(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.transports.ddhub.receiving.consumer.AMOUNT", 2)
+    alice = await us.sender()
+    sent = records(7)
+    for envelope in sent:
+        await us.send(alice, envelope)
+    us.hub.faults.put("ack-incomplete", path="/messages/ack", times=None, done=0)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*sent]
+
+
+async def test_what_the_broker_forgot_that_we_have_is_passed_over_at_once(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.transports.ddhub.receiving.consumer.AMOUNT", 2)
+    alice, carol = await us.sender(), await us.sender()
+    sent = records(6)
+    for envelope in sent[:5]:
+        await us.send(alice, envelope)
+    async with us.open(alice) as consumer:
+        assert len(await collect(consumer)) == 5
+    await us.send(carol, sent[5])
+    async with us.open(alice, carol, every=3600.0) as consumer:
+        with anyio.fail_after(20):
+            assert envelopes(await rounds(consumer, 4)) == [sent[5]]
 
 
 async def test_searches_and_acknowledgements_never_overlap(us: Receiver) -> None:

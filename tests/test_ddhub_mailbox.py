@@ -131,6 +131,25 @@ def test_strangers_cannot_push_out_the_keys_of_senders(box: Mailbox, monkeypatch
     assert len([n for n in range(100) if box.wrapped(ALICE, f"h{n}")]) <= 10
 
 
+def test_keys_that_were_used_make_room_for_others(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_KEYS", 4)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_WAITING_KEYS", 3)
+    box.put_keys([key(n, of=f"g{n}", nanos=n) for n in range(4)], listened=[ALICE])
+    assert not box.has_room_for_keys()
+    box.finish([("m2", ALICE, "g2", 2), ("m3", ALICE, "g3", 3)], client_id="c")
+    assert box.has_room_for_keys()
+    box.put_keys([key(n, of=f"g{n}", nanos=n) for n in (4, 5, 6)], listened=[ALICE])
+    assert [n for n in range(7) if box.wrapped(ALICE, f"g{n}")] == [1, 4, 5, 6]
+
+
+def test_a_message_with_very_many_keys_is_not_tried_for_ever(box: Mailbox) -> None:
+    box.put_keys([key(n, of="g1", nanos=n) for n in range(40)], listened=[ALICE])
+    tried = box.wrapped(ALICE, "g1")
+    assert tried == [f"w{n}" for n in reversed(range(8, 40))]
+    box.park([(message(1), Why.KEY, len(tried))], client_id="c")
+    assert not box.parked(TOPIC, [ALICE])[0].has_new_key
+
+
 @pytest.mark.parametrize(
     "odd", [key(1, of="g" * 201), key(1, sender="s" * 201), key(1, wrapped="w" * 2049)], ids=["id", "sender", "key"]
 )
@@ -165,7 +184,7 @@ def test_a_key_that_has_not_been_tried(box: Mailbox) -> None:
 
 
 def test_the_oldest_that_waits_is_given_up_for_room(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 10_000)
+    monkeypatch.setattr("agent.transports.ddhub.receiving.mailbox.MOST_PARKED", 20_000)
     text = "0" * 4000
     waiting = [(message(n, nanos=10 - n, text=text), Why.KEY, 0) for n in range(4)]
     assert [each.id for each in box.park(waiting[:2], client_id="c")] == []

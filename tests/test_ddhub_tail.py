@@ -204,6 +204,28 @@ def test_what_is_wrong_around_the_records_is_told(world: World) -> None:
     assert (printed(done)[0], done.returncode) == ([1, 2, 3, 4, 5, 6], 0)
 
 
+def test_what_could_not_be_opened_is_a_finding(world: World) -> None:
+    run = simple_run(8)
+    world.send(run.sent[0])
+    world.hub.faults.put("key-lost", path="/messages/internal")
+    world.send(run.sent[1])
+    done = world.tail()
+    assert (printed(done)[0], done.returncode) == ([1], 1)
+    assert (
+        done.stderr == "messages: 1 delivered, 1 parked\n1 messages wait to be opened; the next call tries them again\n"
+    )
+    assert world.tail().returncode == 1, "it still waits"
+
+
+def test_the_longest_name_of_a_topic_is_short_enough_for_a_file(world: World) -> None:
+    name = "t" * 255
+    world.topic_id = world.hub.add_topic(name, ANYTHING)
+    world.read(name)
+    world.send(*simple_run(2).sent)
+    assert world.tail().returncode == 0
+    assert printed(world.tail())[1]["records"] == 2, "and it is found again"
+
+
 def test_after_a_bad_beginning_and_kills_nothing_is_missing(world: World) -> None:
     run = simple_run(40, per_record=1)
     output, command = world.folder / "lines", [*world.command, "--jsonl"]

@@ -162,6 +162,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.receiving.mailbox": (EDGE, ""),
     "agent.transports.ddhub.receiving.mailbox_file": (EDGE, ""),
     "agent.transports.ddhub.message": (PURE, ""),
+    "agent.transports.ddhub.receiving.our_keys": (EDGE, ""),
     "agent.transports.ddhub.recipients": (EDGE, ""),
     "agent.transports.ddhub.topics": (EDGE, ""),
     "agent.transports.ddhub.transport": (EDGE, "httpx"),

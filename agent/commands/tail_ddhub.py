@@ -38,6 +38,7 @@ from agent.verifier import Judged, Signer, Verifier
 _DIFFER = "its readable values are not those of its signed records, which count; tell the sender"
 _PAUSES = (1.0, 30.0)  # s between tries to go on: the first, the longest
 _EVERY = 10.0  # s between searches that find nothing
+_LONGEST_NAME = 200  # characters; two topics that differ behind them only are told apart by what the file says
 _EVERY_UNTIL_IDLE = 0.5  # the least that may be asked for
 
 
@@ -71,7 +72,8 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
         else:
             source, ours = Source.of(found[1].settings), of_channel(*found, state=options.state)
         if options.checkpoint is None:
-            options.checkpoint = ours.folder / f"tail.{source.topic.owner}.{source.topic.name}.checkpoint"
+            name = f"tail.{source.topic.owner}.{source.topic.name}"[:_LONGEST_NAME]
+            options.checkpoint = ours.folder / f"{name}.checkpoint"
         tail = _Tail(_Wanted(source, ours, senders), accept, options, every=every)
     except ValueError as error:
         say(f"edge-agent tail: {error}")
@@ -114,6 +116,7 @@ class _Tail:
         self._printer: Printer = printer(options, lasting=True)
         self._began = False
         self._failed = ""
+        self._unopened = 0  # messages that came and are not among what was judged
 
     async def run(self) -> int:
         """Until a signal, or nothing more is to be expected; returns the exit code."""
@@ -139,7 +142,7 @@ class _Tail:
                     self._tell(consumer)
         self._verifier.finish(complete=complete, now=time.time_ns())  # what waited is printed by the next call
         self._printer.end(self._verifier.report)
-        return GOOD if self._verifier.report.good else FINDING
+        return GOOD if self._verifier.report.good and not self._unopened else FINDING
 
     async def _consume(self, consumer: Consumer) -> None:
         """Read until cancelled; with ``--until-idle`` until nothing more is to be expected, if the hub lets us in."""
@@ -206,10 +209,14 @@ class _Tail:
             say(f"client ids of other senders or topics are not known: {error}")
 
     def _tell(self, consumer: Consumer) -> None:
-        counts = {name: count for name, count in consumer.counts.items() if count and name != "repeated"}
+        waiting, counts = consumer.waiting, +consumer.counts
+        self._unopened = waiting + counts["refused"] + counts["given_up"]
+        del counts["repeated"]
         if counts.keys() - {"delivered"}:
             words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(counts.items()))
             say(f"messages: {words}")
+        if waiting:
+            say(f"{waiting} messages wait to be opened; the next call tries them again")
 
 
 def _links(delivery: Delivery) -> set[Link]:

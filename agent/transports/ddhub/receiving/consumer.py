@@ -30,14 +30,14 @@ from functools import partial
 import anyio
 from anyio import to_thread
 
-from agent.errors import Reason, TransportError
+from agent.errors import TransportError
 from agent.ports import Clock
 from agent.transports.ddhub.answers import ReceivedMessage
 from agent.transports.ddhub.broker import Broker
-from agent.transports.ddhub.content.cipher import RsaKey
 from agent.transports.ddhub.keys.key_source import RenewedKeySource
 from agent.transports.ddhub.receiving.delivery import Delivery
 from agent.transports.ddhub.receiving.mailbox import Mailbox
+from agent.transports.ddhub.receiving.our_keys import OurKeys
 from agent.transports.ddhub.receiving.sorter import Sorter
 
 S = 1_000_000_000
@@ -86,20 +86,19 @@ class Consumer:
         senders: Iterable[str],
         mailbox: Mailbox,
         keys: RenewedKeySource,
-        rsa_keys: Sequence[RsaKey],
-        other_rsa_keys: Callable[[], Sequence[RsaKey]],
+        ours: OurKeys,
         clock: Clock,
         every: float = 10.0,
     ) -> None:
-        """``senders``: DIDs exactly as the broker writes them. ``rsa_keys``: ours; ``other_rsa_keys`` reads them again,
-        and blocks. ``every``: s between searches that find nothing.
+        """``senders``: DIDs exactly as the broker writes them; ``keys``: theirs. ``every``: s between searches that
+        find nothing.
         """
         self._api = api
         self._topic = topic
         self._senders = tuple(sorted(set(senders)))
         self._mailbox = mailbox
         self._keys = keys
-        self._rsa_keys, self._other_rsa_keys = rsa_keys, other_rsa_keys
+        self._ours = ours
         self._clock = clock
         self._every = every
         self._reading: _Reading | None = None
@@ -107,7 +106,7 @@ class Consumer:
         self._held_until = clock.boot() + (0 if mailbox.was_closed else _ACK_WAIT)
         self._out: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
         self._amount = AMOUNT
-        self._unreadable = 0  # messages of the last search that have not even an id
+        self._unreadable = 0  # messages of the last search that lack what we need; they are not acknowledged
         self._empty = 0
         self._is_moving = False
         self._told = ""
@@ -118,6 +117,8 @@ class Consumer:
 
     def close(self) -> None:
         """Let another one read the topic."""
+        if self._clock.boot() < self._held_until:
+            self._mailbox.cut()
         if self._reading is not None:
             self._mailbox.release(self._reading.topic_id)
             self._reading = None
@@ -129,10 +130,16 @@ class Consumer:
         """
         return self._empty >= _EMPTY and self._clock.boot() >= self._held_until and not self._out
 
+    @property
+    def waiting(self) -> int:
+        """How many messages of the topic cannot be opened yet. Blocks. Raises MailboxError."""
+        reading = self._reading
+        return 0 if reading is None else len(self._mailbox.parked(reading.topic_id, self._senders))
+
     async def batches(self) -> AsyncGenerator[list[Delivery]]:
         """What came, by the broker's time within a batch; an empty list when a search found nothing to hand over.
 
-        Raises TransportError, and may be called again then; MailboxError, SignerError. Close it (``aclosing``).
+        Raises TransportError, and may be called again then; MailboxError. Close it (``aclosing``).
         """
         while True:
             async with self._asking:
@@ -176,19 +183,22 @@ class Consumer:
 
     async def _round(self) -> list[Delivery]:
         reading = await self._attach()
+        await self._ours.look()
         await self._drain()
-        await self._settle(reading)
-        searched = await self._search(reading)
+        owed = await self._settle(reading)
+        amount, searched = await self._search(reading, besides=owed)
+        is_repeated = any(each.id not in self._out for each in searched)
         new = await self._unknown(reading, searched)
-        self._is_moving = bool(new)
         await self._have_keys(reading, new)
         found = await reading.sorter.fresh(new)
         found += await reading.sorter.parked(without={*self._out, *(each.id for each in new)})
         await reading.sorter.expire(max((each.nanos for each in searched), default=0))
-        await self._settle(reading)
+        still_owed = await self._settle(reading)
         found.sort(key=lambda each: (each.nanos, each.id))
         self._out |= {each.id: each for each in found}
-        self._empty = self._empty + 1 if not searched and not found else 0
+        is_full = len(searched) + self._unreadable >= amount  # there may be more behind
+        self._is_moving = bool(new) or (is_repeated and not still_owed)
+        self._empty = 0 if new or found or is_full else self._empty + 1
         return found
 
     async def _attach(self) -> _Reading:
@@ -202,7 +212,7 @@ class Consumer:
         elif found:
             if self._reading is not None:
                 log.warning("topic has another id now and is read under that topic=%s", self._topic)
-            self.close()
+                self._mailbox.release(self._reading.topic_id)
             self._reading = self._read(found[0].id, until=now + _TOPIC)
         if self._reading is None:
             hint = "have its owner register it, or correct the name: it counts to the letter"
@@ -217,68 +227,76 @@ class Consumer:
             topic_id=topic_id,
             senders=self._senders,
             keys=self._keys,
-            rsa_keys=self._rsa_keys,
-            other_rsa_keys=self._other_rsa_keys,
+            ours=self._ours,
             clock=self._clock,
             counts=self.counts,
         )
         return _Reading(topic_id, client_id, sorter, until)
 
-    async def _drain(self) -> None:
-        """Fetch and store the keys that wait."""
+    async def _drain(self, until: Callable[[], bool] | None = None) -> None:
+        """Fetch and store the keys that wait at the broker. When very many are here whose messages have not come, the
+        others stay there, but for those that are fetched ``until`` something is so (it blocks).
+        """
         async with self._mailbox.draining:
             client_id = await to_thread.run_sync(self._mailbox.key_client_id)
             for _ in range(_MOST_KEY_SEARCHES):
-                try:
-                    keys, bad = await self._api.search_keys(client_id=client_id, amount=_KEYS)
-                except TransportError as error:
-                    if error.reason != Reason.UNREACHABLE:
-                        await to_thread.run_sync(self._mailbox.doubt_keys)
-                    raise
-                except anyio.get_cancelled_exc_class():
-                    self._mailbox.cut()
-                    raise
-                for words in bad:
-                    log.warning("key of a message cannot be read what=%s", words)
-                if keys:
-                    await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
-                elif not bad:
+                has_room = await to_thread.run_sync(self._mailbox.has_room_for_keys)
+                if not has_room and (until is None or await to_thread.run_sync(until)):
                     return
+                if not await self._fetch_keys(client_id):
+                    return
+
+    async def _fetch_keys(self, client_id: str) -> bool:
+        """Fetch and store some keys; whether there were any. The broker hands out a key once, so whatever happens on
+        the way to the disk leaves the mailbox in doubt: a request that failed may have been done.
+        """
+        try:
+            keys, bad = await self._api.search_keys(client_id=client_id, amount=_KEYS)
+            if keys:
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(partial(self._mailbox.put_keys, keys, listened=self._senders))
+        except BaseException:
+            self._mailbox.doubt_keys()
+            raise
+        for words in bad:
+            log.warning("key of a message cannot be read what=%s", words)
+        return bool(keys or bad)
 
     async def _have_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
         """Look once more for keys of messages that have none."""
-        if not await to_thread.run_sync(reading.sorter.lack_keys, messages):
+
+        def are_there() -> bool:
+            return not reading.sorter.lack_keys(messages)
+
+        if await to_thread.run_sync(are_there):
             return
-        await self._drain()
-        if not await to_thread.run_sync(reading.sorter.lack_keys, messages):
+        await self._drain(are_there)
+        if await to_thread.run_sync(are_there):
             return
         if await to_thread.run_sync(self._mailbox.reread_keys):
             log.warning("keys of messages may have been lost on their way, and all are fetched again")
-            await self._drain()
+            await self._drain(are_there)
 
-    async def _search(self, reading: _Reading) -> list[ReceivedMessage]:
-        more = min(_MOST_MORE, len(self._out) + self._unreadable)
+    async def _search(self, reading: _Reading, *, besides: int) -> tuple[int, list[ReceivedMessage]]:
+        """How many were asked for, and what came. Beyond the usual amount as many are asked for as come again because
+        the broker does not know yet that they are done with: ``besides``, those that the caller has, and unreadable
+        ones.
+        """
+        amount = self._amount + min(_MOST_MORE, len(self._out) + self._unreadable + besides)
         try:
             found, bad = await self._api.search(
-                client_id=reading.client_id,
-                topic_ids=[reading.topic_id],
-                senders=self._senders,
-                amount=self._amount + more,
+                client_id=reading.client_id, topic_ids=[reading.topic_id], senders=self._senders, amount=amount
             )
-        except TransportError as error:
+        except BaseException:
             self._held_until = self._clock.boot() + _ACK_WAIT
-            if error.reason in (Reason.PROTOCOL, Reason.TIMEOUT, Reason.LOST):
-                self._amount = max(1, self._amount // 2)  # the answer may have been too large for somebody
-            raise
-        except anyio.get_cancelled_exc_class():
-            self._mailbox.cut()
+            self._amount = max(1, self._amount // 2)  # the answer may have been too large for somebody
             raise
         self._amount = min(AMOUNT, self._amount * 2)
         for words in bad if len(bad) != self._unreadable else ():
             log.warning("message cannot be read what=%s", words)
         self.counts["refused"] += max(0, len(bad) - self._unreadable)
         self._unreadable = len(bad)
-        return found
+        return amount, found
 
     async def _unknown(self, reading: _Reading, searched: Sequence[ReceivedMessage]) -> list[ReceivedMessage]:
         """Those that were never seen; the broker has forgotten, or not heard, that we have the others."""
@@ -290,8 +308,8 @@ class Consumer:
             await to_thread.run_sync(partial(self._mailbox.owe, repeated, client_id=reading.client_id))
         return [*unique.values()]
 
-    async def _settle(self, reading: _Reading) -> None:
-        """Tell the broker what is done with; what it does not take now is told again later."""
+    async def _settle(self, reading: _Reading) -> int:
+        """Tell the broker what is done with; what it does not take now is told again later. How many that is."""
         owed = await to_thread.run_sync(self._mailbox.owed, reading.client_id)
         for first in range(0, len(owed), _ACKS):
             try:
@@ -300,6 +318,7 @@ class Consumer:
                 if str(error) != self._told:
                     self._told = str(error)
                     log.warning("messages are not acknowledged yet what=%s hint=%s", error, error.hint)
-                return
+                return len(owed) - first
             self._told = ""
             await to_thread.run_sync(partial(self._mailbox.settle, [*acked, *gone], client_id=reading.client_id))
+        return 0

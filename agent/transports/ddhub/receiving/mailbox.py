@@ -35,11 +35,13 @@ from agent.transports.ddhub.receiving.delivery import Why
 from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxFile, mailbox_file
 
 MOST_PARKED = 256 << 20  # bytes of messages that cannot be opened yet; beyond it the oldest are given up
-MOST_KEYS = 100_000  # some 100 MB
+_LEAST_ROOM = 8 << 10  # that a message counts for: also many small ones take time
+MOST_KEYS = 100_000  # some 200 MB; when there is no room those that were used go first, then the oldest
+MOST_WAITING_KEYS = 50_000  # whose messages have not come, until further keys are left at the broker
 MOST_FOREIGN_KEYS = 10_000  # of them, of senders that nobody here listens to: anybody may write into our mailbox
 _LONGEST_ID = 200  # characters, as the broker has it
 _LONGEST_WRAPPED = 2048
-_MOST_TRIED = 32  # keys of one message
+MOST_KEYS_OF_A_MESSAGE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,10 @@ class Mailbox:
             self.doubt_keys()
 
     def cut(self) -> None:
-        """A search was given up while the broker was at it: as far as that goes, this process has crashed."""
+        """The broker may hold messages back, of a search that it did not end: to the next process it shall look as if
+        this one had crashed.
+        """
         self._file.was_cut = True
-        self.doubt_keys()
 
     # ---- client ids -------------------------------------------------------------------------------------------
 
@@ -142,29 +145,42 @@ class Mailbox:
         ]
         with self._file.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?)", rows)
-            db.execute(
-                "DELETE FROM keys WHERE rowid IN "
-                "(SELECT rowid FROM keys WHERE NOT listened ORDER BY nanos DESC LIMIT -1 OFFSET ?)",
-                (MOST_FOREIGN_KEYS,),
+            db.executemany(
+                "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE sender = ? AND gateway_id = ? "
+                "ORDER BY nanos DESC LIMIT -1 OFFSET ?)",
+                [(*message, MOST_KEYS_OF_A_MESSAGE) for message in {row[:2] for row in rows}],
             )
-            db.execute(
-                "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys ORDER BY nanos DESC LIMIT -1 OFFSET ?)",
-                (MOST_KEYS,),
-            )
+            for kinds, most in (((0, 0), MOST_FOREIGN_KEYS), ((0, 1), MOST_KEYS)):
+                surplus = db.execute("SELECT count(*) FROM keys WHERE listened IN (?, ?)", kinds).fetchone()[0] - most
+                if surplus > 0:  # and some more, for they are sorted each time
+                    db.execute(
+                        "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE listened IN (?, ?) "
+                        "ORDER BY used DESC, nanos LIMIT ?)",
+                        (*kinds, surplus + most // 100),
+                    )
+
+    def has_room_for_keys(self) -> bool:
+        """Whether further keys may be fetched before the messages of those that are here have come."""
+        with self._file.transaction() as db:
+            waiting: int = db.execute("SELECT count(*) FROM keys WHERE listened IN (0, 1) AND used = 0").fetchone()[0]
+        return waiting < MOST_WAITING_KEYS
 
     def wrapped(self, sender: str, gateway_id: str) -> list[str]:
         """The keys of a message, newest first: who sends again may have wrapped it for another key of ours."""
         with self._file.transaction() as db:
             found = db.execute(
                 "SELECT wrapped FROM keys WHERE sender = ? AND gateway_id = ? ORDER BY nanos DESC LIMIT ?",
-                (sender, gateway_id, _MOST_TRIED),
+                (sender, gateway_id, MOST_KEYS_OF_A_MESSAGE),
             )
             return [row[0] for row in found]
 
     def doubt_keys(self) -> None:
-        """An answer with keys may have been lost."""
-        with self._file.transaction():
-            self._file.note("doubt", 1)
+        """An answer with keys may have been lost. Raises nothing: what cannot be noted counts as a crash."""
+        try:
+            with self._file.transaction():
+                self._file.note("doubt", 1)
+        except MailboxError:
+            self._file.was_cut = True
 
     def reread_keys(self) -> bool:
         """If an answer with keys may have been lost, have the broker begin anew with them; whether it will."""
@@ -191,7 +207,7 @@ class Mailbox:
             for each, why, tried in messages:
                 text = json.dumps(asdict(each))
                 of = (each.id, each.topic_id, each.sender, each.gateway_id, _bounded(each.nanos))
-                row = (*of, why, tried, len(text), text)
+                row = (*of, why, tried, max(len(text), _LEAST_ROOM), text)
                 db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
                 _owe(db, each.id, each.nanos, client_id)
             given_up = []
@@ -257,7 +273,7 @@ class Mailbox:
             parked = [_parked(row) for row in db.execute("SELECT * FROM waiting WHERE nanos < ?", (before,))]
             unused = dict(
                 db.execute(
-                    "SELECT sender, count(*) FROM keys WHERE nanos < ? AND NOT used AND listened GROUP BY sender",
+                    "SELECT sender, count(*) FROM keys WHERE nanos < ? AND used = 0 AND listened = 1 GROUP BY sender",
                     (before,),
                 )
             )

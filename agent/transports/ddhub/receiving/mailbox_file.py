@@ -24,6 +24,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE keys (sender TEXT, gateway_id TEXT, wrapped TEXT, nanos INTEGER, used INTEGER, listened INTEGER,
                    PRIMARY KEY (sender, gateway_id, wrapped));
 CREATE INDEX keys_by_age ON keys (nanos);
+CREATE INDEX keys_by_use ON keys (listened, used, nanos);
 CREATE TABLE parked (id TEXT PRIMARY KEY, topic TEXT, sender TEXT, gateway_id TEXT, nanos INTEGER, why TEXT,
                      tried INTEGER, size INTEGER, message TEXT);
 CREATE VIEW waiting AS SELECT id, sender, gateway_id, nanos, why,
@@ -137,7 +138,7 @@ class MailboxFile:
 
     def note(self, name: str, value: int) -> None:
         """Replace a value; within a transaction."""
-        self._db.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
+        self._db.execute("UPDATE facts SET value = ? WHERE name = ? AND value != ?", (value, name, value))
 
     @contextmanager
     def _told(self) -> Iterator[None]:

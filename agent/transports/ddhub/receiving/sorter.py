@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anyio import to_thread
@@ -17,15 +17,15 @@ from agent.errors import TransportError
 from agent.ports import Clock
 from agent.printable import printable
 from agent.transports.ddhub.answers import ReceivedMessage
-from agent.transports.ddhub.content.cipher import RsaKey
 from agent.transports.ddhub.keys.key_source import RenewedKeySource
 from agent.transports.ddhub.keys.participant import ParticipantError
 from agent.transports.ddhub.receiving.delivery import Delivery, Parked, Refused, Why, is_encrypted, opened
 from agent.transports.ddhub.receiving.mailbox import Mailbox, ParkedMessage
+from agent.transports.ddhub.receiving.our_keys import OurKeys
 
 S = 1_000_000_000
 KEPT = 25 * 3600 * S  # ns; the broker keeps 24 h
-_AGAIN = 60 * S  # until parked messages are tried again, and our RSA keys read again
+_AGAIN = 60 * S  # until parked messages are tried again
 _DAY = 86_400 * S
 _NO_ROOM = "there is no more room for messages that cannot be opened"
 _TOO_LONG = "it could not be opened for 25 h; `outbox resend` of its sender brings the records"
@@ -46,7 +46,7 @@ class _Judged:
 
 
 class Sorter:
-    """Of one topic and set of senders. Raises MailboxError, and what ``other_rsa_keys`` raises."""
+    """Of one topic and set of senders. Raises MailboxError."""
 
     def __init__(
         self,
@@ -56,8 +56,7 @@ class Sorter:
         topic_id: str,
         senders: Collection[str],
         keys: RenewedKeySource,
-        rsa_keys: Sequence[RsaKey],
-        other_rsa_keys: Callable[[], Sequence[RsaKey]],
+        ours: OurKeys,
         clock: Clock,
         counts: Counter[str],
     ) -> None:
@@ -66,10 +65,9 @@ class Sorter:
         self._topic_id = topic_id
         self._senders = senders
         self._keys = keys
-        self._read_rsa = other_rsa_keys
+        self._ours = ours
         self._clock = clock
-        self._rsa = rsa_keys
-        self._rsa_at = clock.boot()
+        self._tried_with: int | None = None  # version of our keys with which all that was parked was tried
         self._tried_at: int | None = None
         self._latest: tuple[int, int] | None = None  # the broker's time, and ours of boot when it was seen
         self._counts = counts
@@ -83,11 +81,12 @@ class Sorter:
         waiting = await to_thread.run_sync(self._mailbox.parked, self._topic_id, self._senders)
         if not waiting:
             return []
-        is_first, now = self._tried_at is None, self._clock.boot()
+        now = self._clock.boot()
         due = self._tried_at is None or now >= self._tried_at + _AGAIN
         if due:
             self._tried_at = now
-        others = is_first or (due and await self._other_rsa())
+            await self._ours.renew()
+        others, self._tried_with = self._ours.version != self._tried_with, self._ours.version
         found: list[Delivery] = []
         for each in waiting:
             if each.id in without or not (each.has_new_key or (others if each.why is Why.KEY else due)):
@@ -132,7 +131,7 @@ class Sorter:
         if doubtful:
             keys |= {sender: await self._signature_key(sender, anew=True) for sender in doubtful}
             judged = await to_thread.run_sync(lambda: [self._opened(each, keys) for each in messages])
-        if any(each.is_parked(Why.KEY) and each.tried for each in judged) and await self._other_rsa():
+        if any(each.is_parked(Why.KEY) and each.tried for each in judged) and await self._ours.renew():
             judged = await to_thread.run_sync(lambda: [self._opened(each, keys) for each in messages])
         put_away = [each for each in judged if not each.is_parked(before) or before is Why.KEY]
         given_up = await to_thread.run_sync(self._put_away, put_away)
@@ -158,17 +157,8 @@ class Sorter:
             return _Judged(message, Refused("it is of another topic"))
         key, unknown = signature_keys[message.sender]
         wrapped = self._mailbox.wrapped(message.sender, message.gateway_id) if is_encrypted(message) else []
-        outcome = opened(message, signature_key=key, wrapped=wrapped, private_keys=self._rsa, unknown=unknown)
+        outcome = opened(message, signature_key=key, wrapped=wrapped, private_keys=self._ours.private, unknown=unknown)
         return _Judged(message, outcome, len(wrapped))
-
-    async def _other_rsa(self) -> bool:
-        """Whether our RSA keys are others than before; looks at most once a minute."""
-        now = self._clock.boot()
-        if now < self._rsa_at + _AGAIN:
-            return False
-        self._rsa_at, before = now, [each.n for each in self._rsa]
-        self._rsa = await to_thread.run_sync(self._read_rsa)
-        return [each.n for each in self._rsa] != before
 
     # ---- what was judged ------------------------------------------------------------------------------------------
 

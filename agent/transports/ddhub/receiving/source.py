@@ -24,6 +24,7 @@ from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
 from agent.transports.ddhub.keys.network import participant
 from agent.transports.ddhub.receiving.consumer import Consumer, TopicName
 from agent.transports.ddhub.receiving.mailbox import mailbox
+from agent.transports.ddhub.receiving.our_keys import OurKeys
 
 SCHEMES = ("ddhub+https://", "ddhub+http://")
 _EXAMPLE = "expected ddhub+https://HOST/OWNER/TOPIC"
@@ -81,11 +82,20 @@ async def receiving(
         raise ValueError("say whose messages are to be received")
     if any(participant(each).network != who.network for each in accepted):
         raise ValueError(f"a Data Hub knows one network, ours is {who.network.name}; correct the DIDs")
+    keys = open_key_source(source.keys, signer=signer, clock=clock)
     rsa = KeyFolder(folder, signer)
-    ours = await to_thread.run_sync(rsa.read)
-    if ours.newest is None:
+    private = (await to_thread.run_sync(rsa.read)).private
+    if not private:
         hint = "make and publish one with `edge-agent ddhub keys --send`; senders encrypt for it"
         raise SignerError(f"there is no RSA key of ours in {folder}", hint=hint)
+    ours = OurKeys(
+        private,
+        read=lambda: rsa.read().private,
+        did=who.did,
+        document=keys,
+        may_lack_us=source.keys.file is not None,
+        clock=clock,
+    )
     with mailbox(folder, did=who.did) as box:
         async with broker(source.server, signer=signer, clock=clock) as api:
             consumer = Consumer(
@@ -93,9 +103,8 @@ async def receiving(
                 topic=source.topic,
                 senders=accepted,
                 mailbox=box,
-                keys=open_key_source(source.keys, signer=signer, clock=clock),
-                rsa_keys=ours.private,
-                other_rsa_keys=lambda: rsa.read().private,
+                keys=keys,
+                ours=ours,
                 clock=clock,
                 every=every,
             )
