@@ -150,7 +150,7 @@ class Receiver:
             may_lack_us=True,
             clock=self.clock,
         )
-        with mailbox(folder or self.state, did=self.did) as box:
+        with mailbox((folder or self.state) / "mailbox.db", did=self.did) as box:
             async with broker(self.source.server, signer=self.signer, clock=self.clock) as api:
                 consumer = Consumer(
                     api,

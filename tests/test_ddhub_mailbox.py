@@ -16,12 +16,13 @@ from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxF
 from tests.runs import DID
 
 ALICE, CAROL = "did:ethr:volta:0xA", "did:ethr:volta:0xC"
+NAME = "mailbox.db"
 TOPIC = "62545547fe37f174d7715ff3"
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Mailbox]:
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         yield box
 
 
@@ -40,15 +41,15 @@ def damage(path: Path) -> None:
 
 
 def test_all_of_it_is_there_again(tmp_path: Path) -> None:
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         assert box.was_closed
-        client_id, keys = box.claim(TOPIC, [ALICE]), box.key_client_id()
+        client_id, keys = box.client_id(TOPIC, [ALICE]), box.key_client_id()
         box.put_keys([key(1)], listened=[ALICE])
         box.park([(message(1), Why.KEY, 0)], client_id=client_id)
         box.finish([("m2", ALICE, "g2", 7)], client_id=client_id)
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         assert box.was_closed
-        assert (box.claim(TOPIC, [ALICE]), box.key_client_id()) == (client_id, keys)
+        assert (box.client_id(TOPIC, [ALICE]), box.key_client_id()) == (client_id, keys)
         assert box.wrapped(ALICE, "g") == ["w1"]
         assert box.parked_message("m1") == message(1)
         assert box.known(["m1", "m2", "m3"]) == {"m1", "m2"}
@@ -59,16 +60,16 @@ def test_all_of_it_is_there_again(tmp_path: Path) -> None:
 
 def test_nobody_else_reads_it(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "one"
-    with mailbox(folder, did=DID) as box:
+    with mailbox(folder / NAME, did=DID) as box:
         box.put_keys([key(1)], listened=[])
         modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert set(modes.values()) == {0o600}
-    assert {"mailbox.db", "mailbox.lock"} <= modes.keys()
+    assert {"mailbox.db", "mailbox.db.lock"} <= modes.keys()
 
 
 def test_client_ids_are_what_the_broker_takes_and_deletes(box: Mailbox) -> None:
-    for client_id in (box.claim(TOPIC, [ALICE]), box.key_client_id()):
+    for client_id in (box.client_id(TOPIC, [ALICE]), box.key_client_id()):
         assert re.fullmatch("[a-zA-Z0-9:]{1,200}", client_id)
         assert client_id.startswith(box.prefix)
 
@@ -76,29 +77,19 @@ def test_client_ids_are_what_the_broker_takes_and_deletes(box: Mailbox) -> None:
 def test_client_ids_follow_from_topic_and_senders_only(box: Mailbox) -> None:
     found = {}
     for senders in ([ALICE, CAROL], [CAROL, ALICE], [CAROL, ALICE, CAROL], [ALICE], []):
-        found[tuple(senders)] = box.claim(TOPIC, senders)
-        box.release(TOPIC)
+        found[tuple(senders)] = box.client_id(TOPIC, senders)
     assert len({*found.values()}) == 3
-    assert box.claim("a0", [ALICE]) not in found.values()
-    assert len(box.in_use) == 1
-
-
-def test_one_reader_for_a_topic(box: Mailbox) -> None:
-    box.claim(TOPIC, [ALICE])
-    with pytest.raises(MailboxError, match="is being read already"):
-        box.claim(TOPIC, [CAROL])
-    box.release(TOPIC)
-    box.claim(TOPIC, [CAROL])
+    assert box.client_id("a0", [ALICE]) not in found.values()
 
 
 def test_another_mailbox_has_other_client_ids(tmp_path: Path, box: Mailbox) -> None:
-    with mailbox(tmp_path / "other", did=DID) as other:
-        assert other.claim(TOPIC, [ALICE]) != box.claim(TOPIC, [ALICE])
+    with mailbox(tmp_path / "other" / NAME, did=DID) as other:
+        assert other.client_id(TOPIC, [ALICE]) != box.client_id(TOPIC, [ALICE])
         assert other.key_client_id() != box.key_client_id()
 
 
 def test_keys_are_asked_for_again_only_if_some_may_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         first = box.key_client_id()
         assert not box.reread_keys()
         box.doubt_keys()
@@ -108,7 +99,7 @@ def test_keys_are_asked_for_again_only_if_some_may_be_lost(tmp_path: Path, monke
         with monkeypatch.context() as crashing:
             crashing.setattr(MailboxFile, "close", lambda self: self._db.close())
             box._file.close()
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         assert not box.was_closed
         assert box.reread_keys(), "a crash may have lost some"
 
@@ -216,49 +207,56 @@ def test_the_latest_time_of_the_broker(box: Mailbox) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    second = mailbox(tmp_path, did=DID)
-    with mailbox(tmp_path, did=DID), pytest.raises(MailboxError, match="in use by another process") as raised, second:
+    second = mailbox(tmp_path / NAME, did=DID)
+    with (
+        mailbox(tmp_path / NAME, did=DID),
+        pytest.raises(MailboxError, match="in use by another process") as raised,
+        second,
+    ):
         pass
-    assert "a folder of its own" in raised.value.hint
-    with mailbox(tmp_path, did=DID):
+    assert "a folder with copies of rsa-*.pem" in raised.value.hint
+    with mailbox(tmp_path / NAME, did=DID):
         pass
 
 
 def test_a_mailbox_of_another_participant(tmp_path: Path) -> None:
-    with mailbox(tmp_path, did=DID):
+    with mailbox(tmp_path / NAME, did=DID):
         pass
-    with pytest.raises(MailboxError, match=f"belongs to {DID}, not to {ALICE}"), mailbox(tmp_path, did=ALICE):
+    with pytest.raises(MailboxError, match=f"belongs to {DID}, not to {ALICE}"), mailbox(tmp_path / NAME, did=ALICE):
         pass
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         assert box.was_closed
 
 
 def test_a_mailbox_that_is_damaged(tmp_path: Path) -> None:
-    with mailbox(tmp_path, did=DID):
+    with mailbox(tmp_path / NAME, did=DID):
         pass
     damage(tmp_path / "mailbox.db")
-    with pytest.raises(MailboxError, match=r"mailbox\.db is damaged") as raised, mailbox(tmp_path, did=DID):
+    with pytest.raises(MailboxError, match=r"mailbox\.db is damaged") as raised, mailbox(tmp_path / NAME, did=DID):
         pass
     assert "move it away: a new one begins with all that the broker still has" in raised.value.hint
 
 
 def test_a_mailbox_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "mailbox.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(MailboxError, match="is damaged"), mailbox(tmp_path, did=DID):
+    with pytest.raises(MailboxError, match="is damaged"), mailbox(tmp_path / NAME, did=DID):
         pass
 
 
 def test_a_mailbox_of_a_newer_program(tmp_path: Path) -> None:
-    with mailbox(tmp_path, did=DID) as box:
+    with mailbox(tmp_path / NAME, did=DID) as box:
         box._file._db.execute("PRAGMA user_version=9")
-    with pytest.raises(MailboxError, match="is of version 9, this program knows 1"), mailbox(tmp_path, did=DID):
+    with pytest.raises(MailboxError, match="is of version 9, this program knows 1"), mailbox(tmp_path / NAME, did=DID):
         pass
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MailboxError, match="cannot keep a mailbox in"), mailbox(tmp_path / "file" / "x", did=DID):
+    with (
+        pytest.raises(MailboxError, match="cannot keep a mailbox in"),
+        mailbox(tmp_path / "file" / "x" / NAME, did=DID),
+    ):
         pass
     (tmp_path / "mailbox.db").mkdir()
-    with pytest.raises(MailboxError, match=r"mailbox\.db"), mailbox(tmp_path, did=DID):
+    with pytest.raises(MailboxError, match=r"mailbox\.db"), mailbox(tmp_path / NAME, did=DID):
         pass

@@ -140,7 +140,7 @@ def test_what_came_is_printed_once_over_several_calls_and_senders(world: World) 
     assert (numbers, report["records"]) == ([], 5)
     assert third.stderr == "the broker has forgotten 1 client ids\n"
     assert sorted(path.name for path in world.state.iterdir() if path.suffix in (".checkpoint", ".db")) == [
-        "mailbox.db",
+        f"mailbox.{OWNER}.telemetry.db",
         f"tail.{OWNER}.telemetry.checkpoint",
     ]
 
@@ -355,11 +355,15 @@ def test_a_hub_that_is_not_there(world: World) -> None:
     assert done.stdout == ""
 
 
-def test_the_folder_is_used_by_one_process(world: World) -> None:
-    with mailbox(world.state, did=world.signer.did):
+def test_a_topic_is_read_by_one_process(world: World) -> None:
+    world.hub.add_topic("other", ANYTHING)
+    with mailbox(world.state / f"mailbox.{OWNER}.telemetry.db", did=world.signer.did):
         done = world.tail()
-    assert done.returncode == 1
-    assert "is in use by another process; one process receives with it" in done.stderr
+        assert done.returncode == 1
+        assert "is in use by another process; one process receives a topic with a folder" in done.stderr
+        world.send(*simple_run(2).sent)
+        world.read("other")
+        assert printed(world.tail())[0] == [], "another topic can be read beside it"
 
 
 URL = "ddhub+https://hub.example/a.ewc/b"

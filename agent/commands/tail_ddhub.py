@@ -38,7 +38,6 @@ from agent.verifier import Judged, Signer, Verifier
 _DIFFER = "its readable values are not those of its signed records, which count; tell the sender"
 _PAUSES = (1.0, 30.0)  # s between tries to go on: the first, the longest
 _EVERY = 10.0  # s between searches that find nothing
-_LONGEST_NAME = 200  # characters; two topics that differ behind them only are told apart by what the file says
 _EVERY_UNTIL_IDLE = 0.5  # the least that may be asked for
 
 
@@ -72,8 +71,7 @@ def main(options: argparse.Namespace, found: tuple[Config, Channel] | None) -> i
         else:
             source, ours = Source.of(found[1].settings), of_channel(*found, state=options.state)
         if options.checkpoint is None:
-            name = f"tail.{source.topic.owner}.{source.topic.name}"[:_LONGEST_NAME]
-            options.checkpoint = ours.folder / f"{name}.checkpoint"
+            options.checkpoint = ours.folder / f"tail.{source.topic.in_file_names}.checkpoint"
         tail = _Tail(_Wanted(source, ours, senders), accept, options, every=every)
     except ValueError as error:
         say(f"edge-agent tail: {error}")

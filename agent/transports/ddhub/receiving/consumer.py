@@ -22,6 +22,7 @@ the broker also says so when it could not look: ``settled`` tells when nothing m
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +64,11 @@ class TopicName:
 
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}"
+
+    @property
+    def in_file_names(self) -> str:
+        """The same where only few characters are safe, and not too many: of two topics it may be the same."""
+        return re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.owner}.{self.name}")[:200]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +122,9 @@ class Consumer:
         """
 
     def close(self) -> None:
-        """Let another one read the topic."""
+        """Nothing more is searched for. Call it before the mailbox is closed."""
         if self._clock.boot() < self._held_until:
             self._mailbox.cut()
-        if self._reading is not None:
-            self._mailbox.release(self._reading.topic_id)
-            self._reading = None
 
     @property
     def settled(self) -> bool:
@@ -168,7 +171,7 @@ class Consumer:
         TransportError.
         """
         ours = [each for each in await self._api.client_ids() if each.startswith(self._mailbox.prefix)]
-        return sorted(set(ours) - self._mailbox.in_use)
+        return sorted({*ours} - ({self._reading.client_id} if self._reading else set()))
 
     async def remove_client_ids(self, client_ids: Sequence[str]) -> list[str]:
         """Have the broker forget some of ``old_client_ids``; returns which it did. Raises TransportError,
@@ -212,7 +215,6 @@ class Consumer:
         elif found:
             if self._reading is not None:
                 log.warning("topic has another id now and is read under that topic=%s", self._topic)
-                self._mailbox.release(self._reading.topic_id)
             self._reading = self._read(found[0].id, until=now + _TOPIC)
         if self._reading is None:
             hint = "have its owner register it, or correct the name: it counts to the letter"
@@ -220,7 +222,7 @@ class Consumer:
         return self._reading
 
     def _read(self, topic_id: str, *, until: int) -> _Reading:
-        client_id = self._mailbox.claim(topic_id, self._senders)
+        client_id = self._mailbox.client_id(topic_id, self._senders)
         sorter = Sorter(
             mailbox=self._mailbox,
             client_id=client_id,
@@ -237,14 +239,13 @@ class Consumer:
         """Fetch and store the keys that wait at the broker. When very many are here whose messages have not come, the
         others stay there, but for those that are fetched ``until`` something is so (it blocks).
         """
-        async with self._mailbox.draining:
-            client_id = await to_thread.run_sync(self._mailbox.key_client_id)
-            for _ in range(_MOST_KEY_SEARCHES):
-                has_room = await to_thread.run_sync(self._mailbox.has_room_for_keys)
-                if not has_room and (until is None or await to_thread.run_sync(until)):
-                    return
-                if not await self._fetch_keys(client_id):
-                    return
+        client_id = await to_thread.run_sync(self._mailbox.key_client_id)
+        for _ in range(_MOST_KEY_SEARCHES):
+            has_room = await to_thread.run_sync(self._mailbox.has_room_for_keys)
+            if not has_room and (until is None or await to_thread.run_sync(until)):
+                return
+            if not await self._fetch_keys(client_id):
+                return
 
     async def _fetch_keys(self, client_id: str) -> bool:
         """Fetch and store some keys; whether there were any. The broker hands out a key once, so whatever happens on

@@ -1,7 +1,8 @@
 """What must outlive a process that receives from a Data Hub: keys of messages (wrapped, as they came), messages that
 cannot be opened yet, the ids of those that are done with, and acknowledgements that the broker has not taken yet.
 
-One process at a time has it. Each method is one transaction, on disk when it returns. What a crash leaves:
+There is one for each topic that is read, and one process at a time has it. Each method is one transaction, on disk when
+it returns. What a crash leaves:
 
 - between the broker's answer with keys and ``put_keys``: the broker counts them as delivered, and they are not here.
   The next start knows that this may be so; if a message then lacks its key, ``reread_keys`` makes the broker hand out
@@ -27,8 +28,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
-
-import anyio
 
 from agent.transports.ddhub.answers import ReceivedKey, ReceivedMessage
 from agent.transports.ddhub.receiving.delivery import Why
@@ -67,9 +66,9 @@ class Expired:
 
 
 @contextmanager
-def mailbox(folder: Path, *, did: str) -> Iterator[Mailbox]:
-    """The mailbox of a participant in a folder, made if there is none. Raises MailboxError."""
-    with mailbox_file(folder, did=did) as file:
+def mailbox(path: Path, *, did: str) -> Iterator[Mailbox]:
+    """The mailbox of a participant in a file, made if there is none. Raises MailboxError."""
+    with mailbox_file(path, did=did) as file:
         yield Mailbox(file)
 
 
@@ -78,9 +77,6 @@ class Mailbox:
 
     def __init__(self, file: MailboxFile) -> None:
         self._file = file
-        self._claimed: dict[str, str] = {}  # client ids by topic
-        self.draining = anyio.Lock()
-        """Who fetches keys holds it: two at a time would share one client id."""
         self.was_closed = file.was_closed
         """Whether the process that had it before ended in order."""
         if not file.was_closed:
@@ -94,32 +90,19 @@ class Mailbox:
 
     # ---- client ids -------------------------------------------------------------------------------------------
 
-    def claim(self, topic_id: str, senders: Iterable[str]) -> str:
-        """The client id for messages of a topic from exactly these senders; nobody else here may read the topic until
-        it is released.
+    def client_id(self, topic_id: str, senders: Iterable[str]) -> str:
+        """The one for messages of a topic from exactly these senders.
 
         Another set has another one: the broker forgets, for a client id, what its search leaves out. Only letters,
-        digits and colons: the broker deletes no name with a dash. Raises MailboxError.
+        digits and colons: the broker deletes no name with a dash.
         """
-        if topic_id in self._claimed:
-            raise MailboxError("this topic is being read already", hint="one reader for each topic, with all senders")
         what = json.dumps([topic_id, sorted(set(senders))]).encode()
-        self._claimed[topic_id] = f"{self.prefix}{hashlib.sha256(what).hexdigest()[:32]}"
-        return self._claimed[topic_id]
-
-    def release(self, topic_id: str) -> None:
-        """Nobody reads it any more."""
-        self._claimed.pop(topic_id, None)
+        return f"{self.prefix}{hashlib.sha256(what).hexdigest()[:32]}"
 
     @property
     def prefix(self) -> str:
         """How all our client ids begin."""
         return f"edgeagent:{self._file.id}:"
-
-    @property
-    def in_use(self) -> set[str]:
-        """Client ids for messages that are claimed."""
-        return {*self._claimed.values()}
 
     def key_client_id(self) -> str:
         """The one for keys, whoever sends them."""

@@ -42,11 +42,11 @@ class MailboxError(AgentError):
 
 
 @contextmanager
-def mailbox_file(folder: Path, *, did: str) -> Iterator[MailboxFile]:
-    """The file in a folder, made if there is none, for this participant alone. Raises MailboxError."""
-    lock = _locked(folder)
+def mailbox_file(path: Path, *, did: str) -> Iterator[MailboxFile]:
+    """The file, made if there is none, for this participant alone. Raises MailboxError."""
+    lock = _locked(path)
     try:
-        file = MailboxFile(folder / "mailbox.db", did=did)
+        file = MailboxFile(path, did=did)
         try:
             yield file
         finally:
@@ -55,10 +55,11 @@ def mailbox_file(folder: Path, *, did: str) -> Iterator[MailboxFile]:
         os.close(lock)
 
 
-def _locked(folder: Path) -> int:
+def _locked(path: Path) -> int:
+    folder = path.parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "mailbox.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         hint = "name a folder that is ours"
         raise MailboxError(f"cannot keep a mailbox in {folder}: {error.strerror}", hint=hint) from error
@@ -66,8 +67,8 @@ def _locked(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        hint = "one process receives with it; give another one a folder of its own"
-        raise MailboxError(f"the mailbox in {folder} is in use by another process", hint=hint) from None
+        hint = "one process receives a topic with a folder; give another one a folder with copies of rsa-*.pem"
+        raise MailboxError(f"the mailbox {path} is in use by another process", hint=hint) from None
     return lock
 
 

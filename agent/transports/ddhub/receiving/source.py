@@ -72,9 +72,9 @@ async def receiving(
 ) -> AsyncIterator[Consumer]:
     """A consumer of a topic, as the participant whose key ``signer`` has, of what these ``senders`` (DIDs) send to it.
 
-    ``folder``: holds our RSA keys (``edge-agent ddhub keys``) and the mailbox, for this process alone. ``every``: s
-    between searches that find nothing. The broker is asked when the consumer is. Raises ValueError (a DID),
-    MailboxError, SignerError, TransportError (a certificate).
+    ``folder``: holds our RSA keys (``edge-agent ddhub keys``) and a mailbox for each topic, which one process at a time
+    reads. ``every``: s between searches that find nothing. The broker is asked when the consumer is. Raises ValueError
+    (a DID), MailboxError, SignerError, TransportError (a certificate).
     """
     who = participant(signer.did)
     accepted = [judge_did(each) for each in senders]
@@ -96,7 +96,7 @@ async def receiving(
         may_lack_us=source.keys.file is not None,
         clock=clock,
     )
-    with mailbox(folder, did=who.did) as box:
+    with mailbox(folder / f"mailbox.{source.topic.in_file_names}.db", did=who.did) as box:
         async with broker(source.server, signer=signer, clock=clock) as api:
             consumer = Consumer(
                 api,
