@@ -690,6 +690,23 @@ async def test_while_the_source_is_down_the_last_is_used_and_told(caplog: pytest
     ]
 
 
+async def test_a_source_that_is_away_is_waited_for_once_and_not_for_each_participant() -> None:
+    resolver, clock = Scripted(BOTH), FakeClock()
+    cached = CachedKeys(resolver, clock=clock)
+    other = ALICE["did"]
+    await cached.keys(other)
+    clock.now += 3600 * S
+    resolver.said = TransportError("no answer in 20 s", reason=Reason.TIMEOUT)
+    with pytest.raises(TransportError, match="no answer in 20 s"):
+        await cached.keys(DID)
+    assert await cached.keys(other) == BOTH
+    assert resolver.asked == [other, DID]
+    clock.now += 30 * S
+    resolver.said = BOTH
+    assert await cached.keys(DID) == await cached.keys(other) == BOTH
+    assert resolver.asked == [other, DID, DID, other]
+
+
 async def test_what_is_a_week_old_is_used_no_more() -> None:
     resolver, clock = Scripted(BOTH), FakeClock()
     cached = CachedKeys(resolver, clock=clock)

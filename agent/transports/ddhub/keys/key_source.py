@@ -34,7 +34,8 @@ from agent.transports.ddhub.keys.ssi_hub import SsiHub
 S = 1_000_000_000
 TTL = 3600 * S
 NEGATIVE_TTL = 60 * S
-PAUSE = 30 * S  # after a failure, until the source is asked again for the same participant
+PAUSE = 30 * S  # after a failure, until the source is asked again for the same participant; or, if it was away, for any
+_AWAY = (Reason.UNREACHABLE, Reason.TIMEOUT)  # each look-up would wait for its own time-out
 LONGEST_STALE = 7 * 86_400 * S
 _MOST = 10_000  # participants that are remembered
 
@@ -127,6 +128,8 @@ class CachedKeys:
         self._known: dict[DidKey, _Known] = {}
         self._asking: dict[DidKey, anyio.Lock] = {}
         self._is_down = False
+        self._away: TransportError | None = None  # why it was not reached, and when (of boot, ns)
+        self._away_at = 0
 
     async def keys(self, did: str) -> ParticipantKeys:
         """Raises ParticipantError, TransportError."""
@@ -161,10 +164,15 @@ class CachedKeys:
         return now < known.said_at + (TTL if is_there else NEGATIVE_TTL)
 
     async def _ask(self, key: DidKey, who: Participant, known: _Known) -> _Known:
+        if self._away is not None and self._clock.boot() < self._away_at + PAUSE:
+            return self._failed(key, known, self._away)
         try:
             keys = await self._source.keys(who)
         except TransportError as error:
+            if error.reason in _AWAY:
+                self._away, self._away_at = error, self._clock.boot()
             return self._failed(key, known, error)
+        self._away = None
         if self._is_down:
             self._is_down = False
             log.info("keys of participants are renewed again")
