@@ -184,6 +184,13 @@ def test_the_oldest_that_waits_is_given_up_for_room(box: Mailbox, monkeypatch: p
     assert box.owed("c") == ["m0", "m1", "m2", "m3"]
 
 
+def test_what_waited_leaves_no_large_files(tmp_path: Path, box: Mailbox) -> None:
+    box.park([(message(1, text="0" * (6 << 20)), Why.KEY, 0)], client_id="c")
+    box.finish([("m1", ALICE, "g1", 1)], client_id="c")
+    box.settle(["m1"], client_id="c")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5 << 20
+
+
 def test_what_the_broker_has_forgotten_is_dropped_and_told(box: Mailbox) -> None:
     box.put_keys([key(1, nanos=5), key(2, of="used", nanos=5), key(3, sender=CAROL, nanos=5)], listened=[ALICE])
     box.put_keys([key(4, of="new", nanos=6)], listened=[ALICE])

@@ -18,7 +18,13 @@ from typing import Any
 from agent.errors import AgentError, Verdict
 
 VERSION = 1
-_PRAGMAS = ("auto_vacuum=FULL", "locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
+_PRAGMAS = (
+    "auto_vacuum=FULL",
+    "locking_mode=EXCLUSIVE",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "journal_size_limit=4194304",  # else the log stays as large as it ever was
+)
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE keys (sender TEXT, gateway_id TEXT, wrapped TEXT, nanos INTEGER, used INTEGER, listened INTEGER,
