@@ -690,6 +690,18 @@ async def test_searches_and_acknowledgements_never_overlap(us: Receiver) -> None
         assert len(us.hub.calls("/messages/ack")) == 1
 
 
+async def test_who_is_told_to_stop_while_he_takes_a_batch_has_it(us: Receiver) -> None:
+    alice = await us.sender()
+    await us.send(alice, *records(1))
+    async with us.open() as consumer:
+        found = await rounds(consumer)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await consumer.acknowledge(found)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+
+
 async def test_acknowledgements_of_what_the_broker_has_forgotten(us: Receiver) -> None:
     alice = await us.sender()
     await us.send(alice, *records(1))

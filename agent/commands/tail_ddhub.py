@@ -27,6 +27,7 @@ from agent.errors import EvidenceError, TransportError
 from agent.evidence.envelope import unpack
 from agent.evidence.record import decode_head
 from agent.model import Link
+from agent.printable import printable
 from agent.transports.ddhub.content.records import Agreement, agreement
 from agent.transports.ddhub.keys.network import canonical
 from agent.transports.ddhub.receiving.consumer import Consumer
@@ -190,7 +191,7 @@ class _Tail:
         if records is None or len(ours) < len(delivery.envelopes):
             return
         if agreement(records, ours) is Agreement.DIFFER:
-            say(f"message {delivery.id} of {delivery.sender}: {_DIFFER}")
+            say(f"message {printable(delivery.id)} of {delivery.sender}: {_DIFFER}")
 
     def _save(self) -> None:
         """What was printed is behind the checkpoint. Raises OSError."""

@@ -110,12 +110,12 @@ class Consumer:
         self._reading: _Reading | None = None
         self._asking = anyio.Lock()  # searches and acknowledgements disturb each other at the broker
         self._held_until = clock.boot() + (0 if mailbox.was_closed else _ACK_WAIT)
-        self._out: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
+        self._handed_over: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
         self._amount = AMOUNT
         self._unreadable = 0  # messages of the last search that lack what we need; they are not acknowledged
         self._empty = 0
-        self._is_moving = False
-        self._told = ""
+        self._goes_on = False
+        self._ack_trouble = ""
         self.counts: Counter[str] = Counter()
         """Messages since it was made: ``delivered``, ``flawed`` of them, ``parked``, ``refused``, ``given_up``,
         ``repeated``.
@@ -124,14 +124,14 @@ class Consumer:
     def close(self) -> None:
         """Nothing more is searched for. Call it before the mailbox is closed."""
         if self._clock.boot() < self._held_until:
-            self._mailbox.cut()
+            self._mailbox.count_as_crash()
 
     @property
     def settled(self) -> bool:
         """Whether nothing more is to be expected at the moment: several searches found nothing, and the broker holds
         nothing back of a search that did not end.
         """
-        return self._empty >= _EMPTY and self._clock.boot() >= self._held_until and not self._out
+        return self._empty >= _EMPTY and self._clock.boot() >= self._held_until and not self._handed_over
 
     @property
     def waiting(self) -> int:
@@ -148,7 +148,7 @@ class Consumer:
             async with self._asking:
                 batch = await self._round()
             yield batch
-            if not self._is_moving:
+            if not self._goes_on:
                 is_held = self._clock.boot() < self._held_until
                 await anyio.sleep(min(self._every, _HELD) if is_held else self._every)
 
@@ -157,12 +157,13 @@ class Consumer:
 
         Raises MailboxError.
         """
-        ours = [each for each in deliveries if each.id in self._out]
+        ours = [each for each in deliveries if each.id in self._handed_over]
         if self._reading is None or not ours:
             return
-        await to_thread.run_sync(self._reading.sorter.finish, ours)
+        with anyio.CancelScope(shield=True):  # who is told to stop has them all the same
+            await to_thread.run_sync(self._reading.sorter.finish, ours)
         for each in ours:
-            del self._out[each.id]
+            del self._handed_over[each.id]
         async with self._asking:
             await self._settle(self._reading)
 
@@ -185,26 +186,26 @@ class Consumer:
     # ---- a round ------------------------------------------------------------------------------------------------
 
     async def _round(self) -> list[Delivery]:
-        reading = await self._attach()
+        reading = await self._current_topic()
         await self._ours.look()
         await self._drain()
         owed = await self._settle(reading)
         amount, searched = await self._search(reading, besides=owed)
-        is_repeated = any(each.id not in self._out for each in searched)
+        is_repeated = any(each.id not in self._handed_over for each in searched)
         new = await self._unknown(reading, searched)
-        await self._have_keys(reading, new)
+        await self._fetch_missing_keys(reading, new)
         found = await reading.sorter.fresh(new)
-        found += await reading.sorter.parked(without={*self._out, *(each.id for each in new)})
+        found += await reading.sorter.parked(without={*self._handed_over, *(each.id for each in new)})
         await reading.sorter.expire(max((each.nanos for each in searched), default=0))
         still_owed = await self._settle(reading)
         found.sort(key=lambda each: (each.nanos, each.id))
-        self._out |= {each.id: each for each in found}
+        self._handed_over |= {each.id: each for each in found}
         is_full = len(searched) + self._unreadable >= amount  # there may be more behind
-        self._is_moving = bool(new) or (is_repeated and not still_owed)
+        self._goes_on = bool(new) or (is_repeated and not still_owed)
         self._empty = 0 if new or found or is_full else self._empty + 1
         return found
 
-    async def _attach(self) -> _Reading:
+    async def _current_topic(self) -> _Reading:
         """The topic, looked up each hour: it may have been deleted, and made again with another id."""
         now = self._clock.boot()
         if self._reading is not None and now < self._reading.until:
@@ -263,7 +264,7 @@ class Consumer:
             log.warning("key of a message cannot be read what=%s", words)
         return bool(keys or bad)
 
-    async def _have_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
+    async def _fetch_missing_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
         """Look once more for keys of messages that have none."""
 
         def are_there() -> bool:
@@ -283,7 +284,7 @@ class Consumer:
         the broker does not know yet that they are done with: ``besides``, those that the caller has, and unreadable
         ones.
         """
-        amount = self._amount + min(_MOST_MORE, len(self._out) + self._unreadable + besides)
+        amount = self._amount + min(_MOST_MORE, len(self._handed_over) + self._unreadable + besides)
         try:
             found, bad = await self._api.search(
                 client_id=reading.client_id, topic_ids=[reading.topic_id], senders=self._senders, amount=amount
@@ -301,7 +302,7 @@ class Consumer:
 
     async def _unknown(self, reading: _Reading, searched: Sequence[ReceivedMessage]) -> list[ReceivedMessage]:
         """Those that were never seen; the broker has forgotten, or not heard, that we have the others."""
-        unique = {each.id: each for each in searched if each.id not in self._out}
+        unique = {each.id: each for each in searched if each.id not in self._handed_over}
         known = await to_thread.run_sync(self._mailbox.known, [*unique])
         if known:
             repeated = [(each, unique.pop(each).nanos) for each in known]
@@ -316,10 +317,10 @@ class Consumer:
             try:
                 acked, gone = await self._api.acknowledge(owed[first : first + _ACKS], client_id=reading.client_id)
             except TransportError as error:
-                if str(error) != self._told:
-                    self._told = str(error)
+                if str(error) != self._ack_trouble:
+                    self._ack_trouble = str(error)
                     log.warning("messages are not acknowledged yet what=%s hint=%s", error, error.hint)
                 return len(owed) - first
-            self._told = ""
+            self._ack_trouble = ""
             await to_thread.run_sync(partial(self._mailbox.settle, [*acked, *gone], client_id=reading.client_id))
         return 0

@@ -82,11 +82,11 @@ class Mailbox:
         if not file.was_closed:
             self.doubt_keys()
 
-    def cut(self) -> None:
+    def count_as_crash(self) -> None:
         """The broker may hold messages back, of a search that it did not end: to the next process it shall look as if
         this one had crashed.
         """
-        self._file.was_cut = True
+        self._file.counts_as_crash = True
 
     # ---- client ids -------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Mailbox:
             with self._file.transaction():
                 self._file.note("doubt", 1)
         except MailboxError:
-            self._file.was_cut = True
+            self._file.counts_as_crash = True
 
     def reread_keys(self) -> bool:
         """If an answer with keys may have been lost, have the broker begin anew with them; whether it will."""

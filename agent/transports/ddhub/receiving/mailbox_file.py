@@ -82,8 +82,8 @@ class MailboxFile:
     """Made by ``mailbox_file``. Any thread may use it, one at a time."""
 
     def __init__(self, path: Path, *, did: str) -> None:
-        self.was_cut = False
-        """What was under way was given up: the next one takes it for a crash."""
+        self.counts_as_crash = False
+        """To the next process it looks as if this one had not ended in order."""
         self._path = path
         self._lock = threading.Lock()
         with self._told():
@@ -121,7 +121,7 @@ class MailboxFile:
 
     def close(self) -> None:
         """Let go of it. Never raises: what could not be noted counts as a crash."""
-        if not self.was_cut:
+        if not self.counts_as_crash:
             with suppress(MailboxError), self.transaction():
                 self.note("open", 0)
         self._db.close()
