@@ -763,6 +763,31 @@ async def test_after_a_crash_at_any_step_nothing_is_missing(
         assert not {*kept} & {*again}, "it was done with here, whether or not the broker knows"
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["before", "behind"])
+async def test_after_a_crash_while_a_message_is_parked_it_is_not_missing(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    alice = await us.sender()
+    gateway_id = await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    real = Mailbox.park
+
+    def crash(self: Mailbox, *arguments: Any, **named: Any) -> Any:
+        if done:
+            real(self, *arguments, **named)
+        raise Crash
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Mailbox, "park", crash)
+        broken.setattr(MailboxFile, "close", lambda self: self._db.close())
+        with pytest.raises(Crash):
+            async with us.open() as consumer:
+                await rounds(consumer)
+    await us.send_key(alice, gateway_id, KEY)
+    async with us.open() as consumer:
+        us.clock.now += 36 * S
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
 async def test_after_a_crash_it_waits_for_what_the_broker_may_hold_back(
     us: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
