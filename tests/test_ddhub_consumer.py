@@ -25,6 +25,7 @@ from agent.transports.ddhub.keys.participant import ParticipantKeys
 from agent.transports.ddhub.keys.rsa_key import public_pem
 from agent.transports.ddhub.receiving.mailbox import Mailbox
 from agent.transports.ddhub.receiving.mailbox_file import MailboxError, MailboxFile
+from agent.transports.ddhub.receiving.our_keys import OurKeys
 from agent.transports.ddhub.receiving.source import receiving
 from testbed.ddhub.hub import DataHub
 from testbed.processes import NatsServer
@@ -288,6 +289,19 @@ async def test_a_key_of_ours_that_comes_while_we_receive(us: Receiver) -> None:
         assert await collect(consumer) == []
         us.clock.now += 61 * S
         assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_our_keys_are_read_again_only_for_who_has_a_key(us: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes long, and a key that never comes is waited for 25 h."""
+    alice = await us.sender()
+    read = list[str]()
+    monkeypatch.setattr(OurKeys, "_renew", lambda self: read.append("again"))
+    await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    async with us.open() as consumer:
+        for _ in range(3):
+            assert await collect(consumer) == []
+            us.clock.now += 61 * S
+    assert read == []
 
 
 async def test_a_key_of_ours_that_was_put_back_while_nobody_received(us: Receiver) -> None:

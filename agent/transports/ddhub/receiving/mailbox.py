@@ -45,7 +45,9 @@ MOST_KEYS_OF_A_MESSAGE = 32
 
 @dataclass(frozen=True, slots=True)
 class ParkedMessage:
-    """A message that waits, without its text. ``has_new_key``: one has come since it was tried."""
+    """A message that waits, without its text. ``has_new_key``: one has come since it was tried. ``tried``: how many
+    were, in vain.
+    """
 
     id: str
     sender: str
@@ -53,6 +55,7 @@ class ParkedMessage:
     nanos: int
     why: Why
     has_new_key: bool
+    tried: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,7 @@ class Mailbox:
             for row in db.execute("SELECT * FROM waiting").fetchall() if total > MOST_PARKED else ():
                 given_up.append(_parked(row))
                 _done(db, row[0], row[3])
-                total -= row[7]
+                total -= row[8]
                 if total <= MOST_PARKED:
                     break
             return given_up
@@ -280,7 +283,7 @@ def _owe(db: Connection, message_id: str, nanos: int, client_id: str) -> None:
 
 
 def _parked(row: Sequence[Any]) -> ParkedMessage:
-    return ParkedMessage(row[0], row[1], row[2], row[3], Why(row[4]), bool(row[5]))
+    return ParkedMessage(row[0], row[1], row[2], row[3], Why(row[4]), bool(row[5]), row[6])
 
 
 def _bounded(nanos: int) -> int:

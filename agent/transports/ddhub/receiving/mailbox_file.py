@@ -36,7 +36,7 @@ CREATE TABLE parked (id TEXT PRIMARY KEY, topic TEXT, sender TEXT, gateway_id TE
 CREATE VIEW waiting AS SELECT id, sender, gateway_id, nanos, why,
     tried < (SELECT count(*) FROM keys WHERE keys.sender = parked.sender AND keys.gateway_id = parked.gateway_id)
         AS has_new_key,
-    topic, size FROM parked ORDER BY nanos, id;
+    tried, topic, size FROM parked ORDER BY nanos, id;
 CREATE TABLE done (id TEXT PRIMARY KEY, nanos INTEGER);
 CREATE INDEX done_by_age ON done (nanos);
 CREATE TABLE owed (client_id TEXT, id TEXT, nanos INTEGER, PRIMARY KEY (client_id, id)) WITHOUT ROWID;

@@ -85,11 +85,12 @@ class Sorter:
         due = self._tried_at is None or now >= self._tried_at + _AGAIN
         if due:
             self._tried_at = now
-            await self._ours.renew()
+            if any(each.why is Why.KEY and each.tried for each in waiting):  # it takes a while to read them
+                await self._ours.renew()
         others, self._tried_with = self._ours.version != self._tried_with, self._ours.version
         found: list[Delivery] = []
         for each in waiting:
-            if each.id in without or not (each.has_new_key or (others if each.why is Why.KEY else due)):
+            if each.id in without or not (each.has_new_key or (others and each.tried if each.why is Why.KEY else due)):
                 continue
             message = await to_thread.run_sync(self._mailbox.parked_message, each.id)
             if message is not None:  # one at a time: they may be large
