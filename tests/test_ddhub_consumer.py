@@ -360,6 +360,46 @@ async def test_keys_that_were_handed_out_and_never_stored_come_again(
         assert envelopes(await collect(consumer)) == [*records(1)]
 
 
+async def test_a_key_of_what_waits_that_was_never_stored_comes_again(
+    us: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await us.sender()
+    gateway_id = await us.send_encrypted(alice, payload.encode(records(1)), key=KEY)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+    await us.send_key(alice, gateway_id, KEY)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MailboxError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Mailbox, "put_keys", full)
+        async with us.open() as consumer:
+            with pytest.raises(MailboxError):
+                await rounds(consumer)
+    async with us.open() as consumer:
+        assert envelopes(await collect(consumer)) == [*records(1)]
+
+
+async def test_what_has_its_key_does_not_wait_until_all_keys_are_fetched_again(us: Receiver) -> None:
+    alice = await us.sender()
+    sent = records(2)
+    gateway_id = await us.send_encrypted(alice, payload.encode(sent[:1]), key=KEY)
+    await us.send(alice, sent[1])
+    async with us.open() as consumer:
+        us.hub.faults.put("500", path="/messages/internal/search")  # so that keys are in doubt
+        with pytest.raises(TransportError):
+            await rounds(consumer)
+        us.hub.faults.put("500", path="/messages/internal/search", skip=3, times=2)
+        assert envelopes(await rounds(consumer)) == [sent[1]]
+        with pytest.raises(TransportError):
+            await rounds(consumer)
+        await us.send_key(alice, gateway_id, KEY)
+        assert envelopes(await rounds(consumer)) == [sent[0]]
+    names = dict.fromkeys(each["clientId"] for each in us.hub.calls("/messages/internal/search"))
+    assert [name.rpartition(":")[2] for name in names] == ["keys0", "keys1"], "and not again and again"
+
+
 async def test_what_has_half_a_character_in_a_name_stops_nothing(us: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody with a role may choose the name of a key, and half a character cannot be stored."""
     alice = await us.sender()

@@ -25,6 +25,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,6 +51,7 @@ _MOST_MORE = 256  # messages asked for beyond the amount, because so many come a
 _EMPTY = 3  # searches in a row that find nothing, until nothing is to be expected
 _TOPIC = 3600 * S  # until it is looked up again
 _HELD = 1.0  # s between searches while the broker may hold something back
+_REREAD = 30 * S  # at the least between two times that all keys are fetched again
 _ACK_WAIT = 35 * S  # so long may the broker hold back what it had found for a search that did not end
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,8 @@ class Consumer:
         self._asking = anyio.Lock()  # searches and acknowledgements disturb each other at the broker
         self._held_until = clock.boot() + (0 if mailbox.was_closed else _ACK_WAIT)
         self._handed_over: dict[str, Delivery] = {}  # handed over and not acknowledged by the caller
+        self._reread_at = clock.boot()  # not before it are all keys fetched again
+        self._lacks_keys = False  # and then they shall be
         self._amount = AMOUNT
         self._unreadable = 0  # messages of the last search that lack what we need; they are not acknowledged
         self._empty = 0
@@ -131,7 +135,8 @@ class Consumer:
         """Whether nothing more is to be expected at the moment: several searches found nothing, and the broker holds
         nothing back of a search that did not end.
         """
-        return self._empty >= _EMPTY and self._clock.boot() >= self._held_until and not self._handed_over
+        is_held = self._lacks_keys or self._clock.boot() < self._held_until
+        return self._empty >= _EMPTY and not is_held and not self._handed_over
 
     @property
     def waiting(self) -> int:
@@ -265,19 +270,26 @@ class Consumer:
         return bool(keys or bad)
 
     async def _fetch_missing_keys(self, reading: _Reading, messages: Sequence[ReceivedMessage]) -> None:
-        """Look once more for keys of messages that have none."""
+        """Look once more for keys of messages that have none; and, if an answer with keys may have been lost, fetch all
+        again, also for what is parked.
+        """
 
         def are_there() -> bool:
             return not reading.sorter.lack_keys(messages)
 
-        if await to_thread.run_sync(are_there):
-            return
-        await self._drain(are_there)
-        if await to_thread.run_sync(are_there):
-            return
-        if await to_thread.run_sync(self._mailbox.reread_keys):
-            log.warning("keys of messages may have been lost on their way, and all are fetched again")
+        if not await to_thread.run_sync(are_there):
             await self._drain(are_there)
+        if not await to_thread.run_sync(self._mailbox.doubts_keys):
+            return
+        now = self._clock.boot()
+        lack = await to_thread.run_sync(lambda: not are_there() or reading.sorter.parked_lack_keys())
+        self._lacks_keys = lack and now < self._reread_at
+        if lack and not self._lacks_keys:
+            self._reread_at = now + _REREAD
+            log.warning("keys of messages may have been lost on their way, and all are fetched again")
+            await to_thread.run_sync(self._mailbox.reread_keys)
+            with suppress(TransportError):  # the next round goes on with it; what has its key waits for nothing
+                await self._drain(are_there)
 
     async def _search(self, reading: _Reading, *, besides: int) -> tuple[int, list[ReceivedMessage]]:
         """How many were asked for, and what came. Beyond the usual amount as many are asked for as come again because

@@ -5,8 +5,8 @@ There is one for each topic that is read, and one process at a time has it. Each
 it returns. What a crash leaves:
 
 - between the broker's answer with keys and ``put_keys``: the broker counts them as delivered, and they are not here.
-  The next start knows that this may be so; if a message then lacks its key, ``reread_keys`` makes the broker hand out
-  all keys of the last 24 h again, under another client id.
+  The next start knows that this may be so (``doubts_keys``); if a message lacks its key then, ``reread_keys`` makes
+  the broker hand out all keys of the last 24 h again, under another client id.
 - between a search and what became of its messages: nothing; they come again.
 - behind ``park``: the message is here and comes again, which ``known`` tells.
 - behind ``finish``: the message is done with, comes again, and is only acknowledged.
@@ -168,14 +168,16 @@ class Mailbox:
         except MailboxError:
             self._file.counts_as_crash = True
 
-    def reread_keys(self) -> bool:
-        """If an answer with keys may have been lost, have the broker begin anew with them; whether it will."""
+    def doubts_keys(self) -> bool:
+        """Whether an answer with keys may have been lost since all were fetched."""
         with self._file.transaction():
-            if not self._file.fact("doubt"):
-                return False
+            return bool(self._file.fact("doubt"))
+
+    def reread_keys(self) -> None:
+        """Have the broker begin anew with keys. The client id so far stays there: no call removes one for keys."""
+        with self._file.transaction():
             self._file.note("doubt", 0)
             self._file.note("reading", self._file.fact("reading") + 1)
-            return True
 
     # ---- messages ---------------------------------------------------------------------------------------------
 

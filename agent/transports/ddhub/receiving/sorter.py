@@ -105,6 +105,11 @@ class Sorter:
             if each.sender in self._senders and each.topic_id == self._topic_id
         )
 
+    def parked_lack_keys(self) -> bool:
+        """The same of those that are parked."""
+        waiting = self._mailbox.parked(self._topic_id, self._senders)
+        return any(each.why is Why.KEY and not each.tried and not each.has_new_key for each in waiting)
+
     async def expire(self, seen: int) -> None:
         """Drop what the broker has forgotten, too. ``seen``: its latest time that was just seen, 0 if none was."""
         seen = min(seen, self._clock.wall() + _DAY)  # no nonsense may let everything expire
