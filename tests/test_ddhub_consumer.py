@@ -448,6 +448,23 @@ async def test_all_that_waits_is_tried_with_a_key_of_ours_that_came_with_somethi
         assert envelopes(await collect(consumer)) == [*sent]
 
 
+async def test_what_waited_is_handed_over_in_batches(us: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.transports.ddhub.receiving.sorter._MOST_AT_ONCE", 2)
+    alice = await us.sender()
+    sent = records(5)
+    us.rsa = MINE
+    for envelope in sent:
+        await us.send(alice, envelope)
+    async with us.open() as consumer:
+        assert await collect(consumer) == []
+    us.ours.append(MINE)
+    async with us.open() as consumer:
+        for some in (sent[:2], sent[2:4], sent[4:]):
+            found = await rounds(consumer)
+            assert envelopes(found) == [*some]
+            await consumer.acknowledge(found)
+
+
 async def test_a_file_of_ours_that_cannot_be_read_again_stops_nothing(
     us: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -206,7 +206,7 @@ class Consumer:
         found.sort(key=lambda each: (each.nanos, each.id))
         self._handed_over |= {each.id: each for each in found}
         is_full = len(searched) + self._unreadable >= amount  # there may be more behind
-        self._goes_on = bool(new) or (is_repeated and not still_owed)
+        self._goes_on = bool(new or found) or (is_repeated and not still_owed)
         self._empty = 0 if new or found or is_full else self._empty + 1
         return found
 

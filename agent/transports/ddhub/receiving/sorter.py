@@ -26,6 +26,7 @@ from agent.transports.ddhub.receiving.our_keys import OurKeys
 S = 1_000_000_000
 KEPT = 25 * 3600 * S  # ns; the broker keeps 24 h
 _AGAIN = 60 * S  # until parked messages are tried again
+_MOST_AT_ONCE = 32  # of those that were parked: a mailbox holds more than fits into memory
 _DAY = 86_400 * S
 _NO_ROOM = "there is no more room for messages that cannot be opened"
 _TOO_LONG = "it could not be opened for 25 h; `outbox resend` of its sender brings the records"
@@ -95,6 +96,9 @@ class Sorter:
             message = await to_thread.run_sync(self._mailbox.parked_message, each.id)
             if message is not None:  # one at a time: they may be large
                 found += await self._sort([message], before=each.why)
+            if len(found) >= _MOST_AT_ONCE:
+                self._tried_at = self._tried_with = None  # the next round goes on
+                break
         return found
 
     def lack_keys(self, messages: Iterable[ReceivedMessage]) -> bool:
