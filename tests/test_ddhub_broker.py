@@ -16,9 +16,10 @@ from agent.eip191 import identity_token
 from agent.errors import Reason, TransportError, Verdict
 from agent.signer import KeySigner
 from agent.transports.ddhub.answers import Failure, ReceivedKey, ReceivedMessage, Topic
-from agent.transports.ddhub.broker import Broker
+from agent.transports.ddhub.broker import Broker, broker
+from agent.transports.ddhub.config import DdhubServer
 from agent.transports.ddhub.login import Login
-from tests.ddhub_scripted import ALICE, BOB, OPENED, USER, Script, hub, jwt, login, said
+from tests.ddhub_scripted import ALICE, BOB, OPENED, URL, USER, Script, hub, jwt, login, said
 from tests.runs import DID, SECRET, START, FakeClock, S
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +185,8 @@ async def test_without_a_role_it_logs_in_anew_once_a_minute() -> None:
         (login(expires_in="soon"), Reason.PROTOCOL, "url"),
         ((201, b"\x00" * (1 << 21)), Reason.PROTOCOL, "url"),
         ((307, b""), Reason.PROTOCOL, "elsewhere"),
+        ((201, {"access_token": "a b ", "expires_in": 1}), Reason.PROTOCOL, "url"),
+        ((400, b"<title>400 The SSL certificate error</title>"), Reason.TLS, "cert and key"),
     ],
 )
 async def test_who_is_not_let_in(answer: Any, reason: Reason, hint: str) -> None:
@@ -199,7 +202,7 @@ async def test_a_clock_that_is_wrong_is_told_of() -> None:
         error = await refusal(script)
         assert words in error.hint
         assert DID in str(error)
-    for date in (formatdate(now + 10, usegmt=True), "yesterday", ""):
+    for date in (formatdate(now + 10, usegmt=True), "yesterday", "", f"Mon, 01 Jan {9**30} 00:00:00 GMT"):
         script = Script({"/auth/login": [(401, {"message": "x"})]}, date=date)
         assert "of the Data Hub;" not in (await refusal(script)).hint
 
@@ -213,12 +216,15 @@ async def test_a_clock_that_is_wrong_is_told_of() -> None:
         (said("17", "signature : Required"), Reason.OTHER, "(400, code 17): signature : Required"),
         (said("20", "Not able to retrieve complete TotalAckPendingRetrieve."), Reason.STORE, "code 20"),
         (said("21", "FQCN not exists", 404), Reason.STORE, "(404, code 21): FQCN not exists"),
-        (said("50", "id:62 version not exists", 404), Reason.OTHER, "version not exists"),
+        (said("50", "id:62 version not exists", 404), Reason.NO_TOPIC, "version not exists"),
         (said("60", "timeout", 400), Reason.STORE, "code 60"),
         (said("99", "what\x1b[31m?", 500), Reason.OTHER, r"what\u001b[31m?"),
         ((500, b"<html>boom</html>"), Reason.OTHER, "refuses (500)"),
         ((413, b""), Reason.TOO_LARGE, "413"),
-        ((429, b""), Reason.OTHER, "429"),
+        ((429, b""), Reason.UNREACHABLE, "429"),
+        (said("50", "Mongo"), Reason.STORE, "code 50"),
+        ((400, b"<html><head><title>400 No required SSL certificate was sent</title>"), Reason.TLS, "400"),
+        (said("60", "what is eyJhbGciOiJIUzI1NiJ9.eyJkaWQiOiJ4In0.c2ln?"), Reason.STORE, "what is (a token)?"),
         ((495, b""), Reason.TLS, "495"),
         ((496, b""), Reason.TLS, "496"),
         ((526, b""), Reason.TLS, "526"),
@@ -228,7 +234,7 @@ async def test_a_clock_that_is_wrong_is_told_of() -> None:
         (httpx.ReadTimeout("x"), Reason.TIMEOUT, "in time"),
         (httpx.ReadError("x"), Reason.LOST, "lost"),
         (httpx.RemoteProtocolError("Server disconnected without sending a response."), Reason.LOST, "closed"),
-        (httpx.RemoteProtocolError("illegal status line"), Reason.PROTOCOL, "illegal status line"),
+        (httpx.RemoteProtocolError("illegal status line"), Reason.PROTOCOL, "not HTTP"),
         (ConnectionRefusedError(111, "refused"), Reason.UNREACHABLE, "refused"),
         (ssl.SSLError(1, "[SSL] x (_ssl.c:1)"), Reason.TLS, "TLS failed: [SSL] x"),
     ],
@@ -248,12 +254,35 @@ NONSENSE: list[tuple[str, Call, Any]] = [
     ("/roles/list", lambda api: api.dids_with_roles(["a.b"]), {"dids": None}),
     ("/topics", lambda api: api.topics(owner="o", name="n"), {"records": [1]}),
     ("/topics", lambda api: api.topics(owner="o", name="n"), {"records": [{"owner": "o", "name": "n"}]}),
+    (
+        "/topics",
+        lambda api: api.topics(owner="o", name="n"),
+        {"records": [{"id": "\ud800", "owner": "o", "name": "n"}]},
+    ),
+    ("/topics", lambda api: api.topics(owner="o", name="n"), {"records": [{"id": "..", "owner": "o", "name": "n"}]}),
+    ("/channel/clientIds", Broker.client_ids, ["\udfff"]),
     ("/topics/a/versions/1.0.0", lambda api: api.topic_version("a", "1.0.0"), {"id": 3}),
     ("/messages/internal", lambda api: api.send_key(BOB, "id", "key"), []),
     ("/messages/search", lambda api: api.search(client_id="c", topic_ids=["a"], senders=["b"], amount=1), {}),
     ("/messages/internal/search", lambda api: api.search_keys(client_id="c", amount=1), [[]]),
     ("/messages/ack", lambda api: api.acknowledge(["a"], client_id="c"), {"acked": {}}),
 ]
+
+
+async def test_a_cookie_of_the_proxy_is_not_sent_back() -> None:
+    """One that is no text would keep every request from being made."""
+    script = Script({"/config": [(200, LIMITS)]})
+
+    async def sets(request: httpx.Request) -> httpx.Response:
+        answer = await script(request)
+        answer.headers = httpx.Headers([(b"set-cookie", b"a=\xff; Path=/")])
+        return answer
+
+    over = httpx.MockTransport(sets)
+    signer = KeySigner(SECRET, network="volta")
+    async with broker(DdhubServer(url=URL), signer=signer, clock=FakeClock(), over=over) as api:
+        await api.limits()
+    assert all("cookie" not in each.headers for each in script.asked)
 
 
 @pytest.mark.parametrize(("path", "call", "answer"), NONSENSE)

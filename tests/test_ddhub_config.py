@@ -99,12 +99,12 @@ def test_what_recipients_say_together() -> None:
     ("url", "words"),
     [
         ("ddhub.example", "is no address"),
-        ("ftp://ddhub.example", "is no address of a Data Hub"),
-        ("https://", "is no address of a Data Hub"),
-        ("https://ddhub.example:0", "is no address of a Data Hub"),
+        ("ftp://ddhub.example", "is no address of a server"),
+        ("https://", "is no address of a server"),
+        ("https://ddhub.example:0", "is no address of a server"),
         ("https://ddhub.example:port", "is no address"),
-        ("https://ddhub.example?a=b", "is no address of a Data Hub"),
-        ("https://a b", "holds what no address has"),
+        ("https://ddhub.example?a=b", "behind the ?"),
+        ("https://a b", "is no address of a server"),
         ("https://user:geheim@ddhub.example", "logs in with its key"),
     ],
 )

@@ -111,12 +111,12 @@ async def test_a_certificate_of_ours_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("serve", "words", "reason"),
     [
-        (saying(), "it does not speak HTTP well", Reason.PROTOCOL),
-        (saying(b"220 mail ready\r\n"), "it does not speak HTTP well", Reason.PROTOCOL),
-        (saying(GOOD[:-1]), "it does not speak HTTP well", Reason.PROTOCOL),
+        (saying(), "the server closed the connection", Reason.LOST),
+        (saying(b"220 mail ready\r\n\r\n"), "it is not HTTP as it should be", Reason.PROTOCOL),
+        (saying(GOOD[:-1]), "it is not HTTP as it should be", Reason.PROTOCOL),
         (saying(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"), "HTTP", Reason.PROTOCOL),
         (saying(b"HTTP/1.1 200 OK\r\n\r\n", *[bytes(1 << 20)] * 9), "its answer is too large", Reason.TOO_LARGE),
-        (silent, "no answer in 0 s", Reason.TIMEOUT),
+        (silent, "the server does not answer in time", Reason.TIMEOUT),
         (saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), "", Reason.OTHER),
     ],
 )
@@ -136,7 +136,7 @@ async def test_nobody_listens_and_no_such_name() -> None:
     error = await refusal("http://127.0.0.1:1")
     assert (str(error), error.reason) == ("the hub: Connection refused", Reason.UNREACHABLE)
     error = await refusal("https://nobody.invalid")
-    assert (str(error), error.reason) == ("the hub: the name is not known", Reason.UNREACHABLE)
+    assert (str(error), error.reason) == ("the hub: the name of the server is not known", Reason.UNREACHABLE)
 
 
 async def test_a_redirect_is_not_followed_and_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,13 +318,17 @@ async def test_what_a_server_repeats_of_an_address_is_not_told(
 @pytest.mark.parametrize(
     ("raised", "words", "reason"),
     [
-        (httpx.ConnectTimeout(CANARY), "https://node.example: no answer in 20 s", Reason.TIMEOUT),
-        (httpx.ReadTimeout(CANARY), "https://node.example: no answer in 20 s", Reason.TIMEOUT),
-        (httpx.ConnectError(CANARY), "https://node.example: it cannot be reached", Reason.UNREACHABLE),
-        (httpx.RemoteProtocolError(CANARY), "https://node.example: it does not speak HTTP well", Reason.PROTOCOL),
+        (httpx.ConnectTimeout(CANARY), "https://node.example: the server does not answer", Reason.TIMEOUT),
+        (httpx.ReadTimeout(CANARY), "https://node.example: the server does not answer in time", Reason.TIMEOUT),
+        (httpx.ConnectError(CANARY), "https://node.example: the server is not reached", Reason.UNREACHABLE),
+        (
+            httpx.RemoteProtocolError(CANARY),
+            "https://node.example: the answer of the server cannot be read",
+            Reason.PROTOCOL,
+        ),
         (ConnectionRefusedError(111, "x"), "https://node.example: Connection refused", Reason.UNREACHABLE),
         (ssl.SSLError(1, "x"), "https://node.example: TLS failed: ", Reason.TLS),
-        (httpx.UnsupportedProtocol(CANARY), "https://node.example: this is no address", Reason.OTHER),
+        (httpx.UnsupportedProtocol(CANARY), "https://node.example: the server cannot be asked", Reason.OTHER),
     ],
 )
 async def test_a_node_that_is_not_reached(raised: Exception, words: str, reason: Reason) -> None:

@@ -7,6 +7,7 @@ TransportError (PROTOCOL). Numbers of nanoseconds are whole numbers throughout: 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from agent.printable import printable
 
 PEER = "the Data Hub"
 Json = Mapping[str, Any]
+_HEX = re.compile(r"[0-9A-Fa-f]{1,64}")
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,10 @@ class ReceivedKey:
     nanos: int
 
 
-def malformed(what: str) -> TransportError:
+def malformed(what: str, *, peer: str = PEER) -> TransportError:
     """An answer that is none."""
-    return TransportError(
-        f"the answer of {PEER} cannot be read: {what}", hint="is url a Data Hub?", reason=Reason.PROTOCOL
-    )
+    hint = "is url a Data Hub?" if peer == PEER else "is the address right?"
+    return TransportError(f"the answer of {peer} cannot be read: {what}", hint=hint, reason=Reason.PROTOCOL)
 
 
 def parsed(body: bytes) -> Any:
@@ -148,7 +150,7 @@ def topics(found: Any) -> list[Topic]:
     """A page of topics. Raises TransportError."""
     records = _object(found, "a page of topics").get("records")
     return [
-        Topic(_text(each, "id"), _text(each, "owner"), _text(each, "name"), _optional(each, "schemaType"))
+        Topic(_id(each), _text(each, "owner"), _text(each, "name"), _optional(each, "schemaType"))
         for each in _objects(records, "a page of topics")
     ]
 
@@ -156,7 +158,7 @@ def topics(found: Any) -> list[Topic]:
 def topic_version(found: Any) -> TopicVersion:
     """A version of a topic. Raises TransportError."""
     body = _object(found, "a version of a topic")
-    return TopicVersion(_text(body, "id"), _text(body, "version"), _optional(body, "schemaType"), body.get("schema"))
+    return TopicVersion(_id(body), _text(body, "version"), _optional(body, "schemaType"), body.get("schema"))
 
 
 def versions(found: Any) -> list[str]:
@@ -179,9 +181,9 @@ def posted(found: Any) -> Posted:
     """What became of a message, for each recipient. Raises TransportError."""
     what = "the answer to a message"
     sent, failed, unnamed = dict[str, str](), dict[str, Failure](), list[Failure]()
-    for status in _objects(_object(found, what).get("status", []), what):
+    for status in _objects(_object(found, what).get("status") or [], what):
         name = _text(status, "name").upper()
-        for detail in _objects(status.get("details", []), what):
+        for detail in _objects(status.get("details") or [], what):
             did = _optional(detail, "did")
             if name == "SENT":
                 sent[did] = _optional(detail, "messageId")
@@ -261,7 +263,7 @@ def _no_number(name: str) -> Any:
 
 
 def _is_token(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 65536 and value.isascii() and value.isprintable()
+    return isinstance(value, str) and len(value) <= 65536 and _TOKEN.fullmatch(value) is not None
 
 
 def _object(found: Any, what: str) -> Json:
@@ -279,12 +281,12 @@ def _objects(found: Any, what: str) -> Sequence[Json]:
 def _texts(found: Any, what: str) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise malformed(f"{what} is no list of texts")
-    return found
+    return [_whole(each, what) for each in found]
 
 
 def _text(found: Json, name: str) -> str:
-    value = found.get(name)
-    if not isinstance(value, str) or not value:
+    value = _optional(found, name)
+    if not value:
         raise malformed(f"{name} is missing")
     return value
 
@@ -301,6 +303,14 @@ def _whole(text: str, name: str) -> str:
     except UnicodeEncodeError:
         raise malformed(f"{name} holds half a character") from None
     return text
+
+
+def _id(found: Json) -> str:
+    """Of a topic: it becomes part of an address."""
+    value = _text(found, "id")
+    if not _HEX.fullmatch(value):
+        raise malformed("an id is no hex digits")
+    return value
 
 
 def _optional(found: Json, name: str) -> str:

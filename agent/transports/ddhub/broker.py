@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -94,6 +95,7 @@ async def broker(
         follow_redirects=False,
         trust_env=urlsplit(server.url).hostname not in _HERE,  # a proxy of the environment leads elsewhere only
         transport=over,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: an odd one would spoil every request
     )
     async with client:
         yield Broker(
@@ -296,7 +298,7 @@ class Broker:
 
     def _not_let_in(self, error: TransportError, status: int, skew: int | None) -> TransportError:
         """Why the proxy does not let us in: our clock, or what it says."""
-        if status not in (400, 401, 403, 500):
+        if status not in (400, 401, 403, 500) or error.reason is Reason.TLS:
             return error
         words = f"not let in as {self._signer.did}: {error}"
         if skew is not None and abs(skew) > _SKEW:
@@ -377,7 +379,7 @@ def _skew(headers: httpx.Headers, now: int) -> int | None:
     """By how many seconds the other clock is ahead of ours, as far as the answer tells."""
     try:
         theirs = parsedate_to_datetime(headers.get("date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if theirs.tzinfo is None:
         theirs = theirs.replace(tzinfo=UTC)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from agent.fields import SOME, Problems, Table, judge_host
+from agent.fields import SOME, Problems, Table
 from agent.tls import Tls
-from agent.transports.ddhub.keys.key_source_config import KeySourceConfig
+from agent.transports.ddhub.keys.key_source_config import KeySourceConfig, judge_http
 from agent.transports.ddhub.keys.network import NETWORKS, canonical
 from agent.units import Duration, S, Size, duration_range, size_range
 
@@ -29,21 +28,11 @@ _ROLE = re.compile(r"[^\s/&?#.\x00-\x1f\x7f]+(\.[^\s/&?#.\x00-\x1f\x7f]+)+")
 
 def judge_url(url: str) -> str:
     """The address below which a Data Hub answers, without a slash at its end. Raises ValueError, which does not repeat
-    what may hold a password.
+    it: it may hold a password.
     """
-    example = 'write "https://ddhub.example"'
-    if "@" in url:
-        raise ValueError("a user or password stands in the address; the agent logs in with its key, remove it")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(f'"{url:.80}" is no address; {example}') from None
-    if parts.scheme not in ("https", "http") or not host or port == 0 or parts.query or parts.fragment:
-        raise ValueError(f'"{url:.80}" is no address of a Data Hub; {example}')
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError(f'"{url:.80}" holds what no address has; {example}')
-    judge_host(host)
+    judge_http(url, example="https://ddhub.example", instead="the agent logs in with its key, remove it")
+    if "?" in url:
+        raise ValueError('what stands behind the ? is no part of it; write it like "https://ddhub.example"')
     return url.rstrip("/")
 
 

@@ -7,6 +7,8 @@ apart by number. No token, payload or address with a query is ever repeated.
 from __future__ import annotations
 
 import json
+import re
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -29,41 +31,50 @@ _CODES = {  # docs of the broker: returnCode -> reason, hint
     "17": (Reason.OTHER, "the broker finds a field of ours wrong; its words say which"),
     "20": (Reason.STORE, "the broker's NATS refuses; look at its log and its disk"),
     "21": (Reason.STORE, "the broker could not publish; look at its NATS"),
-    "50": (Reason.OTHER, "is the topic there, in this version?"),
     "51": (Reason.OTHER, "it is there already"),
     "60": (Reason.STORE, "the broker failed or waited too long; look at its log"),
-    **dict.fromkeys(("22", "23", "30", "40"), (Reason.STORE, "look at the broker's log")),
+    **dict.fromkeys(("22", "23", "30", "40", "50"), (Reason.STORE, "look at the broker's log")),
 }
 _CERTIFICATE = {495, 496, 525, 526}
+_NO_CERTIFICATE = b"SSL certificate"  # nginx's own words, in a page: "No required SSL certificate was sent"
+_PAGE = 4096  # bytes of one that are looked at
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)*")  # a JWT; whoever refuses one may repeat it
 
 
-def unreached(error: Exception, *, secure: bool, shows: bool) -> TransportError:
-    """Why a request got no answer. ``secure``: over TLS. ``shows``: we have a certificate."""
+def unreached(error: Exception, *, secure: bool, shows: bool, peer: str = PEER) -> TransportError:
+    """Why a request got no answer. ``secure``: over TLS. ``shows``: we have a certificate. ``peer``: who was asked.
+
+    What the library itself says is not repeated: an address, or a header of ours, may stand in it.
+    """
     if isinstance(error, httpx.ConnectTimeout):
         hint = "is the way to it open? a firewall that drops looks like this"
-        return TransportError(f"{PEER} does not answer", hint=hint, reason=Reason.TIMEOUT)
+        return TransportError(f"{peer} does not answer", hint=hint, reason=Reason.TIMEOUT)
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return TransportError(f"{PEER} does not answer in time", hint="look at its load", reason=Reason.TIMEOUT)
+        return TransportError(f"{peer} does not answer in time", hint="look at its load", reason=Reason.TIMEOUT)
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
-            about = tls.certificate_hint(cause, peer=PEER, ours=shows)
-            hint = about or "does it speak TLS? write http:// to do without"
-            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.TLS)
+            about = tls.certificate_hint(cause, peer=peer, ours=shows)
+            hint = about or "does it speak TLS?"
+            return TransportError(tls.reason(cause, peer=peer), hint=hint, reason=Reason.TLS)
         if isinstance(error, httpx.ReadError | httpx.WriteError | httpx.CloseError):
             continue  # it was reached
+        if isinstance(cause, socket.gaierror):
+            hint = "is the name right, and does DNS work here?"
+            return TransportError(f"the name of {peer} is not known", hint=hint, reason=Reason.UNREACHABLE)
         if isinstance(cause, OSError) and cause.errno is not None:
             hint = "is the name right, and is the way to it open?"
-            return TransportError(tls.reason(cause, peer=PEER), hint=hint, reason=Reason.UNREACHABLE)
+            return TransportError(tls.reason(cause, peer=peer), hint=hint, reason=Reason.UNREACHABLE)
     if isinstance(error, httpx.ConnectError):
         hint = "is the name right, and is the way to it open?"
-        return TransportError(f"{PEER} is not reached: {_said(error)}", hint=hint, reason=Reason.UNREACHABLE)
+        return TransportError(f"{peer} is not reached", hint=hint, reason=Reason.UNREACHABLE)
     if isinstance(error, httpx.NetworkError | httpx.ProxyError):
-        return TransportError(f"the connection to {PEER} was lost", hint=_lost(secure, shows), reason=Reason.LOST)
+        return TransportError(f"the connection to {peer} was lost", hint=_lost(secure, shows), reason=Reason.LOST)
     if isinstance(error, httpx.RemoteProtocolError) and "disconnected" in str(error):
-        return TransportError(f"{PEER} closed the connection", hint=_lost(secure, shows), reason=Reason.LOST)
-    if isinstance(error, httpx.ProtocolError | httpx.DecodingError):
-        return malformed(f"{type(error).__name__}: {_said(error)}")
-    return TransportError(f"{PEER} cannot be asked: {type(error).__name__}: {_said(error)}", reason=Reason.OTHER)
+        return TransportError(f"{peer} closed the connection", hint=_lost(secure, shows), reason=Reason.LOST)
+    if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
+        return malformed("it is not HTTP as it should be", peer=peer)
+    hint = "is the address right?"
+    return TransportError(f"{peer} cannot be asked: {type(error).__name__}", hint=hint, reason=Reason.OTHER)
 
 
 def _lost(secure: bool, shows: bool) -> str:
@@ -93,7 +104,7 @@ def refused(status: int, body: bytes, *, shows: bool) -> TransportError:
     said = f"{PEER} refuses ({status}{f', code {code}' if code else ''}){f': {words}' if words else ''}"
     reason, hint = _CODES.get(code, (Reason.OTHER, "the broker's log says more"))
     verdict = Verdict.RETRY
-    if status in _CERTIFICATE or "SSL certificate" in words:
+    if status in _CERTIFICATE or (status == 400 and _NO_CERTIFICATE in body[:_PAGE]):
         hint = "is cert of tls still valid, and signed by an authority that the Data Hub trusts?"
         reason, hint = (
             Reason.TLS,
@@ -107,10 +118,13 @@ def refused(status: int, body: bytes, *, shows: bool) -> TransportError:
         reason, hint = Reason.TOO_LARGE, "lower max_message, or have the limit raised before the broker"
     elif status == 429:
         hint = "the Data Hub limits how often it is asked; have the limit raised, or lengthen send_every"
+        reason = Reason.UNREACHABLE  # for now, and for all
     elif status in (502, 503, 504):
         reason, hint = Reason.UNREACHABLE, "the proxy is there and the broker behind it is not"
     elif 300 <= status < 400:
         reason, hint = Reason.PROTOCOL, "it sends us elsewhere; write the address that answers itself into url"
+    elif status == 404 and code == "50":
+        reason, hint = Reason.NO_TOPIC, "is the topic there, in this version?"
     elif status == 404 and not code:
         reason, hint = Reason.PROTOCOL, "nothing answers there; is url the address of a Data Hub?"
     return TransportError(said, hint=hint, reason=reason, verdict=verdict)
@@ -129,9 +143,5 @@ def spoken(body: bytes) -> tuple[str, str]:
         words = ", ".join(map(str, words))
     return (
         str(code)[:10] if isinstance(code, str | int) else "",
-        printable(words[:_WORDS]) if isinstance(words, str) else "",
+        printable(_TOKEN.sub("(a token)", words)[:_WORDS]) if isinstance(words, str) else "",
     )
-
-
-def _said(error: BaseException) -> str:
-    return printable(str(error)[:_WORDS])

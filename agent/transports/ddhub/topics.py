@@ -60,7 +60,7 @@ class Topics:
         try:
             version = await api.topic_version(found[0].id, wanted.version)
         except TransportError as error:
-            if error.reason != Reason.OTHER:
+            if error.reason is not Reason.NO_TOPIC:
                 raise
             what = f"topic {wanted.name} of {wanted.owner} has no version {wanted.version}: {error}"
             hint = "have its owner register it, or name one that is there"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,7 +25,8 @@ from anyio import to_thread
 
 from agent.errors import Reason, SecretError, TransportError
 from agent.printable import printable
-from agent.tls import Tls, certificate_hint, reason
+from agent.tls import Tls, reason
+from agent.transports.ddhub.failures import unreached
 
 _WITHIN = 20.0  # s for a request with its answer
 _LARGEST = 8 << 20  # bytes of an answer: a DID document with many claims has some hundred kB
@@ -118,30 +118,9 @@ class Connection:
                                 hint="is the address right?",
                             )
                     return Answer(response.status_code, bytes(content), peer, url)
-        except TimeoutError:
-            raise _silent(peer) from None
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise self._translated(error, peer) from None  # what httpx says may hold the address
-
-    def _translated(self, error: Exception, peer: str) -> TransportError:
-        if isinstance(error, httpx.TimeoutException):
-            return _silent(peer)
-        if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-            return TransportError(f"{peer}: this is no address", hint="correct it", reason=Reason.OTHER)
-        cause = _cause(error)
-        if isinstance(cause, ssl.SSLError):
-            hint = certificate_hint(cause, peer="the server", ours=self._ours)
-            return TransportError(f"{peer}: {reason(cause, peer='it')}", hint=hint or "", reason=Reason.TLS)
-        if isinstance(cause, socket.gaierror):
-            hint = "is the name right, and does DNS work here?"
-            return TransportError(f"{peer}: the name is not known", hint=hint, reason=Reason.UNREACHABLE)
-        if isinstance(cause, OSError):
-            hint = "is the address right, and is the way there open?"
-            return TransportError(f"{peer}: {reason(cause, peer='it')}", hint=hint, reason=Reason.UNREACHABLE)
-        if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
-            return TransportError(f"{peer}: it does not speak HTTP well", reason=Reason.PROTOCOL)
-        hint = "is the address right, and is the way there open?"
-        return TransportError(f"{peer}: it cannot be reached", hint=hint, reason=Reason.UNREACHABLE)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            found = unreached(error, secure=True, shows=self._ours, peer="the server")
+            raise TransportError(f"{peer}: {found}", hint=found.hint, reason=found.reason) from None
 
 
 class Exchange:
@@ -177,23 +156,3 @@ class Exchange:
                 raise TransportError(reason(error, peer="the server"), hint=hint, reason=Reason.SECRET) from error
             self._made = anyio.current_time()
         return self._context
-
-
-def _silent(peer: str) -> TransportError:
-    hint = "is the address right, and is the way there open?"
-    return TransportError(f"{peer}: no answer in {_WITHIN:.0f} s", hint=hint, reason=Reason.TIMEOUT)
-
-
-def _cause(error: BaseException) -> OSError | None:
-    """What the system or the TLS library said, below what httpx and anyio made of it."""
-    cause: OSError | None = None
-    found: BaseException | None = error
-    for _ in range(20):
-        if isinstance(found, BaseExceptionGroup):  # of several addresses of one name
-            found = found.exceptions[0]
-        if found is None or (isinstance(found, OSError) and found.errno is not None):
-            return found or cause
-        if isinstance(found, OSError):
-            cause = found
-        found = found.__cause__ or found.__context__
-    return cause

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -30,26 +30,37 @@ from agent.tls import FilePath, Tls
 _ADDRESS = re.compile(r"0x[0-9A-Fa-f]{40}")
 _WAYS = ("file", "hub", "rpc")
 _LONGEST_URL = 2048
+_INSTEAD = 'put the whole address into { file = "PATH" }'
+
+
+def judge_http(
+    url: str, *, example: str = "https://host/path", instead: str = _INSTEAD, is_secret: bool = False
+) -> SplitResult:
+    """An address that is asked over HTTP, taken apart; ``is_secret``: it may hold a user and password,
+    ``instead``: what to do if not. Raises ValueError, which does not repeat it: it may hold a key.
+    """
+    wrong = f'this is no address of a server; write it like "{example}"'
+    if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(wrong)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme not in ("http", "https") or not host or port == 0 or "#" in url:
+        raise ValueError(wrong)
+    if "@" in parts.netloc and not is_secret:
+        raise ValueError(f"a user or password stands in the address; {instead}")
+    judge_host(host)
+    return parts
 
 
 def judge_url(url: str, *, is_secret: bool = False) -> str:
-    """An address that is asked over HTTP; ``is_secret``: it may hold a user and password. Raises ValueError, which does
-    not repeat it: it may hold a key.
+    """The address of who knows keys; ``is_secret``: it may hold a user and password. Raises ValueError, which does not
+    repeat it.
     """
-    example = 'write it like "https://host/path"'
-    if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError(f"this is no address of a server; {example}")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(f"this is no address of a server; {example}") from None
-    if parts.scheme not in ("http", "https") or not host or parts.fragment:
-        raise ValueError(f"this is no address of a server; {example}")
-    if "@" in parts.netloc and not is_secret:
-        raise ValueError('a user or password stands in the address; put the whole address into { file = "PATH" }')
-    judge_host(host)
-    if parts.scheme == "http" and not _is_here(host):
+    parts = judge_http(url, is_secret=is_secret)
+    if parts.scheme == "http" and not _is_here(parts.hostname or ""):
         raise ValueError("without TLS anybody on the way can put his keys in place of the right ones; use https://")
     return url
 
