@@ -18,10 +18,13 @@ from agent.delivery.errand import Errand
 from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import Reason, TransportError, Verdict
+from agent.heartbeat import WITHIN
 from agent.ports import Ack, Message, Recipient
+from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.content import payload, signature
 from agent.transports.ddhub.content.payload import largest_envelope
 from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.keys.network import canonical
 from agent.transports.ddhub.transport import DdhubTransport
 from tests.ddhub_scripted import ALICE, BOB, TOPIC_ID, Keys, Mailboxes, said, transport
 from tests.fakes import BACKEND, FakeStore, until, virtual_clock
@@ -130,7 +133,8 @@ async def test_records_travel_together_and_each_recipient_can_read_them() -> Non
     assert body["payloadEncryption"] is True
     assert (body["topicId"], body["topicVersion"]) == (TOPIC_ID, "1.0.0")
     assert signature.is_signed_by(body["payload"], body["signature"], signature.public_key_of(bench.transport.signer))
-    first, last = body["transactionId"].split(":")
+    first, last, count = body["transactionId"].split(":")
+    assert count == "8"
     assert (first.split("-")[1], last.split("-")[1]) == ("1", "8")
     assert len(body["transactionId"]) <= 200
     keys = bench.box.posted("/messages/internal")
@@ -197,7 +201,27 @@ async def test_a_message_holds_records_of_one_run() -> None:
             acks = session.acks()
             assert [(await anext(acks)).token for _ in ids] == [1, 2, 3, 4]
     assert [each.envelopes for each in bench.box.boxes[BOB]] == [[b"1", b"2"], [b"3", b"4"]]
-    assert [body["transactionId"] for body in bench.box.posted()] == [f"{ids[0]}:{ids[1]}", f"{ids[2]}:{ids[3]}"]
+    assert [body["transactionId"] for body in bench.box.posted()] == [
+        f"{ids[0]}:{ids[1]}:2",
+        f"{ids[2]}:{ids[3]}:2",
+    ]
+
+
+async def test_a_message_with_one_record_more_is_another_message() -> None:
+    """What was set aside once is not taken for delivered when it is sent after all, within the broker's two minutes."""
+    bench = Bench()
+    ids = [f"{'a' * 32}-{seq}-00000000" for seq in (7, 8, 9)]
+    for chosen in ([0, 2], [0, 1, 2]):
+        bench.start()
+        async with bench.transport.session() as session:
+            for token in chosen:
+                await session.send(Message(token, ids[token], b"%d" % token))
+            session.hasten()
+            with anyio.fail_after(60):
+                acks = session.acks()
+                for token in chosen:
+                    assert await anext(acks) == Ack(token)
+    assert [each.envelopes for each in bench.box.boxes[BOB]] == [[b"0", b"2"], [b"0", b"1", b"2"]]
 
 
 async def test_a_record_that_fits_into_no_message_is_refused() -> None:
@@ -355,6 +379,39 @@ async def test_skip_tries_thrice_where_it_may_pass() -> None:
         assert len(box.posted()) == 3
 
 
+async def test_who_was_skipped_is_tried_once_until_it_gets_something() -> None:
+    """Else each message of a backlog takes three tries, and the log tells of each."""
+    keys = Keys(without={ALICE})
+    async with running(Bench(3, keys=keys, recipients=[BOB, ALICE], on_recipient_failure="skip")) as bench:
+        await bench.drained()
+        assert keys.asked.count(ALICE) == 3
+        for count in range(4, 7):
+            bench.add(2)
+            await bench.drained()
+            assert keys.asked.count(ALICE) == count
+        assert bench.publisher.failures == {"recipient": 2}
+        keys.without.clear()
+        bench.add(1)
+        await bench.drained()
+        keys.without.add(ALICE)
+        bench.add(1)
+        await bench.drained()
+        assert keys.asked.count(ALICE) == 10
+    assert bench.box.envelopes(ALICE) == bench.sent[-2:-1]
+
+
+async def test_who_is_unknown_is_not_taken_for_a_message_that_is_too_large() -> None:
+    """A DID has 40 hex digits, and NATS' number for "too large" may be among them."""
+    odd = canonical("did:ethr:volta:0x" + "10054" * 8)
+    box = Mailboxes(fails=failing(f"fqcn:{odd} not exists", of=odd))
+    async with running(Bench(3, box=box, recipients=[odd])) as bench:
+        with anyio.move_on_after(60):
+            await bench.publisher.drained()
+        assert bench.publisher.reason == Reason.RECIPIENT
+        assert bench.transport.most == 450 * 1024
+        assert not bench.refusals
+
+
 async def test_skip_never_goes_on_without_all() -> None:
     box = Mailboxes(strangers={BOB, ALICE})
     async with running(Bench(3, box=box, recipients=[BOB, ALICE], on_recipient_failure="skip")) as bench:
@@ -393,6 +450,44 @@ async def test_those_who_hold_a_role_get_it_and_not_we_ourselves() -> None:
     assert box.posted()[0]["fqcns"] == sorted([BOB, ALICE])
     assert box.envelopes(BOB) == bench.sent
     assert box.envelopes(CAROL) == bench.sent[-1:]
+
+
+async def test_the_last_list_of_who_holds_a_role_is_used_for_a_day() -> None:
+    box = Mailboxes(holders=[BOB])
+    changes: dict[str, Any] = {"roles": ["market.roles.edge.apps.example.iam.ewc"], "recipients": None}
+    async with running(Bench(1, box=box, **changes)) as bench:
+        await bench.drained()
+        box.answers["/roles/list"] = [said("60", "Mongo")]
+        await bench.clock.sleep_until(bench.clock.now + 23 * 60 * MINUTE)
+        bench.add(1)
+        await bench.drained()
+        await bench.clock.sleep_until(bench.clock.now + 60 * MINUTE)
+        bench.add(1)
+        with anyio.move_on_after(60):
+            await bench.publisher.drained()
+        assert bench.store.pending.records == 1
+        assert bench.publisher.reason == Reason.STORE
+        del box.answers["/roles/list"]
+        await bench.drained()
+    assert box.envelopes(BOB) == bench.sent
+
+
+async def test_who_is_let_in_so_slowly_that_nobody_would_wait_for_it_tries_again() -> None:
+    """The watchdog takes a publisher for hung that is not in after five minutes."""
+    box = Mailboxes()
+    bench = Bench(1, box=box)
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep(100)
+        return await Mailboxes.__call__(box, request)
+
+    bench.transport._over, bench.transport._timeouts = httpx.MockTransport(slow), Timeouts(answer=1000)
+    begun = bench.clock.now
+    with pytest.raises(TransportError) as raised:
+        async with bench.transport.session():
+            pytest.fail("opened")
+    assert raised.value.reason == Reason.TIMEOUT
+    assert bench.clock.now - begun <= WITHIN - 30 * S
 
 
 async def test_nobody_to_send_to_is_an_error_with_a_remedy() -> None:
@@ -533,6 +628,8 @@ async def test_a_payload_that_the_schema_does_not_take_waits_until_it_does() -> 
     [
         ("/topics", (200, {"records": []}), Reason.NO_TOPIC),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", said("50", "version not exists", 404), Reason.NO_TOPIC),
+        (f"/topics/{TOPIC_ID}/versions/1.0.0", (500, b"<html>"), Reason.OTHER),
+        (f"/topics/{TOPIC_ID}/versions/1.0.0", said("50", "Mongo"), Reason.STORE),
         (
             f"/topics/{TOPIC_ID}/versions/1.0.0",
             (200, {"id": TOPIC_ID, "version": "1.0.0", "schemaType": "XML", "schema": {}}),
@@ -574,7 +671,7 @@ async def test_what_is_resent_goes_in_a_message_of_its_own_that_no_window_swallo
         await bench.drained()
     resent = bench.box.boxes[BOB][1]
     assert resent.envelopes == bench.sent[1:4]
-    assert resent.body["transactionId"].count(":") == 2
+    assert resent.body["transactionId"].count(":") == 3
     assert len(resent.body["transactionId"]) <= 200
     assert bench.box.envelopes() == [*bench.sent[:6], *bench.sent[1:4], bench.sent[6]]
 

@@ -9,6 +9,7 @@ before. When one does not get it, policy decides (``on_recipient_failure``): ``w
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
@@ -31,7 +32,7 @@ AT_ONCE = 4  # keys on their way
 TRIES = 3  # until ``skip`` goes on without a recipient whose failure may pass
 KEY_LASTS = 3600 * S  # a key that was sent so long ago is sent again: mailboxes forget after a day
 _DUPLICATE = "duplicate transaction id"
-_TOO_LARGE = ("payload size exceed", "maximum payload", "message size exceeds", "10054")
+_TOO_LARGE = re.compile(r"payload size exceed|maximum payload|message size exceeds|\b10054\b", re.IGNORECASE)
 _OF_ONE = (Reason.OTHER, Reason.STORE)  # refusals of a key that may concern its recipient alone
 _LOG_IN = "has it ever logged in to this Data Hub, and does it still? only that makes its mailbox"
 _NAMED = 3  # recipients in a message
@@ -48,6 +49,7 @@ class Courier:
         self._clock = clock
         self._policy = policy
         self._topic = topic
+        self._given_up = set[str]()  # who was skipped when last sent to: tried once from then on
 
     async def bring(self, out: Outgoing, api: Broker, topic: KnownTopic) -> None:
         """Return when all have it, or are skipped. Raises TransportError: the broker failed, or a recipient waits;
@@ -118,7 +120,7 @@ class Courier:
     def _judge(self, out: Outgoing, asked: Iterable[str], posted: Posted) -> None:
         """Note for each recipient whether it has it. Raises TransportError: it is too large."""
         failures = [*posted.failed.values(), *posted.unnamed]
-        large = next((each for each in failures if any(part in each.reason.lower() for part in _TOO_LARGE)), None)
+        large = next((each for each in failures if _TOO_LARGE.search(each.reason)), None)
         for did in asked:
             failure = posted.failed.get(did)
             if failure is None and did in posted.sent:
@@ -137,6 +139,7 @@ class Courier:
         for did in had:
             before, refusal = self.accounts.get(did, Recipient(did)), out.refusals.get(did)
             if refusal is None:
+                self._given_up.discard(did)
                 delivered = before.delivered + len(out.tokens)
                 self.accounts[did] = Recipient(did, delivered, before.skipped, last=self._clock.boot())
                 if before.trouble:
@@ -157,8 +160,9 @@ class Courier:
         if not out.delivered:
             return
         for did in [*out.waiting]:
-            if not out.refusals[did].for_good and out.tries[did] < TRIES:
+            if not out.refusals[did].for_good and out.tries[did] < TRIES and did not in self._given_up:
                 continue
+            self._given_up.add(did)
             del out.waiting[did]
             before = self.accounts[did]
             if not before.skipped:
@@ -181,7 +185,7 @@ def _refusal(failure: Failure | None, unnamed: Iterable[Failure]) -> Refusal:
     words = failure.reason or failure.code or "no reason given"
     if "not exists" in words:
         return Refusal(f"the broker does not know it: {words}", _LOG_IN, for_good=True)
-    if "invalid" in words:
+    if "format invalid" in words:
         return Refusal(f"the broker cannot write to it: {words}", "correct its DID", for_good=True)
     return Refusal(f"the broker did not store it: {words}", "look at the broker's NATS; it is sent again")
 

@@ -115,12 +115,12 @@ def compose(draft: Draft, text: str, recipients: tuple[DdhubRecipient, ...], *, 
 
 
 def transaction_id(draft: Draft) -> str:
-    """What the broker knows a repeat by, for two minutes: the first and the last record. What is sent again by order
-    has one that was never there before. 200 characters at most.
+    """What the broker knows a repeat by, for two minutes: the first record, the last, and how many; one between them
+    may have been set aside, and a message that has it is another one. What is sent again by order has an id that was
+    never there before. 200 characters at most.
     """
     ids = list(draft.tokens)
-    first, last = ids[0], ids[-1]
-    return f"{first}:{last}" + (f":{uuid.uuid4().hex}" if draft.resent else "")
+    return f"{ids[0]}:{ids[-1]}:{len(ids)}" + (f":{uuid.uuid4().hex}" if draft.resent else "")
 
 
 def unkeyed(error: AgentError) -> Refusal:

@@ -55,9 +55,8 @@ class Recipients:
 
     async def _with_roles(self, api: Broker, roles: Sequence[str]) -> tuple[str, ...]:
         now = self._clock.boot()
-        if self._holders is not None and self._holders and now - self._asked_at < TTL:
+        if self._holders and now - self._asked_at < TTL:
             return self._holders
-        self._asked_at = now
         try:
             said = await api.dids_with_roles(roles)
         except TransportError as error:
@@ -70,6 +69,7 @@ class Recipients:
                         error,
                         error.hint,
                     )
+                self._asked_at = now
                 return self._holders
             raise
         found = dict.fromkeys(did for did in said if self._is_other(did))
@@ -82,7 +82,7 @@ class Recipients:
         holders = tuple(sorted(found))
         if holders != self._holders:
             self._note(holders)
-        self._holders, self._said_at = holders, now
+        self._holders, self._asked_at, self._said_at = holders, now, now
         return holders
 
     def _is_other(self, did: str) -> bool:

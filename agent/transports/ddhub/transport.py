@@ -40,6 +40,7 @@ from agent.transports.ddhub.topics import Topics
 S = 1_000_000_000
 AROUND = 4096  # bytes that the broker writes around a payload, in what its limit counts
 LEAST_MESSAGE = 4096  # bytes; a broker that says it takes less is not believed
+OPENED_WITHIN = 240.0  # s, all together: before the watchdog takes a publisher for hung
 _LOOK_EVERY = 30.0  # s: a suspended machine's timers stand still, its clock does not
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,16 @@ class DdhubTransport:
             timeouts=self._timeouts,
             over=self._over,
         ) as api:
-            self.learn(await api.limits())
-            await self.topics.get(api)
-            recipients = await self.listed.get(api)
-            if self.config.is_visitor:
-                await self._all_have_keys(recipients)
+            try:
+                with anyio.fail_after(OPENED_WITHIN):
+                    self.learn(await api.limits())
+                    await self.topics.get(api)
+                    recipients = await self.listed.get(api)
+                    if self.config.is_visitor:
+                        await self._all_have_keys(recipients)
+            except TimeoutError as error:
+                what = f"the Data Hub takes longer than {OPENED_WITHIN:.0f} s to let us in"
+                raise TransportError(what, hint="look at its load", reason=Reason.TIMEOUT) from error
             answers, incoming = anyio.create_memory_object_stream[Ack](math.inf)
             with answers, incoming:
                 async with anyio.create_task_group() as tasks:
@@ -293,7 +299,7 @@ class DdhubSession:
             topic = await transport.topics.get(self._api)
             await transport.courier.bring(out, self._api, topic)
         except TransportError as error:
-            if error.reason == Reason.OTHER:
+            if error.reason is Reason.NO_TOPIC:
                 transport.topics.forget()
             if error.reason != Reason.TOO_LARGE or out.delivered:
                 raise
