@@ -7,9 +7,9 @@ records. Both try once and raise an error with a verdict: retry, back-off and re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.model import ClockQuality, DeviceInfo, Link, Point, Sample, Withdrawn
@@ -269,13 +269,16 @@ class EventAdapter(Protocol):
 class Message:
     """A sealed record on its way: ``token`` comes back in its acknowledgement.
 
-    ``resent``: it was asked for (``outbox resend``) and does not come in its turn.
+    ``resent``: it was asked for (``outbox resend``) and does not come in its turn. ``find_plan``: the envelope of the
+    plan in force for it, None if that is not held any more; blocks, may raise OutboxError, and belongs into a worker
+    thread.
     """
 
     token: int
     id: str  # <stream hex>-<seq>-<first 8 hex digits of the record's SHA-256>
     envelope: bytes
     resent: bool = False
+    find_plan: Callable[[], bytes | None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,10 @@ from agent.signer import KeySigner
 from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.config import DdhubConfig
 from agent.transports.ddhub.content import payload
+from agent.transports.ddhub.content.records import Agreement, agreement
 from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.transport import DdhubTransport
+from agent.verifier import Verifier
 from testbed.ddhub.contract import KEY_NAME, key_value
 from testbed.ddhub.faults import ANYWHERE
 from testbed.ddhub.gateway import Gateway, Padding
@@ -85,13 +87,18 @@ class Person(Gateway):
 class Bench:
     """An outbox with a publisher, and participants."""
 
-    def __init__(self, hub: DataHub, *people: Person, records: int = 3, folder: Path, **settings: Any) -> None:
+    def __init__(
+        self, hub: DataHub, *people: Person, records: int = 3, folder: Path, after: Bench | None = None, **settings: Any
+    ) -> None:
+        """``after``: goes on where that one stopped, as a new process does."""
         self.hub = hub
         self.people = people
-        self.store = FakeStore(segment_size=1 << 22, segments=8)
-        self.run = Run()
-        self.run.begin([group(100)])
-        self._cycle, self._appended = 100, 0
+        self.store: FakeStore = after.store if after else FakeStore(segment_size=1 << 22, segments=8)
+        self.run: Run = after.run if after else Run()
+        self._cycle: int = after._cycle if after else 100
+        self._appended: int = after._appended if after else 0
+        if after is None:
+            self.run.begin([group(100)])
         keys = folder / "participants.json"
         keys.write_text(json.dumps({each.did: {"encryption": each.encryption_key} for each in people}))
         recipients: Any = [{"did": each.did, "padding": each.padding} for each in people]
@@ -208,6 +215,29 @@ async def test_keys_are_those_of_documents_on_both_sides(
         found = await each.receive([each.topic], await each.senders(DID, hub=hub.hub_url))
         assert all(one.verified for one in found)
         assert [envelope for one in found for envelope in payload.decode(one.text or "").envelopes] == bench.run.sent
+
+
+async def test_readable_values_agree_with_their_records_also_for_a_sender_that_starts_again(
+    hub: DataHub, people: Sequence[Person], sender: Gateway, tmp_path: Path
+) -> None:
+    """It begins again within a run, and finds the plan in its outbox."""
+    bob, _ = people
+    topic = {"owner": OWNER, "name": "readable", "version": "1.0.0"}
+    topic_id = hub.add_topic("readable", telemetry_schema(readable=True))
+    bench = Bench(hub, bob, folder=tmp_path, records=5, topic=topic)
+    async with running(bench):
+        await bench.drained()
+    async with running(Bench(hub, bob, folder=tmp_path, records=0, after=bench, topic=topic)) as bench:
+        bench.add(3, size=10)
+        await bench.drained()
+    verifier, found = Verifier([DID]), list[tuple[Agreement, int]]()
+    for each in await bob.receive([topic_id], {DID: sender.signature_key}, amount=100):
+        assert each.text is not None, each.problem
+        text = payload.decode(each.text)
+        assert text.records is not None
+        judged = [judged for envelope in text.envelopes for judged in verifier.feed(envelope)]
+        found.append((agreement(text.records, judged), len(text.records)))
+    assert found == [(Agreement.AGREE, 15), (Agreement.AGREE, 90)]
 
 
 async def test_whatever_the_hub_does_once_all_arrives_in_order(

@@ -18,14 +18,17 @@ from agent.delivery.errand import Errand
 from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import Reason, TransportError, Verdict
+from agent.evidence.record import link_of
 from agent.heartbeat import WITHIN
 from agent.ports import Ack, Message, Recipient
 from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.content import payload, signature
 from agent.transports.ddhub.content.payload import largest_envelope
+from agent.transports.ddhub.content.records import Agreement, agreement
 from agent.transports.ddhub.content.schema import telemetry_schema
 from agent.transports.ddhub.keys.network import canonical
 from agent.transports.ddhub.transport import DdhubTransport
+from agent.verifier import Verifier
 from tests.ddhub_scripted import ALICE, BOB, TOPIC_ID, Keys, Mailboxes, said, transport
 from tests.fakes import BACKEND, FakeStore, until, virtual_clock
 from tests.runs import DID, Run, S, frame, group
@@ -241,8 +244,8 @@ async def test_a_record_that_fits_into_no_message_is_refused() -> None:
 def test_the_largest_envelope_fits_and_one_more_byte_does_not() -> None:
     for most in (4096, 65536, 450 * 1024, 8 << 20):
         size = largest_envelope(most)
-        assert payload.encrypted_size(payload.clear_size([size])) <= most
-        assert payload.encrypted_size(payload.clear_size([size + 1])) > most or size % 3 != 0
+        assert payload.encrypted_size(payload.clear_size([size], [])) <= most
+        assert payload.encrypted_size(payload.clear_size([size + 1], [])) > most or size % 3 != 0
 
 
 # ---- what the broker takes --------------------------------------------------------------------------------------
@@ -601,6 +604,13 @@ async def test_the_topic_is_looked_up_again_when_the_broker_does_not_know_it() -
     assert box.paths.count("/topics") >= 2
 
 
+def readable(**of_records: Any) -> Any:
+    """Our schema for a topic that demands readable values."""
+    schema = json.loads(telemetry_schema(readable=True))
+    schema["properties"]["records"] |= of_records
+    return schema
+
+
 def version(schema: Any) -> Any:
     """A version of the topic with this schema."""
     return 200, {"id": TOPIC_ID, "version": "1.0.0", "schemaType": "JSD7", "schema": schema}
@@ -637,11 +647,7 @@ async def test_a_payload_that_the_schema_does_not_take_waits_until_it_does() -> 
         ),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"type": "object", "required": ["kW"]}), Reason.SCHEMA),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"typ": "object"}), Reason.SCHEMA),
-        (
-            f"/topics/{TOPIC_ID}/versions/1.0.0",
-            version(json.loads(telemetry_schema(readable=True))),
-            Reason.SCHEMA,
-        ),
+        (f"/topics/{TOPIC_ID}/versions/1.0.0", version(readable(minItems=1)), Reason.SCHEMA),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version(None), Reason.SCHEMA),
         ("/config", said("10", "Forbidden access", 403), Reason.PERMISSION),
     ],
@@ -686,6 +692,125 @@ async def test_what_takes_longer_than_an_errand_is_sent_once() -> None:
             while errand.waiting:
                 await bench.publisher.send_again(errand)
     assert bench.box.envelopes() == bench.sent * 2
+
+
+# ---- readable values --------------------------------------------------------------------------------------------
+
+
+def agreements(bench: Bench) -> list[Agreement]:
+    """What the readable copies are worth, message by message, to who has read all records in order."""
+    verifier = Verifier([DID])
+    judged = {each.head.link: each for envelope in bench.run.sent for each in verifier.feed(envelope) if each.head}
+    found = []
+    for each in bench.box.boxes[BOB]:
+        text = payload.decode(each.text)
+        assert text.records is not None
+        found.append(agreement(text.records, [judged[link_of(envelope)] for envelope in text.envelopes]))
+    return found
+
+
+def read(bench: Bench) -> list[int]:
+    """How many values are readable in each message."""
+    return [len(payload.decode(each.text).records or ()) for each in bench.box.boxes[BOB]]
+
+
+async def test_values_are_readable_where_the_topic_demands_it() -> None:
+    box = Mailboxes(schema=readable())
+    async with running(Bench(1, box=box, max_message="64KiB")) as bench:
+        await bench.drained()
+        bench.add(120)
+        await bench.drained()
+        errand = Errand(bench.store.read(0, max_bytes=1 << 20)[40:45])
+        while errand.waiting:
+            await bench.publisher.send_again(errand)
+    assert box.envelopes() == [*bench.sent, *bench.sent[40:45]]
+    assert set(agreements(bench)) == {Agreement.AGREE}
+    assert read(bench)[0] == 0
+    assert sum(read(bench)) == 3 * 120 + 3 * 5
+    sizes = [len(body["payload"]) for body in box.posted()]
+    assert 60 * 1024 < max(sizes) <= 64 * 1024
+
+
+async def test_who_goes_on_within_a_run_has_its_plan_from_the_outbox() -> None:
+    box = Mailboxes(schema=readable())
+    bench = Bench(40, box=box)
+    bench.store.settle(30)
+    async with running(bench):
+        await bench.drained()
+    assert box.envelopes() == bench.sent[30:]
+    assert agreements(bench) == [Agreement.AGREE]
+    assert read(bench) == [3 * 10]
+
+
+async def test_without_its_plan_a_record_goes_alone_with_those_alike(caplog: pytest.LogCaptureFixture) -> None:
+    """What is said beside the records is all that they say, or nothing."""
+    box = Mailboxes(schema=readable())
+    bench = Bench(10, box=box)
+    bench.store.settle(1)
+    del bench.store.segments[0].records[0]
+    async with running(bench):
+        await bench.drained()
+        bench.run.plan()
+        bench.add(4)
+        await bench.drained()
+    assert box.envelopes() == bench.sent[1:]
+    assert agreements(bench) == [Agreement.UNKNOWN, Agreement.AGREE]
+    assert read(bench) == [0, 3 * 3]
+    told = [each.getMessage() for each in caplog.records if "without its readable copy" in each.getMessage()]
+    assert len(told) == 1
+    assert "its plan is not in the outbox any more" in told[0]
+
+
+async def test_a_record_that_fits_only_without_its_copy_goes_without_it() -> None:
+    box = Mailboxes(schema=readable())
+    bench = Bench(2, box=box, max_message="64KiB")
+    bench.run.data([frame(cycle) for cycle in range(101, 700)])
+    bench.run.data([frame(700)])
+    async with running(bench):
+        bench.add(2)
+        await bench.drained()
+    assert box.envelopes() == bench.sent
+    assert agreements(bench) == [Agreement.AGREE, Agreement.UNKNOWN, Agreement.AGREE]
+    assert read(bench) == [3, 0, 3]
+    assert not bench.refusals
+
+
+async def test_what_the_brokers_nats_does_not_take_goes_without_its_copy_before_it_is_refused() -> None:
+    box = Mailboxes(schema=readable(), largest=20_000)
+    bench = Bench(1, box=box)
+    bench.run.data([frame(cycle) for cycle in range(100, 300)])
+    async with running(bench):
+        bench.add(1)
+        await bench.drained()
+    assert box.envelopes() == bench.sent
+    assert read(bench)[-1] == 0
+    assert not bench.refusals
+
+
+async def test_a_topic_that_does_not_ask_costs_nothing() -> None:
+    def no_plan() -> bytes | None:
+        pytest.fail("a plan was looked for")
+
+    bench = Bench(2)
+    async with bench.transport.session() as session:
+        await session.send(Message(1, "a-2-0", bench.sent[1], find_plan=no_plan))
+        session.hasten()
+        with anyio.fail_after(60):
+            assert await anext(session.acks()) == Ack(1)
+    assert payload.decode(bench.box.boxes[BOB][0].text).records is None
+
+
+async def test_a_topic_that_asks_from_now_on_gets_readable_values() -> None:
+    box = Mailboxes()
+    async with running(Bench(3, box=box)) as bench:
+        await bench.drained()
+        box.answers[f"/topics/{TOPIC_ID}/versions/1.0.0"] = [version(readable())]
+        await bench.clock.sleep_until(bench.clock.now + 61 * MINUTE)
+        bench.add(2)
+        await bench.drained()
+    assert box.envelopes() == bench.sent
+    assert payload.decode(box.boxes[BOB][0].text).records is None
+    assert read(bench) == [0, 6]
 
 
 # ---- who only looks ---------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from agent.config import load
 from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Signer
 from agent.transports.ddhub.broker import broker
-from agent.transports.ddhub.content import payload
 from agent.transports.ddhub.content.schema import SchemaError, TopicSchema, telemetry_schema
 from agent.transports.ddhub.registration import Outcome, Registered, register
+from agent.transports.ddhub.topics import not_ours
 
 _LARGEST = 1 << 20  # bytes of a schema
 _WORDS = {
@@ -83,7 +83,7 @@ def _schema(path: Path | None) -> str:
         raise ValueError(f"{path} is no JSON") from None
     except SchemaError as error:
         raise ValueError(f"{path}: {error}; no client gateway would take it") from None
-    if problems := schema.problems(payload.encode([b"sample"]), encrypted=True):
+    if problems := not_ours(schema):
         what = f"{path} does not take what we send: {'; '.join(problems)}"
         raise ValueError(f"{what}; begin with the one that this command prints alone")
     return text

@@ -18,6 +18,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import anyio
 from anyio import to_thread
@@ -25,6 +26,7 @@ from anyio import to_thread
 from agent.delivery.drain import Drain
 from agent.delivery.errand import Errand
 from agent.delivery.flight import WINDOW, Flight
+from agent.delivery.plans import plan_before
 from agent.delivery.refusals import Refusals
 from agent.delivery.settling import Settling
 from agent.errors import AgentError, TransportError, Verdict, only
@@ -248,7 +250,7 @@ class Publisher:
         self._furthest = max(self._furthest, record.pos)
         self.beat.due = self._clock.boot() + LEFT_WITHIN
         try:
-            await session.send(Message(record.pos, message_id(record.link), record.envelope))
+            await session.send(self._message(record))
         except TransportError as error:
             if error.verdict is not Verdict.REJECT:
                 raise
@@ -262,6 +264,10 @@ class Publisher:
         self.beat.due = None
         if within is not None:
             flight.left(record.pos, overdue=self._clock.boot() + within)
+
+    def _message(self, record: Stored, *, resent: bool = False) -> Message:
+        find_plan = partial(plan_before, self._store, record)
+        return Message(record.pos, message_id(record.link), record.envelope, resent, find_plan)
 
     async def _receive(self, session: TransportSession, flight: Flight) -> None:
         async for ack in session.acks():
@@ -370,7 +376,7 @@ class Publisher:
     async def _send_again(self, session: TransportSession, errand: Errand, record: Stored) -> None:
         self.resent += 1
         try:
-            await session.send(Message(record.pos, message_id(record.link), record.envelope, resent=True))
+            await session.send(self._message(record, resent=True))
         except TransportError as error:
             errand.failed(record.pos, error)
             return

@@ -20,38 +20,61 @@ MOST_RECORDS = 2048  # half of what the publisher hands over ahead
 
 
 class Draft:
-    """Records that will leave together. ``since``: boot time of the first. ``resent``: they were asked for."""
+    """Records that will leave together. ``since``: boot time of the first. ``resent``: they were asked for. ``copied``:
+    the topic wants their values readable beside them.
 
-    def __init__(self, *, most: int, since: int, resent: bool) -> None:
+    The copy of a record is "" if it has no values, or nobody asks; None if none can be made. Either all have one that
+    should, or the message has none: what it says of its records is complete, or it says nothing.
+    """
+
+    def __init__(self, *, most: int, since: int, resent: bool, copied: bool = False) -> None:
         self.since = since
         self.resent = resent
         self.tokens: dict[str, int] = {}  # by message id
         self._envelopes: list[bytes] = []
+        self._copies: list[str] | None = [] if copied else None
+        self._is_legible: bool | None = None  # None: no record has values yet
         self._most = payload.largest_clear(most)
-        self._size = payload.clear_size([])
+        self._size = payload.clear_size([], [] if copied else None)
 
-    def takes(self, message: Message) -> bool:
-        """Whether one more fits: of the same run, and within the size."""
+    @property
+    def copies(self) -> int:
+        """Of how many records the values are readable."""
+        return len(self._copies or ())
+
+    def takes(self, message: Message, copy: str | None = "") -> bool:
+        """Whether one more fits: of the same run, as readable, and within the size."""
         if not self._envelopes:
             return True
         same_run = message.id.partition("-")[0] == next(iter(self.tokens)).partition("-")[0]
-        grown = self._size + payload.envelope_share(len(message.envelope))
-        return same_run and grown <= self._most and len(self.tokens) < MOST_RECORDS
+        alike = copy == "" or self._is_legible in (None, copy is not None)
+        grown = self._size + self._share(message.envelope, copy)
+        return same_run and alike and grown <= self._most and len(self.tokens) < MOST_RECORDS
 
-    def add(self, message: Message) -> None:
+    def add(self, message: Message, copy: str | None = "") -> None:
         """It takes it."""
-        envelope = message.envelope
-        self._size = (
-            self._size + payload.envelope_share(len(envelope))
-            if self._envelopes
-            else payload.clear_size([len(envelope)])
-        )
-        self._envelopes.append(envelope)
+        self._size += self._share(message.envelope, copy)
+        self._envelopes.append(message.envelope)
         self.tokens[message.id] = message.token
+        if self._copies is None or copy == "":
+            return
+        self._is_legible = copy is not None
+        if copy:
+            self._copies.append(copy)
+
+    def _share(self, envelope: bytes, copy: str | None) -> int:
+        """By how many characters the text grows; the first of a list has no comma before it."""
+        share = payload.envelope_share(len(envelope)) - (not self._envelopes)
+        return share + (len(copy) + bool(self._copies) if copy and self._copies is not None else 0)
 
     def text(self) -> str:
         """What is encrypted."""
-        return payload.encode(self._envelopes)
+        return payload.encode(self._envelopes, self._copies)
+
+
+def fits_with_copy(message: Message, copy: str, *, most: int) -> bool:
+    """Whether a message takes a record and its copy, if it has nothing else."""
+    return payload.clear_size([len(message.envelope)], [len(copy)]) <= payload.largest_clear(most)
 
 
 @dataclass(slots=True)
@@ -77,6 +100,7 @@ class Outgoing:
     signature: str
     key: bytes = field(repr=False)
     resent: bool
+    copies: int  # records whose values are readable in it
     tokens: dict[str, int | None]
     waiting: dict[str, DdhubRecipient]
     keyed: dict[str, int] = field(default_factory=dict)
@@ -109,6 +133,7 @@ def compose(draft: Draft, text: str, recipients: tuple[DdhubRecipient, ...], *, 
         signature=sign_text(encrypted, signer),
         key=key,
         resent=draft.resent,
+        copies=draft.copies,
         tokens=dict(draft.tokens),
         waiting={each.did: each for each in recipients},
     )

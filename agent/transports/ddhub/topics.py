@@ -17,7 +17,8 @@ from agent.transports.ddhub.content.schema import SchemaError, TopicSchema
 S = 1_000_000_000
 TTL = 3600 * S
 SCHEMA_TYPE = "JSD7"
-_SAMPLE = payload.encode([b"sample"])
+_ENVELOPE = b"sample"
+_RECORD = '{"bn":"did:ethr:volta:0x00/","bt":1764000000.5,"n":"meter/power/W","u":"W","v":18.456,"t":-1}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Topics:
         self._known = await self._looked_up(api)
         self._until = self._clock.boot() + TTL
         return self._known
+
+    @property
+    def wants_copies(self) -> bool:
+        """Whether the values of records must stand beside them."""
+        return self._known is not None and self._known.schema.needs_records
 
     def forget(self) -> None:
         """It may not be what it was: the broker does not know it."""
@@ -74,12 +80,17 @@ class Topics:
         except SchemaError as error:
             what = f"the schema of topic {wanted} is none that a client gateway takes: {error}"
             raise TransportError(what, hint=error.hint, reason=Reason.SCHEMA) from error
-        if schema.needs_records:
-            what = f"the schema of topic {wanted} demands records, readable values, which this version does not send"
-            hint = "name a topic whose schema demands envelopes only"
-            raise TransportError(what, hint=hint, reason=Reason.SCHEMA)
-        if problems := schema.problems(_SAMPLE, encrypted=True):
+        if problems := not_ours(schema):
             what = f"the schema of topic {wanted} does not take what we send: {'; '.join(problems)}"
             hint = "have its owner register the one that `edge-agent ddhub topic` prints, or name another topic"
             raise TransportError(what, hint=hint, reason=Reason.SCHEMA)
         return KnownTopic(found[0].id, wanted.version, schema)
+
+
+def not_ours(schema: TopicSchema) -> tuple[str, ...]:
+    """What is wrong with any message of ours by a topic's schema; empty: it takes them. Where it demands ``records``,
+    a message must do with none: plans and events have no values.
+    """
+    lists: list[list[str] | None] = [[], [_RECORD]] if schema.needs_records else [None]
+    told = [problem for each in lists for problem in schema.problems(payload.encode([_ENVELOPE], each), encrypted=True)]
+    return tuple(dict.fromkeys(told))

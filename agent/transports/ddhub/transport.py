@@ -26,6 +26,7 @@ from agent.ports import Ack, Clock, Last, Message, Recipient, Signer
 from agent.transports.ddhub.answers import Limits
 from agent.transports.ddhub.broker import Broker, Timeouts, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
+from agent.transports.ddhub.content.copies import Copies
 from agent.transports.ddhub.content.payload import largest_envelope
 from agent.transports.ddhub.content.schema import SchemaError
 from agent.transports.ddhub.courier import Courier
@@ -33,7 +34,7 @@ from agent.transports.ddhub.keys.key_source import KeySource, open_key_source
 from agent.transports.ddhub.keys.network import participant
 from agent.transports.ddhub.keys.participant import ParticipantError
 from agent.transports.ddhub.login import Login
-from agent.transports.ddhub.message import MOST_RECORDS, Draft, Outgoing, compose
+from agent.transports.ddhub.message import MOST_RECORDS, Draft, Outgoing, compose, fits_with_copy
 from agent.transports.ddhub.recipients import Recipients
 from agent.transports.ddhub.topics import Topics
 
@@ -76,6 +77,8 @@ class DdhubTransport:
         self.delivered: set[str] = set()  # by message id: acknowledged once they are handed over again
         self.due: int | None = None  # boot time at which the draft of records in their turn leaves
         self.trouble: TransportError | None = None  # why the unfinished message is
+        self.copies = {resent: Copies() for resent in (False, True)}
+        self.copy_missing = ""  # why the last record with values went without a readable copy
         self._keys = keys or open_key_source(config.keys, signer=signer, clock=clock)
         self.courier = Courier(keys=self._keys, clock=clock, policy=config.on_recipient_failure, topic=topic)
         self.topics = Topics(config.topic, clock=clock)
@@ -200,17 +203,41 @@ class DdhubSession:
         assert transport.max_envelope is not None
         if len(message.envelope) > transport.max_envelope:
             raise _too_large(len(message.envelope), transport.max_envelope)
-        self._draft_for(message).add(message)
+        copied = transport.topics.wants_copies
+        copy = await self._copy(message) if copied else ""
+        if self._failure is not None:
+            raise self._failure
+        self._draft_for(message, copy, copied=copied).add(message, copy)
         self._wake()
 
-    def _draft_for(self, message: Message) -> Draft:
+    async def _copy(self, message: Message) -> str | None:
+        """The values of a record, readable; None: it goes without. Raises OutboxError."""
+        transport = self._transport
+        copies = transport.copies[message.resent]
+        copy = await to_thread.run_sync(copies.of, message.envelope, message.find_plan)
+        missing = "its plan is not in the outbox any more" if copy is None else ""
+        if copy and not fits_with_copy(message, copy, most=transport.most):
+            copy, missing = None, "a message does not take both"
+        if missing and missing != transport.copy_missing:
+            log.warning(
+                "record goes without its readable copy topic=%s record=%s error=%s hint=%s",
+                transport.topic,
+                message.id,
+                missing,
+                "the record itself tells all; raise max_message or shorten seal_within if it is too large",
+            )
+        if copy != "":
+            transport.copy_missing = missing
+        return copy
+
+    def _draft_for(self, message: Message, copy: str | None, *, copied: bool) -> Draft:
         draft = self._drafts.get(message.resent)
-        if draft is not None and not draft.takes(message):
+        if draft is not None and not draft.takes(message, copy):
             self._close(draft)
             draft = None
         if draft is None:
             now = self._clock.boot()
-            draft = Draft(most=self._transport.most, since=now, resent=message.resent)
+            draft = Draft(most=self._transport.most, since=now, resent=message.resent, copied=copied)
             self._drafts[message.resent] = draft
             if not message.resent and self._transport.due is None:
                 self._transport.due = now + self._transport.config.send_every
@@ -304,7 +331,7 @@ class DdhubSession:
             if error.reason != Reason.TOO_LARGE or out.delivered:
                 raise
             transport.unfinished = None  # nobody has it: its records make smaller ones, or one is refused
-            if len(out.tokens) > 1:
+            if len(out.tokens) > 1 or out.copies:  # alone, it may fit without its copy
                 transport.shrink(len(out.payload) // 2)
                 raise
             refusal = TransportError(str(error), hint=error.hint, reason=error.reason, verdict=Verdict.REJECT)

@@ -47,7 +47,9 @@ class Payload:
 
 
 def encode(envelopes: Sequence[bytes], records: Iterable[str] | None = None) -> str:
-    """The text of a message. ``records``: SenML objects as ASCII JSON, of ``records.rendered``."""
+    """The text of a message. ``records``: SenML objects as ASCII JSON, of ``records.rendered``, or several of them with
+    commas between.
+    """
     items = ",".join(f'"{urlsafe_b64encode(each).decode().rstrip("=")}"' for each in envelopes)
     more = "" if records is None else _RECORDS + ",".join(records)
     return f"{_START}{items}{more}{_END}"
@@ -80,10 +82,12 @@ def largest_clear(encrypted: int) -> int:
 
 
 def largest_envelope(encrypted: int) -> int:
-    """Bytes of the largest envelope whose text alone has at most ``encrypted`` characters once encrypted."""
+    """Bytes of the largest envelope whose text alone, with an empty list of records, has at most ``encrypted``
+    characters once encrypted.
+    """
     clear = largest_clear(encrypted)
-    size = max(0, (clear - clear_size([0])) * 3 // 4)
-    while size and clear_size([size]) > clear:
+    size = max(0, (clear - clear_size([0], [])) * 3 // 4)
+    while size and clear_size([size], []) > clear:
         size -= 1
     return size
 

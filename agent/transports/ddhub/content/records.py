@@ -32,7 +32,7 @@ class Agreement(enum.StrEnum):
 
     AGREE = "agree"
     DIFFER = "differ"  # the envelopes count
-    UNKNOWN = "unknown"  # a record did not verify, came before, or its plan is not at hand
+    UNKNOWN = "unknown"  # a record did not verify, came before, or its plan is not at hand; or there is no copy
 
 
 def rendered(judged: Iterable[Judged]) -> tuple[str, ...]:
@@ -46,7 +46,10 @@ def agreement(records: Sequence[object], judged: Sequence[Judged]) -> Agreement:
         of_data = each.record is not None and isinstance(each.record.body, Data)
         if not genuine(each) or (of_data and each.plan is None):
             return Agreement.UNKNOWN
-    ours = (json.loads(text, parse_int=Decimal, parse_float=Decimal) for text in rendered(judged))
+    texts = rendered(judged)
+    if not records and texts:
+        return Agreement.UNKNOWN  # the sender made none
+    ours = (json.loads(text, parse_int=Decimal, parse_float=Decimal) for text in texts)
     try:
         same = Counter(_resolved(ours)) == Counter(_resolved(records))
     except (ValueError, DecimalException):

@@ -120,8 +120,8 @@ def telemetry_schema(*, readable: bool = False) -> str:
 
 
 def is_ours(schema: object) -> bool:
-    """Whether a topic's schema, as parsed from JSON, is our own."""
-    return bool(schema == json.loads(telemetry_schema()))
+    """Whether a topic's schema, as parsed from JSON, is our own, with or without readable records."""
+    return schema in [json.loads(telemetry_schema(readable=each)) for each in (False, True)]
 
 
 def _strict(found: Callable[[str, str], bool]) -> type[Draft7Validator]:
