@@ -132,6 +132,14 @@ async def test_what_a_server_may_do(serve: Serve, words: str, reason: Reason, mo
     assert error.reason == reason
 
 
+async def test_a_cookie_is_not_sent_back() -> None:
+    """One that is no text would keep the next request from being made."""
+    odd = GOOD.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=\xff; Path=/\r\n\r\n")
+    async with served(saying(odd)) as url, Exchange().connection(url) as connection:
+        for _ in range(2):
+            assert (await connection.request("GET", url, peer="the hub")).status == 200
+
+
 async def test_nobody_listens_and_no_such_name() -> None:
     error = await refusal("http://127.0.0.1:1")
     assert (str(error), error.reason) == ("the hub: Connection refused", Reason.UNREACHABLE)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.transports.ddhub.content.schema import telemetry_schema
 from testbed.ddhub.hub import CREATOR_ROLES, OWNER, USER_ROLE
 from testbed.ddhub.settings import Settings
 from tests.ddhub_command_world import RECIPIENT, CommandWorld, command_world
@@ -157,6 +158,9 @@ def test_a_schema_of_others_that_takes_what_we_send_is_good(world: CommandWorld)
     code, shown = world.shown("status")
     assert (code, the(shown, "topic")["schema_is_ours"]) == (0, False)
     assert "with a schema that is not ours and takes what we send" in the(shown, "topic")["words"]
+    foreign_schema(world, json.loads(telemetry_schema(readable=True)))
+    found = the(world.shown("status")[1], "topic")
+    assert (found["schema_is_ours"], found["words"].partition("; ")[2]) == (True, "it demands readable values")
 
 
 def test_who_may_register_topics_is_told(world: CommandWorld) -> None:

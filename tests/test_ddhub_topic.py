@@ -150,6 +150,8 @@ async def test_a_success_that_is_none_is_told(there: list[dict[str, str]]) -> No
         ("{", "is no JSON"),
         ({**OPEN, "mystery": 1}, "no client gateway would take it"),
         ({**OPEN, "required": ["power"]}, "does not take what we send"),
+        ({**OPEN, "required": ["records"], "properties": {"records": {"minItems": 1}}}, "/records: minItems"),
+        ({**OPEN, "required": ["records"], "properties": {"records": {"maxItems": 0}}}, "/records: maxItems"),
     ],
 )
 def test_a_file_that_would_be_of_no_use_is_refused(world: CommandWorld, content: Any, words: str) -> None:

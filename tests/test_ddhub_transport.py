@@ -415,6 +415,19 @@ async def test_who_is_unknown_is_not_taken_for_a_message_that_is_too_large() -> 
         assert not bench.refusals
 
 
+async def test_a_key_that_is_called_too_large_makes_no_message_smaller() -> None:
+    box = Mailboxes()
+    box.answers["/messages/internal"] = [(413, b"<html>")]
+    async with running(Bench(1, box=box)) as bench:
+        with anyio.move_on_after(5):
+            await bench.publisher.drained()
+        assert bench.publisher.reason == Reason.RECIPIENT
+        del box.answers["/messages/internal"]
+        await bench.drained()
+    assert box.envelopes() == bench.sent
+    assert not bench.refusals
+
+
 async def test_skip_never_goes_on_without_all() -> None:
     box = Mailboxes(strangers={BOB, ALICE})
     async with running(Bench(3, box=box, recipients=[BOB, ALICE], on_recipient_failure="skip")) as bench:
@@ -648,7 +661,8 @@ async def test_a_payload_that_the_schema_does_not_take_waits_until_it_does() -> 
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"type": "object", "required": ["kW"]}), Reason.SCHEMA),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version({"typ": "object"}), Reason.SCHEMA),
         (f"/topics/{TOPIC_ID}/versions/1.0.0", version(readable(minItems=1)), Reason.SCHEMA),
-        (f"/topics/{TOPIC_ID}/versions/1.0.0", version(None), Reason.SCHEMA),
+        (f"/topics/{TOPIC_ID}/versions/1.0.0", version([]), Reason.SCHEMA),
+        (f"/topics/{TOPIC_ID}/versions/1.0.0", version(None), Reason.PROTOCOL),
         ("/config", said("10", "Forbidden access", 403), Reason.PERMISSION),
     ],
 )

@@ -58,8 +58,6 @@ class Topic:
 class TopicVersion:
     """One version of a topic. ``schema``: of JSD7 the JSON Schema as an object."""
 
-    id: str
-    version: str
     schema_type: str
     schema: Any
 
@@ -158,7 +156,9 @@ def topics(found: Any) -> list[Topic]:
 def topic_version(found: Any) -> TopicVersion:
     """A version of a topic. Raises TransportError."""
     body = _object(found, "a version of a topic")
-    return TopicVersion(_id(body), _text(body, "version"), _optional(body, "schemaType"), body.get("schema"))
+    if body.get("schema") is None:
+        raise malformed("schema is missing")
+    return TopicVersion(_optional(body, "schemaType"), body["schema"])
 
 
 def versions(found: Any) -> list[str]:

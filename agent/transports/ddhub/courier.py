@@ -33,7 +33,7 @@ TRIES = 3  # until ``skip`` goes on without a recipient whose failure may pass
 KEY_LASTS = 3600 * S  # a key that was sent so long ago is sent again: mailboxes forget after a day
 _DUPLICATE = "duplicate transaction id"
 _TOO_LARGE = re.compile(r"payload size exceed|maximum payload|message size exceeds|\b10054\b", re.IGNORECASE)
-_OF_ONE = (Reason.OTHER, Reason.STORE)  # refusals of a key that may concern its recipient alone
+_OF_ONE = (Reason.OTHER, Reason.STORE, Reason.TOO_LARGE)  # refusals of a key: of its recipient, not of the message
 _LOG_IN = "has it ever logged in to this Data Hub, and does it still? only that makes its mailbox"
 _NAMED = 3  # recipients in a message
 

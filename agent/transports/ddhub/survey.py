@@ -177,6 +177,8 @@ class _Look:
         words = f"{wanted} is there ({known.id}), with our schema" if same else f"{wanted} is there ({known.id})"
         if not same:
             words += ", with a schema that is not ours and takes what we send"
+        if known.schema.needs_records:
+            words += "; it demands readable values"
         if known.schema.unjudged:
             words += f"; of its schema we cannot judge: {', '.join(known.schema.unjudged[:5])}"
         facts |= {"id": known.id, "schema_is_ours": same}

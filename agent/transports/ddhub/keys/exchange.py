@@ -16,6 +16,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -141,7 +142,12 @@ class Exchange:
         secure = self._transport is None and urlsplit(url).scheme == "https"
         context = await self._certificates() if secure else False
         async with httpx.AsyncClient(
-            verify=context, transport=self._transport, timeout=_WITHIN, trust_env=False, follow_redirects=False
+            verify=context,
+            transport=self._transport,
+            timeout=_WITHIN,
+            trust_env=False,
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: an odd one would spoil every request
         ) as client:
             yield Connection(client, self._tls)
 
