@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.content import payload, signature
 from agent.transports.ddhub.content.payload import largest_envelope
 from agent.transports.ddhub.content.records import Agreement, agreement
-from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.content.schema import TopicSchema, telemetry_schema
 from agent.transports.ddhub.keys.network import canonical
 from agent.transports.ddhub.transport import DdhubTransport
 from agent.verifier import Verifier
@@ -644,6 +645,20 @@ async def test_a_payload_that_the_schema_does_not_take_waits_until_it_does() -> 
         box.answers[path] = good
         await bench.drained()
     assert box.envelopes() == bench.sent
+
+
+async def test_a_schema_of_which_judging_takes_long_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes seconds, and its owner may register any."""
+    threads = set[int]()
+
+    def judged(self: TopicSchema, *arguments: Any, **named: Any) -> tuple[str, ...]:
+        threads.add(threading.get_ident())
+        return ()
+
+    monkeypatch.setattr(TopicSchema, "problems", judged)
+    async with Bench().transport.session():
+        assert threads
+        assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anyio import to_thread
+
 from agent.errors import Reason, TransportError
 from agent.ports import Clock
 from agent.transports.ddhub.broker import Broker
@@ -76,15 +78,21 @@ class Topics:
             what = f"topic {wanted} is of type {kind or '(none)'}, and we send JSON"
             raise TransportError(what, hint=f"name a topic of type {SCHEMA_TYPE}", reason=Reason.SCHEMA)
         try:
-            schema = TopicSchema(version.schema)
+            schema, problems = await to_thread.run_sync(_judged, version.schema)
         except SchemaError as error:
             what = f"the schema of topic {wanted} is none that a client gateway takes: {error}"
             raise TransportError(what, hint=error.hint, reason=Reason.SCHEMA) from error
-        if problems := not_ours(schema):
+        if problems:
             what = f"the schema of topic {wanted} does not take what we send: {'; '.join(problems)}"
             hint = "have its owner register the one that `edge-agent ddhub topic` prints, or name another topic"
             raise TransportError(what, hint=hint, reason=Reason.SCHEMA)
         return KnownTopic(found[0].id, wanted.version, schema)
+
+
+def _judged(schema: object) -> tuple[TopicSchema, tuple[str, ...]]:
+    """Of a schema of 1 MiB it takes seconds."""
+    found = TopicSchema(schema)
+    return found, not_ours(found)
 
 
 def not_ours(schema: TopicSchema) -> tuple[str, ...]:
