@@ -373,34 +373,40 @@ async def test_skip_goes_on_without_who_is_unknown_at_once_and_counts_it() -> No
     assert bench.publisher.recipients == (Recipient(BOB, 6, last=now), Recipient(ALICE, 1, 5, last=now))
 
 
-async def test_skip_tries_thrice_where_it_may_pass() -> None:
-    for times, got in ((2, True), (None, False)):
+async def test_skip_tries_for_a_minute_where_it_may_pass() -> None:
+    """A hub or a node that is away for a moment costs nobody a record."""
+    for times, got in ((7, True), (None, False)):
         box = Mailboxes(fails=failing("timeout", times=times))
         async with running(Bench(3, box=box, recipients=[BOB, ALICE], on_recipient_failure="skip")) as bench:
-            await bench.drained(within=20)
+            begun = bench.clock.now
+            await bench.drained(within=90)
+            taken = bench.clock.now - begun
         assert box.envelopes(BOB) == bench.sent
         assert (box.envelopes(ALICE) == bench.sent) is got
-        assert len(box.posted()) == 3
+        assert taken < 60 * S if got else 60 * S <= taken < 75 * S
+        assert box.posted()[1]["fqcns"] == [ALICE]
 
 
 async def test_who_was_skipped_is_tried_once_until_it_gets_something() -> None:
-    """Else each message of a backlog takes three tries, and the log tells of each."""
+    """Else each message of a backlog takes a minute, and the log tells of each."""
     keys = Keys(without={ALICE})
     async with running(Bench(3, keys=keys, recipients=[BOB, ALICE], on_recipient_failure="skip")) as bench:
         await bench.drained()
-        assert keys.asked.count(ALICE) == 3
-        for count in range(4, 7):
+        tries = keys.asked.count(ALICE)
+        assert tries > 6
+        for count in range(1, 4):
             bench.add(2)
-            await bench.drained()
-            assert keys.asked.count(ALICE) == count
-        assert bench.publisher.failures == {"recipient": 2}
+            await bench.drained(within=1)
+            assert keys.asked.count(ALICE) == tries + count
+        assert bench.publisher.failures == {"recipient": tries - 1}
         keys.without.clear()
         bench.add(1)
         await bench.drained()
         keys.without.add(ALICE)
         bench.add(1)
+        with pytest.raises(TimeoutError):
+            await bench.drained(within=50)
         await bench.drained()
-        assert keys.asked.count(ALICE) == 10
     assert bench.box.envelopes(ALICE) == bench.sent[-2:-1]
 
 

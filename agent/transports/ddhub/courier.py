@@ -29,7 +29,7 @@ from agent.transports.ddhub.topics import KnownTopic
 
 S = 1_000_000_000
 AT_ONCE = 4  # keys on their way
-TRIES = 3  # until ``skip`` goes on without a recipient whose failure may pass
+PATIENCE = 60 * S  # until ``skip`` goes on without a recipient whose failure may pass
 KEY_LASTS = 3600 * S  # a key that was sent so long ago is sent again: mailboxes forget after a day
 _DUPLICATE = "duplicate transaction id"
 _TOO_LARGE = re.compile(r"payload size exceed|maximum payload|message size exceeds|\b10054\b", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Courier:
         self._clock = clock
         self._policy = policy
         self._topic = topic
-        self._given_up = set[str]()  # who was skipped when last sent to: tried once from then on
+        self._given_up = set[str]()  # who was skipped when last sent to: from then on tried once
 
     async def bring(self, out: Outgoing, api: Broker, topic: KnownTopic) -> None:
         """Return when all have it, or are skipped. Raises TransportError: the broker failed, or a recipient waits;
@@ -101,17 +101,17 @@ class Courier:
             public = (await self._keys.keys(did)).to_encrypt(did)
             wrapped = await to_thread.run_sync(lambda: cipher.wrap(out.key, public, padding=recipient.padding))
         except AgentError as error:  # nobody knows its key, or can be asked, or it is none
-            out.lacks(did, unkeyed(error))
+            self._lacks(out, did, unkeyed(error))
             return
         try:
             message_id = await api.send_key(did, out.gateway_id, wrapped)
         except TransportError as error:
             if error.reason not in _OF_ONE:
                 raise
-            out.lacks(did, Refusal(f"the broker does not take its key: {error}", error.hint))
+            self._lacks(out, did, Refusal(f"the broker does not take its key: {error}", error.hint))
             return
         if message_id is None:
-            out.lacks(did, Refusal("it has no mailbox for keys at the broker", _LOG_IN, for_good=True))
+            self._lacks(out, did, Refusal("it has no mailbox for keys at the broker", _LOG_IN, for_good=True))
             return
         out.keyed[did] = self._clock.boot()
 
@@ -128,11 +128,14 @@ class Courier:
             elif failure is not None and _DUPLICATE in failure.reason.lower():
                 out.has(did, duplicate=True)
             else:
-                out.lacks(did, _refusal(failure, posted.unnamed))
+                self._lacks(out, did, _refusal(failure, posted.unnamed))
         if large is not None and not out.delivered:
             what = f"the broker's NATS takes no message of {len(out.payload)} bytes: {large.reason}"
             hint = "lower max_message, or have max_payload of the broker's NATS raised"
             raise TransportError(what, hint=hint, reason=Reason.TOO_LARGE)
+
+    def _lacks(self, out: Outgoing, did: str, refusal: Refusal) -> None:
+        out.lacks(did, refusal, now=self._clock.boot())
 
     def _note(self, out: Outgoing, had: Iterable[str]) -> None:
         """Count what was delivered, and tell of each recipient whose state changed."""
@@ -159,8 +162,10 @@ class Courier:
         """Go on without those whose failure does not pass; if nobody has it, that is no failure of theirs."""
         if not out.delivered:
             return
+        now = self._clock.boot()
         for did in [*out.waiting]:
-            if not out.refusals[did].for_good and out.tries[did] < TRIES and did not in self._given_up:
+            waits = now - out.failing[did] < PATIENCE and did not in self._given_up
+            if waits and not out.refusals[did].for_good:
                 continue
             self._given_up.add(did)
             del out.waiting[did]

@@ -91,7 +91,8 @@ class Outgoing:
     """A composed message, and who has it.
 
     ``tokens``: of its records by message id; None: not handed over in the session in force. ``waiting``: who does not
-    have it yet; ``keyed``: boot time since when a recipient has its key. ``tries``: without success, by DID.
+    have it yet; ``keyed``: boot time since when a recipient has its key. ``failing``: boot time
+    since when one does not get it, by DID.
     """
 
     gateway_id: str
@@ -104,7 +105,7 @@ class Outgoing:
     tokens: dict[str, int | None]
     waiting: dict[str, DdhubRecipient]
     keyed: dict[str, int] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
+    failing: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     delivered: int = 0
     duplicates: int = 0  # of these: the broker had it before
@@ -116,10 +117,10 @@ class Outgoing:
         self.delivered += 1
         self.duplicates += duplicate
 
-    def lacks(self, did: str, refusal: Refusal) -> None:
-        """A recipient does not have it."""
+    def lacks(self, did: str, refusal: Refusal, *, now: int) -> None:
+        """A recipient does not have it. ``now``: boot time."""
         self.refusals[did] = refusal
-        self.tries[did] = self.tries.get(did, 0) + 1
+        self.failing.setdefault(did, now)
 
 
 def compose(draft: Draft, text: str, recipients: tuple[DdhubRecipient, ...], *, signer: Signer) -> Outgoing:
