@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from Crypto.Cipher import PKCS1_OAEP
 
 from agent.control.findings import findings
 from agent.delivery.drain import Drain
@@ -30,7 +32,7 @@ from agent.transports.ddhub.content.schema import TopicSchema, telemetry_schema
 from agent.transports.ddhub.keys.network import canonical
 from agent.transports.ddhub.transport import DdhubTransport
 from agent.verifier import Verifier
-from tests.ddhub_scripted import ALICE, BOB, TOPIC_ID, Keys, Mailboxes, said, transport
+from tests.ddhub_scripted import ALICE, BOB, PRIVATE_KEY, TOPIC_ID, Keys, Mailboxes, said, transport
 from tests.fakes import BACKEND, FakeStore, until, virtual_clock
 from tests.runs import DID, Run, S, frame, group
 
@@ -473,6 +475,30 @@ async def test_those_who_hold_a_role_get_it_and_not_we_ourselves() -> None:
     assert box.posted()[0]["fqcns"] == sorted([BOB, ALICE])
     assert box.envelopes(BOB) == bench.sent
     assert box.envelopes(CAROL) == bench.sent[-1:]
+
+
+async def test_who_is_named_beside_a_role_gets_it_too_and_in_his_padding() -> None:
+    box = Mailboxes(holders=[DID, BOB, ALICE])
+    named: Any = [{"did": ALICE, "padding": "pkcs1v15"}, CAROL, DID]
+    changes: dict[str, Any] = {"roles": ["market.roles.edge.apps.example.iam.ewc"], "recipients": named}
+    async with running(Bench(1, box=box, **changes)) as bench:
+        await bench.drained()
+        box.holders.clear()
+        await bench.clock.sleep_until(bench.clock.now + 11 * MINUTE)
+        bench.add(1)
+        await bench.drained()
+    assert [body["fqcns"] for body in box.posted()] == [[ALICE, CAROL, BOB], [ALICE, CAROL]]
+    wrapped = {body["fqcn"]: body["payload"] for body in reversed(box.posted("/messages/internal"))}
+    assert [padding_of(wrapped[did]) for did in (ALICE, CAROL, BOB)] == ["pkcs1v15", "oaep", "oaep"]
+
+
+def padding_of(wrapped: str) -> str:
+    """How a key was wrapped."""
+    try:
+        PKCS1_OAEP.new(PRIVATE_KEY).decrypt(b64decode(wrapped))
+    except ValueError:
+        return "pkcs1v15"
+    return "oaep"
 
 
 async def test_the_last_list_of_who_holds_a_role_is_used_for_a_day() -> None:

@@ -158,7 +158,7 @@ class DdhubServer(Table):
 class DdhubConfig(DdhubServer):
     """Energy Web's Data Hub: which topic the records go to, and who gets them.
 
-    ``recipients``, or ``roles``: whoever holds one of them. ``send_every`` in ns: records of this span travel in one
+    ``recipients``, and whoever holds one of ``roles``. ``send_every`` in ns: records of this span travel in one
     message; ``max_message``: bytes that one may have as it is sent, encrypted.
     """
 
@@ -196,8 +196,6 @@ class DdhubConfig(DdhubServer):
         super()._judge_together(problems)
         if self.recipients is None and self.roles is None:
             problems.add('nobody would get anything; name DIDs, or roles = ["ROLE"]', "recipients")
-        if self.recipients is not None and self.roles is not None:
-            problems.add("recipients says who gets it already; keep one of the two", "roles")
         seen, networks = dict[str, int](), set[str]()
         for index, recipient in enumerate(self.recipients or ()):
             network, _, address = recipient.did.removeprefix("did:ethr:").partition(":")

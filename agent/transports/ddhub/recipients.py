@@ -1,4 +1,4 @@
-"""Who gets what a channel sends: named DIDs, or whoever holds one of its roles.
+"""Who gets what a channel sends: named DIDs, and whoever holds one of its roles; a name says more, such as the padding.
 
 The broker's list of who holds a role never forgets: who lost it stands there all the same. What it said last is used
 for a day when it cannot say it anew. We ourselves are never among them.
@@ -39,19 +39,23 @@ class Recipients:
 
     async def get(self, api: Broker) -> tuple[DdhubRecipient, ...]:
         """At least one. Raises TransportError: there is none, or the broker cannot be asked."""
-        if self._config.roles is None:
-            found = self._config.recipients or ()
-            others = [each for each in found if did_key(each.did) != did_key(self._own)]
-            if not others:
-                hint = "name the DIDs of others in recipients"
-                raise TransportError("the only recipient is this agent itself", hint=hint, reason=Reason.RECIPIENT)
-            return tuple(others)
-        dids = await self._with_roles(api, self._config.roles)
-        if not dids:
-            what = f"nobody but us holds a role of the channel: {', '.join(self._config.roles)}"
+        roles, named = self._config.roles, self._config.recipients or ()
+        found = {each.did: each for each in named if self._is_other(each.did)}
+        for did in await self._with_roles(api, roles) if roles is not None else ():
+            found.setdefault(did, DdhubRecipient(did=did))
+        if found:
+            return tuple(found.values())
+        if roles is None:
+            what, hint = "the only recipient is this agent itself", "name the DIDs of others in recipients"
+        else:
+            what = f"nobody but us holds a role of the channel: {', '.join(roles)}"
             hint = "correct roles, or have a participant enrol for one; it counts once he has logged in"
-            raise TransportError(what, hint=hint, reason=Reason.RECIPIENT)
-        return tuple(DdhubRecipient(did=did) for did in dids)
+        raise TransportError(what, hint=hint, reason=Reason.RECIPIENT)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Who holds one of the roles, as the broker said last."""
+        return self._holders or ()
 
     async def _with_roles(self, api: Broker, roles: Sequence[str]) -> tuple[str, ...]:
         now = self._clock.boot()

@@ -9,6 +9,7 @@ be asked. So who is found has one, and of who is not found nothing is known: it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +88,7 @@ class _Look:
         self._clock = clock
         self._keys = keys
         self._wanted: Sequence[DdhubRecipient] = config.recipients or ()
-        self._entered: set[str] | None = None  # DIDs that logged in once; None: nobody could tell
+        self._entered = set[str]()  # DIDs that logged in once, as far as anybody tells
 
     def note(self, what: str, error: AgentError, **facts: Any) -> None:
         """It is not as it should be."""
@@ -197,20 +198,17 @@ class _Look:
     # ---- recipients -----------------------------------------------------------------------------------------------
 
     async def _recipients(self, api: Broker, roles: Sequence[str]) -> None:
-        config = self._config
+        listed = Recipients(self._config, own=self._signer.did, clock=self._clock)
         try:
-            self._wanted = await Recipients(config, own=self._signer.did, clock=self._clock).get(api)
+            self._wanted = await listed.get(api)
         except TransportError as error:
             self.note("recipients", error)
             return
-        if config.roles is not None:
-            self._entered = {each.did for each in self._wanted}
-            return
-        if users := rules.of_users(roles) or [*roles]:
-            try:
-                self._entered = set(await api.dids_with_roles(users))
-            except TransportError:
-                self._entered = None
+        self._entered = set(listed.holders)
+        users = rules.of_users(roles) or roles
+        if users and any(each.did not in self._entered for each in self._wanted):
+            with suppress(TransportError):
+                self._entered.update(await api.dids_with_roles(users))
 
     async def at_recipients(self) -> None:
         """Raises nothing."""
@@ -228,7 +226,7 @@ class _Look:
 
     async def _recipient(self, recipient: DdhubRecipient) -> Seen:
         did = recipient.did
-        entered = None if self._entered is None or did not in self._entered else True
+        entered = True if did in self._entered else None
         facts = {"did": did, "padding": recipient.padding, "has_key": True, "logged_in": entered}
         try:
             (await self._keys.keys(did)).to_encrypt(did)
