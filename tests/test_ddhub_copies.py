@@ -166,7 +166,7 @@ def message(number: int, size: int) -> Message:
 COPY = st.one_of(st.just(""), st.none(), st.integers(1, 90).map(lambda size: '{"n":"' + "x" * size + '"}'))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     records=st.lists(st.tuples(st.integers(1, 300), COPY), min_size=1, max_size=12),
     most=st.integers(100, 3000),

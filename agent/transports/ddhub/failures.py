@@ -36,6 +36,11 @@ _CODES = {  # docs of the broker: returnCode -> reason, hint
     **dict.fromkeys(("22", "23", "30", "40", "50"), (Reason.STORE, "look at the broker's log")),
 }
 _CERTIFICATE = {495, 496, 525, 526}
+_BEHIND = {  # only of 503 it is certain that the broker has done nothing
+    502: Reason.LOST,
+    503: Reason.UNREACHABLE,
+    504: Reason.TIMEOUT,
+}
 _NO_CERTIFICATE = b"SSL certificate"  # nginx's own words, in a page: "No required SSL certificate was sent"
 _PAGE = 4096  # bytes of one that are looked at
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)*")  # a JWT; whoever refuses one may repeat it
@@ -119,8 +124,8 @@ def refused(status: int, body: bytes, *, shows: bool) -> TransportError:
     elif status == 429:
         hint = "the Data Hub limits how often it is asked; have the limit raised, or lengthen send_every"
         reason = Reason.UNREACHABLE  # for now, and for all
-    elif status in (502, 503, 504):
-        reason, hint = Reason.UNREACHABLE, "the proxy is there and the broker behind it is not"
+    elif status in _BEHIND:
+        reason, hint = _BEHIND[status], "the proxy is there and the broker behind it is not"
     elif 300 <= status < 400:
         reason, hint = Reason.PROTOCOL, "it sends us elsewhere; write the address that answers itself into url"
     elif status == 404 and code == "50":
