@@ -27,6 +27,11 @@ from agent.transports.ddhub.content.pattern import MOST_STEPS, NotJudged, read
         ("^.$", "\r", False),
         ("^.$", "\u2028", False),
         ("^[\\s\\S]*$", "a\nb", True),
+        ("^\\s[\\s]$", "\u00a0\ufeff", True),
+        ("\\S|[\\S]", "\u2003\x0b", False),
+        ("^[^\\S]\\S[\\S]$", "\u3000\u00e9\U0001f600", True),
+        ("\\B", "", True),
+        ("\\B", "a", False),
         ("^\\u0041\\x42\\u{43}$", "ABC", True),
         ("^a\\/b\\.c\\-d$".replace("\\-", "-"), "a/b.c-d", True),
         ("^[\\-a]$", "-", True),
@@ -56,6 +61,7 @@ def test_what_a_pattern_means(pattern: str, text: str, found: bool) -> None:
         "(?:a+){2,}", "(a)\\1", "\\p{L}", "(?<=a)b", "(?<!a)b", "(?i)a", "(?P<n>a)", "a**", "a*+", "a++", "a{2}{3}",
         "*a", "a{", "a}", "]", "[", "[a", "[]", "[^]", "(", ")", "a)", "(a", "\\", "\\q", "\\u{110000}", "\\ud",
         "a{3,2}", "a{1001}", "x" * 1001, "(" * 30 + ")" * 30, "[z-a]", "\\cA", "^*", "$+", "\\b*", "(?=a)*",
+        "\\ud83d\\ude00", "[\\S-a]", "[!-\\s]",
     ],
 )  # fmt: skip
 def test_what_may_take_long_or_is_not_known_is_not_judged(pattern: str) -> None:

@@ -17,7 +17,13 @@ _DEEPEST = 20  # groups in groups
 _LARGEST_COUNT = 1000  # of {n,m}
 _AT_ONCE = 16  # characters in a row cost a step
 _SYNTAX = frozenset("^$\\.*+?()[]{}|/")
-_SAME = frozenset("dDwWsStnrfvbB")  # escapes that mean the same in both, ASCII
+_SAME = frozenset("dDwWtnrfvb")  # escapes that mean the same in both, ASCII
+_SPACES = {  # white space of ECMAScript, and all else
+    "s": r"\t-\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff",
+    "S": r"\x00-\x08\x0e-\x1f!-\x9f\xa1-\u167f\u1681-\u1fff\u200b-\u2027\u202a-\u202e\u2030-\u205e"
+    r"\u2060-\u2fff\u3001-\ufefe\uff00-\U0010ffff",
+}
+_NO_BORDER = r"(?!\b)"  # Python's own never holds in an empty text
 _DOT = r"[^\n\r\u2028\u2029]"
 _COUNT = re.compile(r"\{([0-9]{1,4})(,([0-9]{1,4})?)?\}")
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}")
@@ -129,7 +135,7 @@ class _Parser:
             return self.repeated(self.characters(), _ONE)
         if first == "\\":
             atom = self.escape()
-            return (atom, _Cost()) if atom in (r"\b", r"\B") else self.repeated(atom, _ONE)
+            return (atom, _Cost()) if atom in (r"\b", _NO_BORDER) else self.repeated(atom, _ONE)
         if first in "*+?{}]":
             self.refuse("a quantifier or bracket that belongs to nothing")
         self.at += 1
@@ -189,15 +195,21 @@ class _Parser:
         if letter in _SYNTAX or (within and letter == "-"):
             self.at += 2
             return re.escape(letter)
-        if letter in _SAME and not (within and letter == "B"):
+        if letter in _SAME:
             self.at += 2
             return f"\\{letter}"
+        if letter in _SPACES:
+            self.at += 2
+            return _SPACES[letter] if within else f"[{_SPACES[letter]}]"
+        if letter == "B" and not within:
+            self.at += 2
+            return _NO_BORDER
         code = _CODE.match(self.text, self.at + 1)
         if code is None:
             self.refuse("an escape that is not known here")
         number = int(code[1] or code[2] or code[3], 16)
-        if number > 0x10FFFF:
-            self.refuse("no character")
+        if number > 0x10FFFF or 0xD800 <= number < 0xE000:
+            self.refuse("no character, or half a one")
         self.at = code.end()
         return re.escape(chr(number))
 
@@ -214,7 +226,10 @@ class _Parser:
             low = self.character()
             if self.peek() == "-" and self.text[self.at + 1 : self.at + 2] not in ("]", ""):
                 self.at += 1
-                low = f"{low}-{self.character()}"
+                high = self.character()
+                if {low, high} & {*_SPACES.values()}:
+                    self.refuse("a range from or to white space")
+                low = f"{low}-{high}"
             written.append(low)
         if len(written) == empty:
             self.at = start
