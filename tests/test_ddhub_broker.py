@@ -209,6 +209,14 @@ async def test_a_clock_that_is_wrong_is_told_of() -> None:
         assert "of the Data Hub;" not in (await refusal(script)).hint
 
 
+async def test_how_far_its_clock_is_ahead_is_kept_for_the_doctor() -> None:
+    script = Script({"/config": [(200, {})]}, date=formatdate(START / S + 10, usegmt=True))
+    async with hub(script) as api:
+        assert api.heard.ahead is None
+        await api.limits()
+        assert api.heard.ahead == pytest.approx(10 - 1000, abs=1)
+
+
 # ---- what goes wrong ----------------------------------------------------------------------------------------------
 
 

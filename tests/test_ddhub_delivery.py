@@ -22,11 +22,11 @@ from agent.delivery.publisher import Publisher
 from agent.delivery.refusals import Refusals
 from agent.errors import Reason, TransportError
 from agent.signer import KeySigner
-from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.config import DdhubConfig
 from agent.transports.ddhub.content import payload
 from agent.transports.ddhub.content.records import Agreement, agreement
 from agent.transports.ddhub.content.schema import telemetry_schema
+from agent.transports.ddhub.requests import Timeouts
 from agent.transports.ddhub.transport import DdhubTransport
 from agent.verifier import Verifier
 from testbed.ddhub.contract import KEY_NAME, key_value

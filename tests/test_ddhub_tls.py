@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import Reason, TransportError
 from agent.signer import KeySigner
-from agent.transports.ddhub.broker import Timeouts, broker
+from agent.transports.ddhub.broker import broker
 from agent.transports.ddhub.config import DdhubServer
+from agent.transports.ddhub.requests import Timeouts
+from agent.transports.facts import BrokerFacts
 from testbed.certificates import Authority
 from testbed.ddhub.hub import DataHub
 from testbed.ddhub.serving import Tls
@@ -45,11 +48,11 @@ async def hub(server: NatsServer, authority: Authority) -> AsyncIterator[DataHub
         yield hub
 
 
-async def asked(url: str, **tls: Any) -> int | None:
-    """What the hub says that a message may have."""
+async def asked(url: str, **tls: Any) -> tuple[int | None, BrokerFacts]:
+    """What the hub says that a message may have, and what its server showed of itself."""
     server = DdhubServer.model_validate({"url": url, **({"tls": tls} if tls else {})})
     async with broker(server, signer=KeySigner(SECRET, did=DID), clock=SystemClock(), timeouts=QUICK) as api:
-        return (await api.limits()).message
+        return (await api.limits()).message, api.heard
 
 
 async def refused(url: str, **tls: Any) -> TransportError:
@@ -58,10 +61,12 @@ async def refused(url: str, **tls: Any) -> TransportError:
     return raised.value
 
 
-async def test_who_shows_a_certificate_is_let_in(hub: DataHub, authority: Authority) -> None:
+async def test_who_shows_a_certificate_is_let_in(hub: DataHub, authority: Authority, folder: Path) -> None:
     mine = authority.issue("agent")
     shown = {"ca": str(authority.path), "cert": str(mine.path), "key": {"file": str(mine.key)}, **NAME}
-    assert await asked(hub.url, **shown) == 8388608
+    most, showed = await asked(hub.url, **shown)
+    assert most == 8388608
+    assert showed.certificate == ssl.PEM_cert_to_DER_cert((folder / "hub.pem").read_text())
 
 
 async def test_who_shows_none_is_told_to(hub: DataHub, authority: Authority) -> None:

@@ -24,12 +24,12 @@ from agent.errors import Reason, TransportError, Verdict
 from agent.evidence.record import link_of
 from agent.heartbeat import WITHIN
 from agent.ports import Ack, Message, Recipient
-from agent.transports.ddhub.broker import Timeouts
 from agent.transports.ddhub.content import payload, signature
 from agent.transports.ddhub.content.payload import largest_envelope
 from agent.transports.ddhub.content.records import Agreement, agreement
 from agent.transports.ddhub.content.schema import TopicSchema, telemetry_schema
 from agent.transports.ddhub.keys.network import canonical
+from agent.transports.ddhub.requests import Timeouts
 from agent.transports.ddhub.transport import DdhubTransport
 from agent.verifier import Verifier
 from tests.ddhub_scripted import ALICE, BOB, PRIVATE_KEY, TOPIC_ID, Keys, Mailboxes, said, transport
@@ -193,6 +193,13 @@ async def test_a_backlog_leaves_at_once_in_full_messages() -> None:
     assert max(sizes) <= 64 * 1024
     assert min(sizes[:-1]) > 60 * 1024
     assert bench.box.paths.count("/auth/login") == 1
+
+
+async def test_what_the_hub_showed_of_itself_is_there_for_the_doctor() -> None:
+    async with Bench().transport.session() as session:
+        facts = await session.facts()
+    assert facts.server == "hub.example"
+    assert facts.certificate is None
 
 
 async def test_a_message_holds_records_of_one_run() -> None:

@@ -175,6 +175,7 @@ PLACES: Mapping[str, Place] = {
     "agent.transports.ddhub.keys.publishing": (EDGE, ""),
     "agent.transports.ddhub.keys.registry": (PURE, ""),
     "agent.transports.ddhub.registration": (EDGE, ""),
+    "agent.transports.ddhub.requests": (EDGE, "httpx"),
     "agent.transports.ddhub.roles": (PURE, ""),
     "agent.transports.ddhub.keys.rpc": (EDGE, ""),
     "agent.transports.ddhub.receiving.sorter": (EDGE, ""),
@@ -326,7 +327,7 @@ FOLDERS = {
 SECRETS = {"agent.secret", "agent.tls"}
 HOLD_SECRETS = {  # references to secrets, as the tables of adapters do
     *("agent.config.tables", "agent.signer.places", "agent.tls"),
-    *("agent.transports.ddhub.broker", "agent.transports.ddhub.config", "agent.transports.ddhub.failures"),
+    *("agent.transports.ddhub.config", "agent.transports.ddhub.failures", "agent.transports.ddhub.requests"),
     *(
         "agent.transports.ddhub.keys.exchange",
         "agent.transports.ddhub.keys.key_source_config",

@@ -11,48 +11,29 @@ import json
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urlsplit
 
-import anyio
 import httpx
 from anyio import to_thread
 
-from agent import __version__
 from agent.eip191 import identity_token
-from agent.errors import Reason, SecretError, TransportError
+from agent.errors import Reason, TransportError
 from agent.ports import Clock, Signer
-from agent.tls import Tls
 from agent.transports.ddhub import answers
-from agent.transports.ddhub.answers import PEER, Tokens
+from agent.transports.ddhub.answers import Tokens
 from agent.transports.ddhub.config import DdhubServer
-from agent.transports.ddhub.failures import refused, unreached
 from agent.transports.ddhub.login import Login
+from agent.transports.ddhub.requests import MIB, Reply, Requests, Timeouts, requests
+from agent.transports.facts import BrokerFacts
 
 S = 1_000_000_000
-MIB = 1 << 20
 _SKEW = 60  # s: a clock that differs by more is told of
-_HERE = ("localhost", "127.0.0.1", "::1")
-_IDLE = 30  # s: so long is a connection kept for the next request; firewalls forget idle ones unseen
 _NO_DID = "is the DID document of this key there, and does the Data Hub resolve it on our network?"
 _LOGIN_HINTS = (  # by a part of what the proxy says, in small letters
     ("does not have any roles", Reason.PERMISSION, "enrol this DID for a role of the Data Hub, and wait for approval"),
     ("proof is not valid", Reason.AUTHORIZATION, _NO_DID),
     ("payload is not valid", Reason.AUTHORIZATION, _NO_DID),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a Data Hub may be silent, in s; the broker itself may wait for its NATS for up to 100 s."""
-
-    connect: float = 10
-    answer: float = 30  # to any request: what opens a session is done within the publisher's patience
-    slow: float = 120  # to a message or a search; all together, too
 
 
 @asynccontextmanager
@@ -71,71 +52,24 @@ async def broker(
 
     Raises TransportError: a certificate of ours cannot be read.
     """
-    timeouts = timeouts or Timeouts()
-    verify: Any = server.secure  # without TLS no certificates are read
-    if server.secure and over is None:
-        try:
-            verify = await to_thread.run_sync((server.tls or Tls()).context, abandon_on_cancel=True)
-        except (OSError, SecretError) as error:
-            hint = getattr(error, "hint", "") or "see tls of the channel"
-            words = f"a certificate or key of tls cannot be used: {error}"
-            raise TransportError(words, hint=hint, reason=Reason.SECRET) from error
-    server_name = server.tls.server_name if server.tls is not None else None
-    client = httpx.AsyncClient(
-        base_url=server.url,
-        verify=verify,
-        timeout=httpx.Timeout(timeouts.answer, connect=timeouts.connect),
-        limits=httpx.Limits(max_connections=4, keepalive_expiry=_IDLE),
-        headers={
-            "User-Agent": f"edge-agent/{__version__}",
-            "X-DDHUB-Client-Version": __version__,
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-        },
-        follow_redirects=False,
-        trust_env=urlsplit(server.url).hostname not in _HERE,  # a proxy of the environment leads elsewhere only
-        transport=over,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: an odd one would spoil every request
-    )
-    async with client:
-        yield Broker(
-            client,
-            signer=signer,
-            clock=clock,
-            login=login or Login(clock=clock),
-            opens=opens,
-            timeouts=timeouts,
-            secure=server.secure,
-            shows=server.tls is not None and server.tls.cert is not None,
-            server_name=server_name,
-        )
+    async with requests(server, clock=clock, timeouts=timeouts, over=over) as line:
+        yield Broker(line, signer=signer, clock=clock, login=login or Login(clock=clock), opens=opens)
 
 
 class Broker:
     """The calls. All raise TransportError, and log in first where that is needed."""
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        *,
-        signer: Signer,
-        clock: Clock,
-        login: Login,
-        opens: bool,
-        timeouts: Timeouts,
-        secure: bool,
-        shows: bool,
-        server_name: str | None,
-    ) -> None:
-        self._client = client
+    def __init__(self, line: Requests, *, signer: Signer, clock: Clock, login: Login, opens: bool) -> None:
+        self._line = line
         self._signer = signer
         self._clock = clock
         self._login = login
         self._opens = opens
-        self._timeouts = timeouts
-        self._secure = secure
-        self._shows = shows
-        self._extensions = {} if server_name is None else {"sni_hostname": server_name}
+
+    @property
+    def heard(self) -> BrokerFacts:
+        """What the server showed of itself with its last answer."""
+        return self._line.heard
 
     # ---- ourselves --------------------------------------------------------------------------------------------
 
@@ -222,7 +156,7 @@ class Broker:
             "clientGatewayMessageId": gateway_id,
             "payloadEncryption": True,
         }
-        return answers.posted(await self._asked("POST", "/messages", body, within=self._timeouts.slow))
+        return answers.posted(await self._asked("POST", "/messages", body, within=self._line.timeouts.slow))
 
     # ---- receiving --------------------------------------------------------------------------------------------
 
@@ -235,7 +169,7 @@ class Broker:
         the answer may have.
         """
         body = {"fqcnTopicList": list(topic_ids), "senderId": list(senders), "clientId": client_id, "amount": amount}
-        found = await self._asked("POST", "/messages/search", body, within=self._timeouts.slow, most=most)
+        found = await self._asked("POST", "/messages/search", body, within=self._line.timeouts.slow, most=most)
         return answers.messages(found)
 
     async def search_keys(
@@ -243,7 +177,7 @@ class Broker:
     ) -> tuple[list[answers.ReceivedKey], list[str]]:
         """Keys that wait for us; what is returned is never returned again to this client id."""
         body = {"clientId": client_id, "amount": amount}
-        found = await self._asked("POST", "/messages/internal/search", body, within=self._timeouts.slow, most=most)
+        found = await self._asked("POST", "/messages/internal/search", body, within=self._line.timeouts.slow, most=most)
         return answers.keys(found)
 
     async def acknowledge(self, message_ids: Sequence[str], *, client_id: str) -> tuple[list[str], list[str]]:
@@ -252,7 +186,7 @@ class Broker:
         Code 20: some may be acknowledged, ask again for all.
         """
         body = {"messageIds": list(message_ids), "clientId": client_id}
-        return answers.acknowledged(await self._asked("POST", "/messages/ack", body, within=self._timeouts.slow))
+        return answers.acknowledged(await self._asked("POST", "/messages/ack", body, within=self._line.timeouts.slow))
 
     # ---- how ----------------------------------------------------------------------------------------------------
 
@@ -268,18 +202,16 @@ class Broker:
     ) -> Any:
         """The answer to a request as JSON. Logs in if needed, and once more if the token is not taken."""
         token = await self._token()
-        status, content, _ = await self._send(method, path, body, token=token, query=query, within=within, most=most)
-        if status == 401:
+        reply = await self._line.send(method, path, body, token=token, query=query, within=within, most=most)
+        if reply.status == 401:
             token = await self._token(spent=token)
-            status, content, _ = await self._send(
-                method, path, body, token=token, query=query, within=within, most=most
-            )
-        return self._judged(status, content)
+            reply = await self._line.send(method, path, body, token=token, query=query, within=within, most=most)
+        return self._judged(reply)
 
-    def _judged(self, status: int, content: bytes) -> Any:
-        if 200 <= status < 300:
-            return answers.parsed(content)
-        error = refused(status, content, shows=self._shows)
+    def _judged(self, reply: Reply) -> Any:
+        if reply.is_success:
+            return answers.parsed(reply.body)
+        error = self._line.refusal(reply)
         if error.reason is Reason.PERMISSION:
             self._login.leave()
         raise error
@@ -289,101 +221,41 @@ class Broker:
 
     async def _enter(self) -> Tokens:
         """Log in with the key."""
-        now = self._clock.wall()
-        token = await to_thread.run_sync(lambda: identity_token(issued=now // S, signer=self._signer))
-        status, content, headers = await self._send("POST", "/auth/login", {"identityToken": token})
-        if 200 <= status < 300:
-            return answers.tokens(answers.parsed(content))
-        raise self._not_let_in(refused(status, content, shows=self._shows), status, _skew(headers, now))
+        issued = self._clock.wall() // S
+        token = await to_thread.run_sync(lambda: identity_token(issued=issued, signer=self._signer))
+        reply = await self._line.send("POST", "/auth/login", {"identityToken": token})
+        if reply.is_success:
+            return answers.tokens(answers.parsed(reply.body))
+        raise self._not_let_in(reply)
 
-    def _not_let_in(self, error: TransportError, status: int, skew: int | None) -> TransportError:
+    def _not_let_in(self, reply: Reply) -> TransportError:
         """Why the proxy does not let us in: our clock, or what it says."""
-        if status not in (400, 401, 403, 500) or error.reason is Reason.TLS:
+        error = self._line.refusal(reply)
+        if reply.status not in (400, 401, 403, 500) or error.reason is Reason.TLS:
             return error
         words = f"not let in as {self._signer.did}: {error}"
-        if skew is not None and abs(skew) > _SKEW:
-            way = "behind" if skew > 0 else "ahead of"
-            hint = f"this machine's clock is {abs(skew)} s {way} that of the Data Hub; set it right"
+        if reply.ahead is not None and abs(reply.ahead) > _SKEW:
+            way = "behind" if reply.ahead > 0 else "ahead of"
+            hint = f"this machine's clock is {abs(reply.ahead):.0f} s {way} that of the Data Hub; set it right"
             return TransportError(words, hint=hint, reason=Reason.AUTHORIZATION)
         for part, reason, hint in _LOGIN_HINTS:
             if part in str(error).lower():
                 return TransportError(words, hint=hint, reason=reason)
-        if status == 500:
+        if reply.status == 500:
             return TransportError(words, hint="the proxy's own look-ups fail; its log says which", reason=Reason.STORE)
         hint = "is this DID enrolled there, and is this machine's clock right? the proxy's log says more"
         return TransportError(words, hint=hint, reason=Reason.AUTHORIZATION)
 
     async def _renew(self, refresh: str) -> Tokens:
-        status, content, _ = await self._send("POST", "/auth/refresh-token", {"refreshToken": refresh})
-        if 200 <= status < 300:
-            return answers.tokens(answers.parsed(content))
-        raise refused(status, content, shows=self._shows)
+        reply = await self._line.send("POST", "/auth/refresh-token", {"refreshToken": refresh})
+        if reply.is_success:
+            return answers.tokens(answers.parsed(reply.body))
+        raise self._line.refusal(reply)
 
     async def _open(self, token: str) -> None:
         """Have the broker make our channel if it is not there, and note our roles. Once after each login."""
         if self._opens:
-            status, content, _ = await self._send("POST", "/channel/initExtChannel", {}, token=token)
-            self._judged(status, content)
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        token: str | None = None,
-        query: Sequence[tuple[str, str]] = (),
-        within: float | None = None,
-        most: int = MIB,
-    ) -> tuple[int, bytes, httpx.Headers]:
-        """One request and its answer. Raises TransportError."""
-        within = within or self._timeouts.answer
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        content = None
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            content = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        try:
-            with anyio.fail_after(within):
-                request = self._client.build_request(
-                    method,
-                    path,
-                    params=[*query] or None,
-                    content=content,
-                    headers=headers,
-                    timeout=httpx.Timeout(within, connect=self._timeouts.connect),
-                    extensions=self._extensions,
-                )
-                answer = await self._client.send(request, stream=True)
-                try:
-                    return answer.status_code, await _read(answer, most), answer.headers
-                finally:
-                    await answer.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise unreached(error, secure=self._secure, shows=self._shows) from error
-
-
-async def _read(answer: httpx.Response, most: int) -> bytes:
-    """A body of at most so many bytes. Raises TransportError."""
-    found = bytearray()
-    async for part in answer.aiter_bytes():
-        found += part
-        if len(found) > most:
-            raise TransportError(
-                f"the answer of {PEER} has more than {most} bytes", hint="is url a Data Hub?", reason=Reason.PROTOCOL
-            )
-    return bytes(found)
-
-
-def _skew(headers: httpx.Headers, now: int) -> int | None:
-    """By how many seconds the other clock is ahead of ours, as far as the answer tells."""
-    try:
-        theirs = parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, OverflowError):
-        return None
-    if theirs.tzinfo is None:
-        theirs = theirs.replace(tzinfo=UTC)
-    return round(theirs.timestamp() - now / S)
+            self._judged(await self._line.send("POST", "/channel/initExtChannel", {}, token=token))
 
 
 def claims(token: str) -> Mapping[str, Any]:

@@ -20,11 +20,12 @@ from agent.errors import AgentError, Reason, TransportError
 from agent.ports import Clock, Signer
 from agent.transports.ddhub import roles as rules
 from agent.transports.ddhub.answers import Limits
-from agent.transports.ddhub.broker import Broker, Timeouts, broker
+from agent.transports.ddhub.broker import Broker, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
 from agent.transports.ddhub.content.schema import is_ours
 from agent.transports.ddhub.keys.key_source import KeySource
 from agent.transports.ddhub.recipients import Recipients
+from agent.transports.ddhub.requests import Timeouts
 from agent.transports.ddhub.topics import Topics
 from agent.transports.ddhub.transport import AROUND, LEAST_MESSAGE
 

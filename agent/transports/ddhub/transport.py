@@ -24,7 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from agent.errors import Reason, TransportError, Verdict
 from agent.ports import Ack, Clock, Last, Message, Recipient, Signer
 from agent.transports.ddhub.answers import Limits
-from agent.transports.ddhub.broker import Broker, Timeouts, broker
+from agent.transports.ddhub.broker import Broker, broker
 from agent.transports.ddhub.config import DdhubConfig, DdhubRecipient
 from agent.transports.ddhub.content.copies import Copies
 from agent.transports.ddhub.content.payload import largest_envelope
@@ -36,7 +36,9 @@ from agent.transports.ddhub.keys.participant import ParticipantError
 from agent.transports.ddhub.login import Login
 from agent.transports.ddhub.message import MOST_RECORDS, Draft, Outgoing, compose, fits_with_copy
 from agent.transports.ddhub.recipients import Recipients
+from agent.transports.ddhub.requests import Timeouts
 from agent.transports.ddhub.topics import Topics
+from agent.transports.facts import BrokerFacts
 
 S = 1_000_000_000
 AROUND = 4096  # bytes that the broker writes around a payload, in what its limit counts
@@ -178,6 +180,10 @@ class DdhubSession:
     def delivers(self) -> bool:
         """Logging in showed that the broker is there, unless the last message says that somebody does not get it."""
         return self._transport.trouble is None
+
+    async def facts(self) -> BrokerFacts:
+        """What the server showed of itself, for who looks whether all is well. Never raises."""
+        return self._api.heard
 
     async def last(self) -> Last | None:
         """A broker of the Data Hub shows nobody what others were sent."""
