@@ -236,6 +236,7 @@ PLACES: Mapping[str, Place] = {
     "agent.control": (WORDS, ""),
     "agent.control.answers": (WIRING, ""),
     "agent.control.client": (EDGE, ""),
+    "agent.control.clients": (EDGE, ""),
     "agent.control.findings": (PURE, ""),
     "agent.control.http": (EDGE, "h11"),
     "agent.control.metrics": (PURE, ""),
@@ -319,6 +320,7 @@ PLACES: Mapping[str, Place] = {
 }
 
 FOLDERS = {
+    "agent.control",
     "agent.outbox",
     "agent.signer",
     "agent.transports.ddhub",

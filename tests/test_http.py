@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -204,6 +205,25 @@ async def test_who_does_not_read_a_large_page_holds_up_nobody() -> None:
                 await anyio.sleep(0.02)
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})])
+async def test_who_resets_the_connection_ends_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    """As who scrapes does that has no more patience: the answer finds no connection any more."""
+
+    def given_up() -> Page:
+        client.close()
+        return Page(200, "text/plain", b"a 1\n")
+
+    async with served(pages={**PAGES, "/given_up": given_up}) as server:
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+        client.sendall(get("/given_up"))
+        with anyio.fail_after(10):
+            while not server.counts:  # noqa: ASYNC110 - nobody sets an event for it
+                await anyio.sleep(0.01)
+        assert (await server.ask(get("/metrics"))).endswith(b"a 1\n")
+    assert caplog.text == "", "no defect"
+
+
 async def test_too_many_at_once_are_sent_away_and_then_taken_again() -> None:
     async with served() as server:
         waiting = [await server.connect() for _ in range(http.MAX_CLIENTS)]
@@ -228,6 +248,20 @@ async def test_a_page_that_fails_is_a_defect_that_the_log_tells(caplog: pytest.L
         assert server.counts == {"failed": 1}
         assert b" 200 " in await server.ask(get("/metrics"))
     assert "metrics answer failed" in caplog.text
+
+
+async def test_a_defect_with_one_client_ends_that_client_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(stream: SocketStream) -> None:
+        raise ValueError("x")
+
+    async with served() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(http, "_linger", fails)
+            assert (await server.ask(get("/metrics"))).endswith(b"a 1\n")
+        assert (await server.ask(get("/metrics"))).endswith(b"a 1\n")
+    assert "client failed socket=metrics" in caplog.text
 
 
 async def test_an_address_that_is_taken_is_told_and_the_agent_goes_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ import h11
 from anyio import to_thread
 from anyio.abc import SocketListener, SocketStream, TaskStatus
 
+from agent.control.clients import attend_all
 from agent.errors import AgentError
 
 MAX_HEAD = 8 * 1024  # bytes
@@ -30,7 +31,6 @@ PATIENCE = 5.0  # s for a request and its answer
 _LINGER, _LINGER_BYTES = 0.5, 64 * 1024  # s and bytes: what else a client sends is taken, so that it reads the answer
 _WITHOUT_ANSWER = frozenset({"slow", "gone", "failed"})
 _PIECE = 4096
-_PAUSE = 0.5  # s, when the system has no descriptor left
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ async def serve(
                 port = bound.getsockname()[1]
                 log.info("metrics open address=%s port=%d", host, port)
                 task_status.started(port)
-                await _Server(pages, counts, token, patience).run(listener)
+                server = _Server(pages, counts, token, patience)
+                await attend_all(listener, server.attend, socket="metrics")
     except OSError as error:
         log.error("metrics not open address=%s port=%d reason=%s", host, port, error.strerror)
         task_status.started(port)
@@ -82,32 +83,15 @@ class _Server:
         self._counts = counts
         self._token = token
         self._patience = patience
-        self._clients = 0
 
-    async def run(self, listener: SocketListener) -> None:
-        async with anyio.create_task_group() as clients:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    log.warning("metrics client not accepted reason=%s", error.strerror)
-                    await anyio.sleep(_PAUSE)
-                    continue
-                self._clients += 1
-                clients.start_soon(self._attend, stream)
-
-    async def _attend(self, stream: SocketStream) -> None:
-        try:
-            async with stream:
-                if self._clients > MAX_CLIENTS:
-                    self._counts["busy"] += 1
-                    return
-                outcome = await self._outcome(stream)
-                self._counts[outcome] += 1
-                if outcome not in _WITHOUT_ANSWER:
-                    await _linger(stream)
-        finally:
-            self._clients -= 1
+    async def attend(self, stream: SocketStream, present: int) -> None:
+        if present > MAX_CLIENTS:
+            self._counts["busy"] += 1
+            return
+        outcome = await self._outcome(stream)
+        self._counts[outcome] += 1
+        if outcome not in _WITHOUT_ANSWER:
+            await _linger(stream)
 
     async def _outcome(self, stream: SocketStream) -> str:
         try:
@@ -185,7 +169,8 @@ def _shows(request: h11.Request, token: str) -> bool:
 async def _linger(stream: SocketStream) -> None:
     """Closing at once would take the answer from who still sends."""
     taken = 0
-    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+    # RuntimeError: uvloop's word for a connection that the client has reset.
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, RuntimeError):
         with anyio.move_on_after(_LINGER):
             await stream.send_eof()
             while taken < _LINGER_BYTES:

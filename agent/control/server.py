@@ -28,6 +28,7 @@ from typing import Any
 import anyio
 from anyio.abc import SocketListener, SocketStream, TaskStatus
 
+from agent.control.clients import attend_all
 from agent.errors import AgentError
 
 Answer = Callable[[Mapping[str, Any]], AsyncGenerator[Mapping[str, Any]]]
@@ -45,7 +46,6 @@ ENDLESS = frozenset(
 )  # or long; their clients may stop reading: the answer itself bounds what waits
 WHOLE = frozenset({"reload"})  # done to the end, whatever becomes of the client
 _PIECE = 64 * 1024  # bytes
-_PAUSE = 0.5  # s, when the system has no descriptor left
 _FAILED, _MALFORMED, _BUSY = 1, 2, 69  # exit codes of agent/commands
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ async def serve(
             async with await SocketListener.from_socket(bound) as listener:
                 log.info("control socket open path=%s", path)
                 task_status.started()
-                await _Server(answers, patience).run(listener)
+                await attend_all(listener, _Server(answers, patience).attend, socket="control")
     except (AgentError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         log.error("control socket not open path=%s reason=%s", path, reason)
@@ -115,32 +115,17 @@ class _Server:
     def __init__(self, answers: Mapping[str, Answer], patience: float) -> None:
         self._answers = answers
         self._patience = patience
-        self._clients = 0
         self._endless = 0
 
-    async def run(self, listener: SocketListener) -> None:
-        async with anyio.create_task_group() as clients:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    log.warning("control client not accepted reason=%s", error.strerror)
-                    await anyio.sleep(_PAUSE)
-                    continue
-                self._clients += 1
-                clients.start_soon(self._attend, _Client(stream, self._patience))
-
-    async def _attend(self, client: _Client) -> None:
+    async def attend(self, stream: SocketStream, present: int) -> None:
+        client = _Client(stream, self._patience)
         try:
-            async with client.stream:
-                if self._clients > MAX_CLIENTS:
-                    await client.end(_BUSY, "too many ask the agent at once", "end a `tap`, or try again")
-                else:
-                    await self._converse(client)
+            if present > MAX_CLIENTS:
+                await client.end(_BUSY, "too many ask the agent at once", "end a `tap`, or try again")
+            else:
+                await self._converse(client)
         except _Gone as gone:
             gone.log()
-        finally:
-            self._clients -= 1
 
     async def _converse(self, client: _Client) -> None:
         try:
