@@ -11,7 +11,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,48 @@ def test_init_takes_the_key_that_the_configuration_names(tmp_path: Path, capsys:
     assert main(["init", str(tmp_path)]) == 78
     assert f"its key {moved} is not there; put the key back" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
+
+
+def test_init_makes_no_key_beside_a_configuration_that_does_not_tell_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.toml"
+    for text in ("[identity]\nkey = ", '[identity]\nkey = "elsewhere"', "identity = 3"):
+        config.write_text(text)
+        assert main(["init", str(tmp_path)]) == 78
+        assert f"{config}:" in capsys.readouterr().err
+    config.unlink()
+    makes: list[Callable[[], None]] = [
+        config.mkdir,
+        lambda: os.mkfifo(config),
+        lambda: config.symlink_to(tmp_path / "not-mounted"),
+    ]
+    for number, make in enumerate(makes):
+        make()
+        assert main(["init", str(tmp_path)]) == 78
+        assert capsys.readouterr().err == f"{config}: it is there, and is no file; move it away\n"
+        assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
+        config.rename(tmp_path.parent / f"{tmp_path.name}-{number}")
+    config.write_text("[site]\n")
+    assert main(["init", str(tmp_path)]) == 0, "it names no key: this one is the first"
+
+
+def test_init_that_was_broken_off_is_finished_by_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(file: int, content: bytes) -> int:
+        if b"[identity]" in content:
+            real(file, content[:10])
+            raise KeyboardInterrupt
+        return real(file, content)
+
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", broken_off)
+        assert main(["init", str(tmp_path)]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["key"], "no half configuration"
+    assert main(["init", str(tmp_path)]) == 0
+    assert main(["check", str(tmp_path / "agent.toml")]) == 0
 
 
 def with_identity(config: Path, identity: str) -> None:

@@ -142,7 +142,7 @@ def test_a_call_that_was_interrupted_goes_on_and_another_key_is_not_overwritten(
     machine.config.write_text(agent_toml(did=DID).replace("did =", "# did =").replace("file:key", "file:other"))
     code, _, said = take()
     assert code == 78
-    assert "a key is never overwritten; move it away first" in said
+    assert "it is never overwritten; move it away first" in said
     assert machine.opened() == SECRET
     assert load(machine.config).identity.key.kind == "file"
 

@@ -108,6 +108,13 @@ def test_a_key_out_of_reach_is_not_to_be_replaced(tmp_path: Path) -> None:
     assert "init" not in caught.value.hint
 
 
+def test_a_link_that_leads_nowhere_is_not_to_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "key").symlink_to(tmp_path / "not-mounted" / "key")
+    with pytest.raises(SignerError, match="cannot read") as caught:
+        open_key_file(tmp_path / "key")
+    assert caught.value.hint == "it is a link: is what it leads to there, is a disk to be mounted?"
+
+
 def test_a_key_of_another_user_is_refused_and_says_who_this_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = keyed(tmp_path, SECRET.hex().encode())
     real = os.fstat

@@ -12,14 +12,16 @@ from agent.config import template
 from agent.config.file import read
 from agent.config.tables import Identity
 from agent.custody import Custody
-from agent.errors import ConfigError, SignerError
+from agent.errors import ConfigError, Problem, SignerError
 from agent.signer import DEFAULT_NETWORK, create_key, open_signer
-from agent.signer.files import Owner
+from agent.signer.files import Owner, write_private
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write agent.toml and key into a folder; what is there already stays as it is. Raises SignerError,
-    OSError.
+    """Write agent.toml and key into a folder; what is there already stays as it is. Raises SignerError, ConfigError:
+    where the key is to be cannot be read; OSError.
+
+    A crash leaves whole files; the same command, given again, makes the rest.
 
     In /etc/edge-agent the key goes into the state folder, for /etc is read-only to the service. What root makes
     there is for the service user, if there is one, and what root makes elsewhere is the folder's owner's.
@@ -32,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
     config = folder / "agent.toml"
     state = DEFAULT_STATE if service else Path("state")
     place = DEFAULT_STATE / "key" if service else Path("key")
-    known = _identity_in(config) if config.exists() else None
+    known = _identity_in(config) if os.path.lexists(config) else None
     custody = known.key if known else Custody("file", str(folder / place))
     did = known.did if known else None
     passphrase = known.passphrase if known else None
@@ -61,16 +63,9 @@ def main(options: argparse.Namespace) -> int:
         say(f"{config} is there already and stays")
         print(did)
         return GOOD
-    descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            if owner is not None:  # the configuration stays root's, and the service reads it
-                os.fchown(descriptor, *((0, owner[1]) if service else owner))
-                os.fchmod(descriptor, 0o640)
-            file.write(template.agent_toml(did=did, key=str(place), state=str(state)))
-    except OSError as error:
-        config.unlink()  # half a file would stay at the next try
-        raise OSError(error.errno, error.strerror, str(config)) from error
+    reader = owner and ((0, owner[1]) if service else owner)  # it stays root's, and the service reads it
+    text = template.agent_toml(did=did, key=str(place), state=str(state))
+    write_private(config, text.encode(), what="configuration", owner=reader, mode=0o640)
     say(f"{config} written: fill in your devices, then `edge-agent check {config}`")
     print(did)
     return GOOD
@@ -102,9 +97,15 @@ def _make(folder: Path, *, owner: Owner | None) -> None:
 
 
 def _identity_in(config: Path) -> Identity | None:
-    """The key and the DID that an existing configuration names, whatever else is wrong with it; None if it does not."""
-    try:
-        source = read(config)
-    except ConfigError:
+    """The key and the DID that an existing configuration names, whatever else is wrong with it; None if it does not.
+    Raises ConfigError: what it names cannot be told, and another key beside it would be the wrong one.
+    """
+    if not config.is_file():
+        raise ConfigError([Problem(str(config), 0, "", "it is there, and is no file", "move it away")])
+    source = read(config)
+    if "identity" not in source.raw:
         return None
-    return source.findings.judge(Identity, source.raw.get("identity"), at=("identity",), context=source.context)
+    found = source.findings.judge(Identity, source.raw["identity"], at=("identity",), context=source.context)
+    if found is None:
+        raise ConfigError(source.findings.sorted())
+    return found

@@ -66,8 +66,13 @@ def _read(path: Path, *, what: str, most: int, remedy: str = "") -> tuple[bytes,
             regular = stat.S_ISREG(status.st_mode)
             content = file.read(most + 1) if regular else b""
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)  # a key that is only out of reach must not get a successor
-        hint = "is the path right?" + (f" {remedy}" if missing and remedy else "")
+        hint = "is the path right?"
+        if isinstance(error, PermissionError):
+            hint = "run it as the agent's user or as root"
+        elif path.is_symlink():
+            hint = "it is a link: is what it leads to there, is a disk to be mounted?"
+        elif isinstance(error, FileNotFoundError) and remedy:  # what is only out of reach must not get a successor
+            hint += f" {remedy}"
         raise SignerError(f"cannot read the {what} {path}: {error.strerror}", hint=hint) from error
     if not regular:
         raise SignerError(f"the {what} {path} is no regular file", hint="name a file")
@@ -76,15 +81,15 @@ def _read(path: Path, *, what: str, most: int, remedy: str = "") -> tuple[bytes,
     return content, status
 
 
-def write_private(path: Path, content: bytes, *, what: str, owner: Owner | None = None) -> None:
-    """Make a file of mode 0600, of this user or, as root may say, of ``owner``. Raises SignerError if there is
-    something of this name, OSError.
+def write_private(path: Path, content: bytes, *, what: str, owner: Owner | None = None, mode: int = 0o600) -> None:
+    """Make a file of mode 0600, or ``mode``, of this user or, as root may say, of ``owner``. Raises SignerError if
+    there is something of this name, OSError.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not _write_nameless(folder, path.name, content, owner):
-                _write_draft(folder, path.name, content, owner)
+            if not _write_nameless(folder, path.name, content, owner, mode):
+                _write_draft(folder, path.name, content, owner, mode)
             os.fsync(folder)
         finally:
             os.close(folder)
@@ -98,11 +103,11 @@ def taken(path: Path, *, what: str) -> SignerError:
     """The error that says that there is something of this name."""
     return SignerError(
         f"cannot write the {what} {path}: {os.strerror(errno.EEXIST)}",
-        hint="a key is never overwritten; move it away first",
+        hint="it is never overwritten; move it away first",
     )
 
 
-def _write_nameless(folder: int, name: str, content: bytes, owner: Owner | None) -> bool:
+def _write_nameless(folder: int, name: str, content: bytes, owner: Owner | None, mode: int) -> bool:
     """Whether this file system could do it."""
     try:
         file = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -111,7 +116,7 @@ def _write_nameless(folder: int, name: str, content: bytes, owner: Owner | None)
             raise
         return False
     try:
-        _fill(file, content, owner)
+        _fill(file, content, owner, mode)
         try:
             os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=folder)  # open(2), O_TMPFILE; fails if the name is taken
         except FileNotFoundError:  # no /proc
@@ -121,12 +126,12 @@ def _write_nameless(folder: int, name: str, content: bytes, owner: Owner | None)
     return True
 
 
-def _write_draft(folder: int, name: str, content: bytes, owner: Owner | None) -> None:
+def _write_draft(folder: int, name: str, content: bytes, owner: Owner | None, mode: int) -> None:
     draft = f".{name}.{os.getpid()}"
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         try:
-            _fill(file, content, owner)
+            _fill(file, content, owner, mode)
         finally:
             os.close(file)
         os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike rename this fails if the name is taken
@@ -134,8 +139,8 @@ def _write_draft(folder: int, name: str, content: bytes, owner: Owner | None) ->
         os.unlink(draft, dir_fd=folder)
 
 
-def _fill(file: int, content: bytes, owner: Owner | None) -> None:
-    os.fchmod(file, 0o600)  # whatever the umask
+def _fill(file: int, content: bytes, owner: Owner | None, mode: int) -> None:
+    os.fchmod(file, mode)
     if owner is not None:
         os.fchown(file, *owner)
     if os.write(file, content) != len(content):
