@@ -79,7 +79,7 @@ def status(running: Running) -> dict[str, Any]:
         "uptime_s": (running.clock.boot() - boot) / S,
         "boot": running.boot_id.hex(),
         "clock": {**running.clock_wait.status(), "steps": running.supervisor.clock_steps},
-        "config": str(config.path),
+        "config": str(config.path.absolute()),
         "process": process.usage(),
         "stuck": list(running.condition.stuck),
         "requests": dict(running.condition.requests),

@@ -169,6 +169,15 @@ def test_who_may_use_a_file(facts: rights.FileFacts, expected: Told) -> None:
     holds(rights.judge([facts], WHO), *expected)
 
 
+def test_nobody_is_told_to_open_a_key_to_a_group() -> None:
+    """The agent would refuse it then."""
+    root_s = replace(KEY, uid=0, owner="root", usable=False)
+    [found] = rights.judge([root_s], WHO)
+    assert found.remedy.startswith(f"chown edge-agent {KEY.path}, and")
+    [found] = rights.judge([replace(root_s, role="secret")], WHO)
+    assert found.remedy.startswith(f"chgrp edge-agent {KEY.path}; chmod g+r {KEY.path}, and")
+
+
 def test_files_that_are_told_elsewhere_or_not_made_yet_are_not_missed() -> None:
     for role in ("state", "outbox", "socket", "key"):
         assert list(rights.judge([replace(KEY, role=role, missing=True)], WHO)) == []
@@ -420,6 +429,7 @@ def unit(**change: str) -> dict[str, str]:
     ("facts", "expected"),
     [
         (RUNNING, []),
+        (replace(RUNNING, unit=unit(ActiveState="reloading", SubState="reload")), []),
         (replace(RUNNING, unit={}, errors=None), []),
         (replace(RUNNING, installed="0.2.0"), [("WARNING", "version 0.1.0 runs, and 0.2.0 is installed")]),
         (replace(DOWN, unit={}, errors=None), [("NOTE", "no agent answers")]),

@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import anyio
@@ -251,6 +252,31 @@ def test_a_box_that_runs_well(box: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert {about for about, _ in bad(found)} - of_the_machine <= {"outbox dso"}
     assert code in (0, 1)
     assert not [each for each in found if each.startswith(("name", "device"))]  # nobody was asked
+
+
+def test_what_this_user_may_not_read_is_no_fault_of_the_box(
+    box: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def denied(path: Any, *arguments: Any, **more: Any) -> int:
+        if Path(path).name in ("key", "token"):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *arguments, **more)
+
+    put(box / "token", "t")
+    (box / "token").chmod(0o600)
+    config = box / "agent.toml"
+    config.write_text(config.read_text().replace("[[channel]]", '[[channel]]\ntoken = { file = "token" }'))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", denied)
+        _, found = doctor(box, capsys)
+    [identity] = found["identity"]
+    assert (identity["level"], identity["remedy"]) == ("note", "look again as root: sudo edge-agent doctor")
+    assert [each["level"] for name, told in found.items() if name.startswith("channel dso") for each in told] == [
+        "note",
+        "note",
+    ]
 
 
 def test_without_an_agent_and_a_good_configuration_it_says_what_it_can(
@@ -489,6 +515,19 @@ def test_what_is_packed(box: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert tomllib.loads(found["configuration.toml"])["channel"][0]["id"] == "dso"
     assert "outbox of 5MiB lasts for" in found["check.txt"]
     assert "dso.ring" in found["files.txt"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(
+    box: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert main(["support", str(box / "x"), "--offline", "--config", str(box / "agent.toml")]) == 2
+    assert capsys.readouterr().err == f"edge-agent: {box / 'x'}: No space left on device; make room on this disk\n"
+    assert not (box / "x").exists()
 
 
 def test_what_is_there_already_is_not_overwritten(box: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,8 @@ async def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     out at times.
     """
     fake_transport(monkeypatch)
-    house = House(tmp_path, {"dso": 'send = ["meter/*", "battery/*"]', "market": 'send = ["meter/slow/*"]'})
+    monkeypatch.chdir(tmp_path)
+    house = House(Path(), {"dso": 'send = ["meter/*", "battery/*"]', "market": 'send = ["meter/slow/*"]'})
     house.broker("market").down()
     told: dict[str, Any] = {}
 
@@ -92,7 +93,8 @@ async def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 
 
 @pytest.mark.anyio
-async def test_the_page_of_an_agent_at_work(status: dict[str, Any]) -> None:
+async def test_the_page_of_an_agent_at_work(status: dict[str, Any], tmp_path: Path) -> None:
+    assert status["config"] == str(tmp_path / "agent.toml"), "for commands that are given elsewhere"
     families = parsed(status)
     assert {metric.name for metric in METRICS} == set(families)
     assert {metric.name: metric.kind for metric in METRICS} == {name: each.type for name, each in families.items()}

@@ -5,6 +5,7 @@ of an agent that is down: what they print, where, and their exit codes.
 from __future__ import annotations
 
 import asyncio
+import grp
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 
 from agent.cli import main
+from agent.control import client
 from agent.control.answers import TAP_RECORDS
 from agent.control.status_text import age, aligned, lines, size
 from agent.delivery.resending import Selection
@@ -254,12 +256,27 @@ def as_nobody(refused: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", [*ASKING, *LOOKING], ids=" ".join)
-def test_no_permission_for_the_socket_is_77_and_names_the_group(command: list[str], shell: Shell, ring: Ring) -> None:
+def test_no_permission_for_the_socket_is_77(command: list[str], shell: Shell, ring: Ring) -> None:
     importlib.import_module("agent.commands.top")  # its modules may lie where nobody cannot read them
     with agent_of(shell, ring) as (_, served), as_nobody(served.path):
         words = shell(*command, "--socket", str(served.path), code=77)[1]
-    assert "no permission for the socket" in words
-    assert "become a member of" in words
+    assert f"no permission for the socket {served.path}; run it as root" in words, "nobody joins the group of root"
+
+
+def test_who_may_not_ask_is_told_which_group_may(tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(client, "_taken_on", refused)
+    monkeypatch.setattr(grp, "getgrgid", {4242: grp.struct_group(("edge-agent", "x", 4242, []))}.__getitem__)
+    path = tmp_path / "agent.sock"
+    path.touch()
+    for gid, words in (
+        (4242, "become a member of the group 'edge-agent' (usermod -aG, then"),
+        (0, "; run it as root\n"),
+    ):
+        monkeypatch.setattr(Path, "stat", lambda path, gid=gid: os.stat_result((0o660, 0, 0, 1, 0, gid, 0, 0, 0, 0)))
+        assert words in shell("status", "--socket", str(path), code=77)[1]
 
 
 # ---- status and reload ----------------------------------------------------------------------------------------------

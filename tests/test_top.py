@@ -150,6 +150,20 @@ def test_findings_in_the_order_of_their_importance() -> None:
     assert all(each.remedy for each in found)
 
 
+@pytest.mark.parametrize(
+    ("detail", "remedy"),
+    [
+        ("exception 2 illegal data address", "compare addresses"),
+        ("exception 10 gateway path unavailable", "wired to its gateway"),
+        ("exception 11 gateway target did not respond", "wired to its gateway"),
+    ],
+)
+def test_the_remedy_for_an_exception_depends_on_who_answered(detail: str, remedy: str) -> None:
+    group = {"name": "g", "state": "device_exception", "detail": detail}
+    [found] = findings({"devices": [{"id": "d", "groups": [group]}]})
+    assert remedy in found.remedy
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 

@@ -105,7 +105,7 @@ def _screen() -> Iterator[Draw]:
 
     def draw(status: dict[str, Any], before: dict[str, Any] | None, trouble: str) -> None:
         width, height = shutil.get_terminal_size()
-        lines = page(status, before, width=width, height=height - 1)
+        lines = page(status, before, width=width, height=max(1, height - 1))
         if trouble:
             lines[0] = lines[0]._replace(text=f"! {trouble}"[:width], alarm=True)
         shown = [f"{_ALARM}{line.text}{_PLAIN}" if line.alarm and colour else line.text for line in lines]

@@ -65,7 +65,9 @@ def _connect(connection: socket.socket, path: Path, *, within: float) -> None:
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         raise NotRunningError(path) from None
     except PermissionError:
-        hint = f"become a member of {_group(path)} (usermod -aG, then log in again), or run it as root"
+        hint, group = "run it as root", _group(path)
+        if group is not None:
+            hint = f"become a member of the group {group!r} (usermod -aG, then log in again), or {hint}"
         raise ControlError(f"no permission for the socket {path}", code=_NO_PERMISSION, hint=hint) from None
     except OSError as error:  # its name is too long, say
         reason = error.strerror or error
@@ -82,12 +84,13 @@ def _taken_on(connection: socket.socket, path: Path) -> bool:
     return True
 
 
-def _group(path: Path) -> str:
-    """The group that may use the socket, for people."""
+def _group(path: Path) -> str | None:
+    """The group that may use the socket; None: it is root's, or not known."""
     for each in (path, path.parent):
         with suppress(OSError, KeyError):
-            return f"the group {grp.getgrgid(each.stat().st_gid).gr_name!r}"
-    return "the agent's group"
+            found = each.stat().st_gid
+            return grp.getgrgid(found).gr_name if found else None
+    return None
 
 
 def _lines(connection: socket.socket) -> Iterator[Any]:

@@ -48,6 +48,8 @@ _CAUSES = {
     "decode_error": "is it the right port and device?",
     "source_silent": "is the device alive, and topic right?",
 }
+_BY_GATEWAY = ("exception 10 ", "exception 11 ")  # of Modbus: the device itself said nothing
+_GATEWAY = "is unit right, and the device on and wired to its gateway?"
 CLOCK_WORDS = {"unknown": "its state cannot be read"}
 
 
@@ -119,7 +121,8 @@ def _devices(status: Table) -> Iterator[Finding]:
             if state != "ok":
                 detail = text(group, "detail", "")
                 what = state + (f": {detail}" if detail else "")
-                yield Finding(f"{text(device, 'id')}/{text(group, 'name')}", what, _CAUSES.get(state, "see its log"))
+                remedy = _GATEWAY if detail.startswith(_BY_GATEWAY) else _CAUSES.get(state, "see its log")
+                yield Finding(f"{text(device, 'id')}/{text(group, 'name')}", what, remedy)
 
 
 def _clock_wait(status: Table) -> Iterator[Finding]:

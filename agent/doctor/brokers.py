@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.config.effective import Channel
 from agent.control.status_text import age, size
+from agent.doctor.examination import SUDO
 from agent.doctor.finding import Finding, fault, note, ok, warning
 from agent.foresight.forecast import Forecast
 from agent.foresight.probe import Tried
@@ -34,6 +35,8 @@ def tried(found: Tried) -> Finding:
     if found.good:
         return ok(found.what, found.words, looked_at=looked_at)
     what, _, remedy = found.words.partition("; ")
+    if found.denied:  # whether the agent's user may read it is told with the files
+        return note(found.what, what, why="so much of this box was not seen", remedy=SUDO, looked_at=looked_at)
     why = "records wait in the outbox meanwhile" if found.unreachable else "the agent fails with it, too"
     return fault(found.what, what, why=why, remedy=remedy or "see docs/operating.md", looked_at=looked_at)
 

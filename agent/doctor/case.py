@@ -11,7 +11,7 @@ from agent.commands import NO_PERMISSION
 from agent.config import Config, load
 from agent.config.file import read
 from agent.config.tables import Agent
-from agent.control.client import ControlError, asking
+from agent.control.client import ControlError, NotRunningError, asking
 from agent.doctor.examination import SUDO, in_time
 from agent.doctor.finding import Finding, fault, note, ok
 from agent.errors import ConfigError, Problem
@@ -85,6 +85,8 @@ def _asked(socket: Path) -> tuple[Mapping[str, Any] | None, str, str, bool]:
 
     try:
         status = in_time(2 * _STATUS_WITHIN, ask)
+    except NotRunningError as error:
+        return None, str(error), "systemctl start edge-agent", False
     except ControlError as error:
         return None, str(error), error.hint, error.code == NO_PERMISSION
     except OSError as error:

@@ -146,8 +146,9 @@ def _usable(each: FileFacts, who: Who | None, about: str, at: str) -> Iterator[F
     doing = "write" if each.role in ("state", "outbox") else "read"
     if each.usable is False:
         why = "the agent does not start, or does not reach what it is for"
-        remedy = f"chown {who.name} {each.path}" if doing == "write" else f"chgrp {who.name} {each.path}; chmod g+r it"
-        remedy += ", and let the user through its folders"
+        alone = doing == "write" or each.role == "key"  # a key that its group may read is refused
+        share = f"chgrp {who.name} {each.path}; chmod g+r {each.path}"
+        remedy = f"{f'chown {who.name} {each.path}' if alone else share}, and let the user through its folders"
         found = f"{each.path} is not for the user {who.name} to {doing}"
         yield fault(about, found, why=why, remedy=remedy, looked_at=at)
     elif each.usable is None:

@@ -26,6 +26,7 @@ _YOUNG = 600.0  # s
 _FEW_FILES = 256
 _FULL = 0.8
 _CONFIGURATION = "78"
+_UP = ("active", "reloading")
 _LOG_LINE = re.compile(r" ?[\w.]+=.*", re.DOTALL)
 
 Table = Mapping[str, Any]
@@ -117,7 +118,7 @@ def judge(facts: ServiceFacts) -> Iterator[Finding]:
 
 
 def _answers(facts: ServiceFacts) -> Iterator[Finding]:
-    active = facts.unit.get("ActiveState") == "active"
+    active = facts.unit.get("ActiveState") in _UP
     at = "the agent's socket"
     if facts.status is None:
         if facts.denied:
@@ -151,7 +152,7 @@ def _unit(facts: ServiceFacts) -> Iterator[Finding]:
         return
     state, code = unit.get("ActiveState", ""), unit.get("ExecMainStatus", "")
     log = f"journalctl -u {UNIT} -n 50"
-    if state != "active":
+    if state not in _UP:
         found = f"it is {state} ({unit.get('SubState', '')}); the last exit code was {code}"
         remedy = f"edge-agent check, mend it, then systemctl start {UNIT}" if code == _CONFIGURATION else log
         if state == "inactive" and code == "0":
@@ -160,7 +161,7 @@ def _unit(facts: ServiceFacts) -> Iterator[Finding]:
     restarts = int(unit["NRestarts"]) if unit.get("NRestarts", "").isdigit() else 0
     entered = unit.get("ActiveEnterTimestampMonotonic", "")
     young = entered.isdigit() and facts.up and facts.up - int(entered) / 1e6 < _YOUNG
-    if restarts >= _OFTEN and (young or state != "active"):
+    if restarts >= _OFTEN and (young or state not in _UP):
         found = f"it ended by itself {restarts} times and was started again, the last time within ten minutes"
         why = "each end loses what was not sealed yet, and it does not get better by itself"
         yield fault("service", found, why=why, remedy=log, looked_at=at)
@@ -168,7 +169,7 @@ def _unit(facts: ServiceFacts) -> Iterator[Finding]:
         why = "it was started again each time; each end loses what was not sealed yet"
         found = f"it ended by itself {restarts} times since it was started by hand or at boot"
         yield note("service", found, why=why, remedy=f"journalctl -u {UNIT} -p err", looked_at=at)
-    elif state == "active":
+    elif state in _UP:
         yield ok("service", "active, and never restarted by itself", looked_at=at)
     if unit.get("UnitFileState") in ("disabled", "masked"):
         why = "after the next boot nothing is read"

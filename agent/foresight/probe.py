@@ -32,12 +32,15 @@ WITHIN = 15.0  # s, for each, and so for all
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What trying one thing showed. ``unreachable``: it is a broker that was not reached, or let us not in."""
+    """What trying one thing showed. ``unreachable``: it is a broker that was not reached, or let us not in; ``denied``:
+    this user may not read what is needed for it.
+    """
 
     what: str
     words: str
     good: bool = True
     unreachable: bool = False
+    denied: bool = False
     takes: int | None = None  # of a broker: bytes of the largest envelope
     facts: BrokerFacts | None = None  # of a broker, if they were asked for
 
@@ -76,14 +79,14 @@ async def try_all(config: Config, *, within: float = WITHIN, looks: Looks = EVER
     found: dict[int, Tried] = {}
 
     async def run(index: int, trial: _Trial) -> None:
-        words, unreachable = f"no answer within {within:g} s", trial.is_broker
+        words, unreachable, denied = f"no answer within {within:g} s", trial.is_broker, False
         with anyio.move_on_after(within):
             try:
                 found[index] = await trial.run(trial.what)
             except AgentError as error:
-                words = _words(error)
+                words, denied = _words(error), _denied(error)
                 unreachable = trial.is_broker and not isinstance(error.__cause__, SecretError)
-        found.setdefault(index, Tried(trial.what, words, good=False, unreachable=unreachable))
+        found.setdefault(index, Tried(trial.what, words, good=False, unreachable=unreachable, denied=denied))
 
     async with anyio.create_task_group() as tasks:
         for index, trial in enumerate(trials):
@@ -197,7 +200,8 @@ async def _broker(identity: Identity, channel: Channel, what: str, *, with_facts
                 found.append(Tried(what, words, takes=transport.max_envelope, facts=facts))
         except TransportError as error:
             unreachable = not reached and error.reason is not Reason.SECRET
-            found.append(Tried(what, _words(error), good=False, unreachable=unreachable))
+            denied = _denied(error)
+            found.append(Tried(what, _words(error), good=False, unreachable=unreachable, denied=denied))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(len(getattr(channel.settings, "servers", "1"))):
@@ -256,6 +260,12 @@ class _Opened:
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
             await self._adapter.close()
+
+
+def _denied(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, PermissionError):
+        error = error.__cause__
+    return error is not None
 
 
 def _words(error: AgentError) -> str:

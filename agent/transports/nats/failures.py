@@ -89,7 +89,8 @@ def unconnected(error: BaseException, *, stage: str, secure: bool, shows: bool) 
 def _no_answer(stage: str, secure: bool) -> TransportError:
     hints = {
         "reach": "is the way to it open? a firewall that drops looks like this",
-        "greet": "does it want TLS at once? then " + ("set tls.first" if secure else "write tls:// and set tls.first"),
+        "greet": "does it hang? or does it want TLS at once: then "
+        + ("set tls.first" if secure else "write tls:// and set tls.first"),
         "handshake": "does it speak TLS?",
         "inside": "if it greets before TLS begins, remove tls.first",
     }
