@@ -19,8 +19,10 @@ from agent.bus import LATE, Bus
 from agent.control.metrics import CAUSES, METRICS, OUTBOX_STATES, OUTCOMES, render
 from agent.control.status_text import lines
 from agent.delivery.latency import LATENCY, MARKS, Latency, Pace
+from agent.errors import Reason
 from agent.histogram import Histogram, Rate
 from agent.model import Cause
+from agent.outbox import ring
 from tests.fakes import BACKEND, MS, Acquisition, Fate, S
 from tests.house import House, fake_transport
 
@@ -291,6 +293,28 @@ def test_alert_rules_are_whole_name_what_is_exported_and_are_explained() -> None
     assert causes <= set(CAUSES) <= {cause.name.lower() for cause in Cause}
     assert "\t" not in text
     assert set(OUTCOMES) - {"ok"} <= {cause.name.lower() for cause in Cause}
+
+
+def test_alert_rules_name_labels_that_their_metrics_have() -> None:
+    table = {name: set(re.findall(r"`(\w+)`", labels)) for name, (_, labels) in documented().items()}
+    table |= {f"{metric.name}_bucket": table[metric.name] for metric in METRICS if metric.kind == "histogram"}
+    reasons = {each.value for each in Reason}
+    for rule in RULES.read_text().split("- alert: ")[1:]:
+        labels = set.union({"instance", "job"}, *(table[name] for name in re.findall(r"\bagent_\w+", rule)))
+        used = set(re.findall(r"\$labels\.(\w+)|[{,](\w+)[=!]", rule))
+        assert {name or matched for name, matched in used} <= labels, rule
+        for selected in re.findall(r'reason!?~?"([\w|]+)"', rule):
+            assert set(selected.split("|")) <= reasons
+        for joined in re.findall(r"on \((.*?)\)", rule):
+            assert set(joined.split(", ")) <= labels
+
+
+def test_the_alert_of_an_outbox_that_fills_up_comes_before_it_overwrites() -> None:
+    """Also of the smallest, with the smallest records: its marks, headers and ends take their share."""
+    smallest, segment, record = 5 << 20, 1 << 20, 300
+    held = (smallest - ring.START) // segment * segment * record / ring.size_of(record) / smallest
+    [limit] = re.findall(r"agent_outbox_bytes / agent_outbox_size_bytes > ([\d.]+)", RULES.read_text())
+    assert float(limit) < 0.8 * held, "in time"
 
 
 # ---- what counts ----------------------------------------------------------------------------------------------------
