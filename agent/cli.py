@@ -54,7 +54,8 @@ _REMEDIES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     try:
-        # Closed by the caller (`>&-`): as if it went to /dev/null.
+        # Closed by the caller (`>&-`): as if it were /dev/null.
+        sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115  # open to the end
         sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # open to the end
         sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):

@@ -433,6 +433,7 @@ def unit(**change: str) -> dict[str, str]:
         (replace(RUNNING, unit={}, errors=None), []),
         (replace(RUNNING, installed="0.2.0"), [("WARNING", "version 0.1.0 runs, and 0.2.0 is installed")]),
         (replace(DOWN, unit={}, errors=None), [("NOTE", "no agent answers")]),
+        (replace(DOWN, unit={}, errors=None, silence="no answer", hangs=True), [("FAULT", "no answer")]),
         (DOWN, [("FAULT", "systemd runs it, and no agent answers at S")]),
         (replace(DOWN, denied=True, silence="no permission"), [("NOTE", "no permission")]),
         (

@@ -307,7 +307,7 @@ def test_an_agent_that_hangs_does_not_hold_up(box: Path, monkeypatch: pytest.Mon
         deaf.bind(str(box / "agent.sock"))
         deaf.listen()
         found = take(box / "agent.toml")
-    assert (found.status, found.silence) == (None, "the agent does not answer")
+    assert (found.status, found.silence, found.hangs) == (None, "the agent does not answer", True)
 
 
 def test_a_broker_is_asked_for_its_limits_and_for_what_it_has(

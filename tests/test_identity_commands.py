@@ -254,6 +254,13 @@ def test_a_key_typed_at_a_terminal_is_not_shown(monkeypatch: pytest.MonkeyPatch)
     assert secret_from_hex(identity_import._typed()) == SECRET
 
 
+def test_without_an_input_there_is_no_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    code, _, said = run("import", "-", "--key", "file:key")
+    sys.stdin.close()
+    assert (code, said) == (78, "edge-agent: the input does not hold a key; it must be 64 hex digits on one line\n")
+
+
 def test_import_refuses_the_key_of_another_did(tmp_path: Path, run: Run) -> None:
     written(tmp_path / "old", OTHER_SECRET.hex())
     config = configured(tmp_path, f'key = "file:key"\ndid = "{DID}"')

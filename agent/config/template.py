@@ -38,7 +38,7 @@ groups     = {{ ac = {{ every = "5s", points = ["103.W", "103.WH", "103.Hz", "10
 id        = "telemetry"
 transport = "nats"
 servers   = ["nats://192.0.2.50:4222"]      # a JetStream stream that takes the subject must exist;
-subject   = "dx.{{site}}.{{channel}}"         # or stream = "NAME" and create = {{}} here: the agent makes it
+subject   = "dx.{{site}}.{{channel}}"           # or stream = "NAME" and create = {{}} here: the agent makes it
 send      = ["pv-1/*"]                      # device/group/point; what is not named never leaves
 outbox    = {{ size = "64MiB", when_full = "drop-oldest" }}
 

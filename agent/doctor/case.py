@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Case:
     silence: str = ""
     hint: str = ""
     denied: bool = False  # it is that we may not ask
+    hangs: bool = False  # it is that nobody answers where an agent listens
 
 
 def take(path: Path) -> Case:
@@ -53,8 +55,21 @@ def take(path: Path) -> Case:
     agent = config.agent if config is not None else _table(path)
     if agent.socket is None:
         return Case(path, config, problems, unread, agent, None, "it has no socket to be asked at", "set agent.socket")
-    status, silence, hint, denied = _asked(agent.socket)
-    return Case(path, config, problems, unread, agent, status, silence, hint, denied)
+    found = Case(path, config, problems, unread, agent, None)
+    status, silence, hint = None, "the agent's answer cannot be understood", ""
+    try:
+        status = in_time(2 * _STATUS_WITHIN, partial(_asked, agent.socket))
+    except NotRunningError as error:
+        return replace(found, silence=str(error), hint="systemctl start edge-agent")
+    except ControlError as error:
+        if error.code == NO_PERMISSION:
+            return replace(found, silence=str(error), hint=error.hint, denied=True)
+        silence, hint = str(error), error.hint
+    except OSError as error:
+        silence, hint = f"the agent does not answer: {error.strerror or 'no answer in time'}", "its log may say why"
+    if status is None:
+        return replace(found, silence=silence, hint=hint, hangs=True)
+    return replace(found, status=status)
 
 
 def _table(path: Path) -> Agent:
@@ -75,24 +90,11 @@ def _table(path: Path) -> Agent:
     return Agent() if found is None else found
 
 
-def _asked(socket: Path) -> tuple[Mapping[str, Any] | None, str, str, bool]:
-    """Its status; else why there is none, what to do, and whether we may not ask."""
-
-    def ask() -> Mapping[str, Any] | None:
-        with asking(socket, "status", within=_STATUS_WITHIN) as lines:
-            found = next(lines, None)
-            return found if isinstance(found, Mapping) else None
-
-    try:
-        status = in_time(2 * _STATUS_WITHIN, ask)
-    except NotRunningError as error:
-        return None, str(error), "systemctl start edge-agent", False
-    except ControlError as error:
-        return None, str(error), error.hint, error.code == NO_PERMISSION
-    except OSError as error:
-        silence = f"the agent does not answer: {error.strerror or 'no answer in time'}"
-        return None, silence, "its log may say why", False
-    return status, "" if status is not None else "the agent's answer cannot be understood", "", False
+def _asked(socket: Path) -> Mapping[str, Any] | None:
+    """Its status, if that is what it says. Raises ControlError, OSError."""
+    with asking(socket, "status", within=_STATUS_WITHIN) as lines:
+        found = next(lines, None)
+        return found if isinstance(found, Mapping) else None
 
 
 def judge(case: Case) -> Iterator[Finding]:

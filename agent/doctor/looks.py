@@ -182,7 +182,8 @@ def _around(found: Case) -> Iterator[Finding]:
 
 
 def _service(found: Case) -> Iterator[Finding]:
-    yield from service.judge(service.look(__version__, found.status, found.silence, found.hint, denied=found.denied))
+    told = service.look(__version__, found.status, found.silence, found.hint, denied=found.denied, hangs=found.hangs)
+    yield from service.judge(told)
 
 
 def _certificates(config: Config) -> Iterator[Finding]:

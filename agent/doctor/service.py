@@ -35,9 +35,9 @@ Table = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class ServiceFacts:
     """``status``: what the agent says (agent/control/answers.py), None if it does not: ``silence`` says why, ``hint``
-    what to do, and ``denied`` whether it is that we may not ask. ``unit``: what systemd says of ours, {} without it.
-    ``errors``: lines of its log of the last day that are errors, None if we may not see them. ``memory``: bytes that
-    the process has, ``files``: how many it may open; None: not seen.
+    what to do, ``denied`` whether it is that we may not ask, ``hangs`` that it does not answer. ``unit``: what systemd
+    says of ours, {} without it. ``errors``: lines of its log of the last day that are errors, None if we may not see
+    them. ``memory``: bytes that the process has, ``files``: how many it may open; None: not seen.
     """
 
     installed: str
@@ -50,6 +50,7 @@ class ServiceFacts:
     files: int | None = None
     up: float = 0.0  # s since the machine started
     denied: bool = False
+    hangs: bool = False
 
 
 def look(
@@ -59,6 +60,7 @@ def look(
     hint: str,
     *,
     denied: bool = False,
+    hangs: bool = False,
     proc: Path = Path("/proc"),
 ) -> ServiceFacts:
     """Blocks."""
@@ -74,7 +76,7 @@ def look(
     with suppress(OSError, ValueError):
         up = float((proc / "uptime").read_text().split()[0])
     errors = journal("--priority=err", "--since=-1d", "--lines=200", "--output=cat") if unit else None
-    return ServiceFacts(installed, status, silence, hint, unit, errors, memory, files, up, denied)
+    return ServiceFacts(installed, status, silence, hint, unit, errors, memory, files, up, denied, hangs)
 
 
 def unit_facts() -> dict[str, str]:
@@ -127,6 +129,10 @@ def _answers(facts: ServiceFacts) -> Iterator[Finding]:
             why = "it may hang, or the configuration names another socket"
             remedy = facts.hint or f"journalctl -u {UNIT} -n 50"
             yield fault("agent", f"systemd runs it, and {facts.silence}", why=why, remedy=remedy, looked_at=at)
+        elif facts.hangs:
+            why = "its loop hangs, or its machine is overloaded"
+            remedy = "restart it; if it comes again, keep its log and report it"
+            yield fault("agent", facts.silence, why=why, remedy=remedy, looked_at=at)
         elif not facts.unit:
             why = "nothing is read or sent while it does not run"
             yield note("agent", facts.silence, why=why, remedy=facts.hint, looked_at=at)
