@@ -777,11 +777,17 @@ def test_a_number_of_more_than_64_bits_hides_nothing(tmp_path: Path) -> None:
     assert [line for line in problems(tmp_path, text) if "missing" not in line] == expected
 
 
-@pytest.mark.parametrize(("name", "what"), [("absent.toml", "No such file or directory"), (".", "Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("absent.toml", "No such file or directory; is the path right? `edge-agent init` makes a first one"),
+        (".", "Is a directory; name a file that the agent's user may read"),
+    ],
+)
 def test_unreadable_file(tmp_path: Path, name: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name)
-    assert str(caught.value) == f"{tmp_path / name}: cannot be read: {what}; name a file that the agent's user may read"
+    assert str(caught.value) == f"{tmp_path / name}: cannot be read: {what}"
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ async def test_an_exception_response_costs_only_the_points_of_its_request(clock:
         units.units[1].clear()
         error = await refused(running)
         assert (error.cause, error.detail) == (Cause.DEVICE_EXCEPTION, "exception 2 illegal data address")
+        assert error.hint == "compare addresses with the manual; lower max_gap and max_registers"
 
 
 async def test_no_answer_costs_only_the_points_not_read_yet(clock: FakeClock) -> None:
@@ -259,6 +260,7 @@ async def test_a_gateway_that_lost_the_unit_is_not_asked_on(clock: FakeClock) ->
         units.refusals[0] = ExcCodes.GATEWAY_NO_RESPONSE
         error = await refused(running)
         assert (error.cause, error.detail) == (Cause.DEVICE_EXCEPTION, "exception 11 gateway target did not respond")
+        assert error.hint == "is unit right, and the device on and wired to its gateway?"
         assert len(units.asked) == 1
 
 
@@ -813,3 +815,4 @@ async def test_a_busy_device_is_not_taken_for_a_broken_one(clock: FakeClock) -> 
         units.refusals[INVERTER] = ExcCodes.DEVICE_BUSY
         error = await refused(running)
         assert (error.cause, error.detail) == (Cause.DEVICE_EXCEPTION, "exception 6 device busy")
+        assert "request_pause" in error.hint

@@ -42,6 +42,9 @@ _EXCEPTIONS = {
 }
 """Modbus Application Protocol V1.1b3, section 7."""
 
+_BUSY, _GATEWAY = "ask it less often, set request_pause", "is unit right, and the device on and wired to its gateway?"
+_REMEDIES = {5: _BUSY, 6: _BUSY, 10: _GATEWAY, 11: _GATEWAY}
+
 
 class NotModbus(ValueError):
     """Bytes that no answer can have; where the next one would begin is unknown."""
@@ -62,6 +65,11 @@ class Adu(NamedTuple):
 def exception_text(code: int) -> str:
     """``exception 2 illegal data address``."""
     return f"exception {code} {_EXCEPTIONS.get(code, '')}".rstrip()
+
+
+def exception_hint(code: int) -> str:
+    """What to do about it."""
+    return _REMEDIES.get(code, "compare addresses with the manual; lower max_gap and max_registers")
 
 
 # ---- what is asked -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from fractions import Fraction
 
 import anyio
 
-from adapters.modbus.adu import exception_text
+from adapters.modbus.adu import exception_hint, exception_text
 from adapters.modbus.client import GATEWAY_LOST_UNIT, Connection
 from adapters.modbus.config import ModbusDevice
 from adapters.modbus.decode import Counters, GroupDecoder, Source
@@ -88,7 +88,8 @@ class Device:
         blocks = answers.blocks
         self._silent = bool(blocks) and (blocks[-1] is None or blocks[-1] in GATEWAY_LOST_UNIT)
         if blocks and isinstance(blocks[0], int) and not any(isinstance(block, bytes) for block in blocks):
-            raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(blocks[0]))
+            hint = exception_hint(blocks[0])
+            raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(blocks[0]), hint=hint)
         decoded = self._counters[group].judge(decoder.decode(blocks))
         if decoded.moved:
             self._adopt(decoded.moved)

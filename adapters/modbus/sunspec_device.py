@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import anyio
 
 from adapters.modbus import definitions, sunspec
-from adapters.modbus.adu import exception_text
+from adapters.modbus.adu import exception_hint, exception_text
 from adapters.modbus.client import Connection
 from adapters.modbus.config import ModbusDevice, sunspec_point
 from adapters.modbus.decode import Source
@@ -122,7 +122,8 @@ class SunSpecDevice(Device):
             if block is None:
                 raise AcquisitionError(Cause.DEVICE_TIMEOUT, "no answer while the device's models were read")
             if isinstance(block, int) and block not in _NOTHING_THERE:
-                raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(block))
+                hint = exception_hint(block)
+                raise AcquisitionError(Cause.DEVICE_EXCEPTION, exception_text(block), hint=hint)
             blocks.append(block if isinstance(block, int) else words(block))
         return blocks
 

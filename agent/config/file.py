@@ -22,6 +22,7 @@ from agent.errors import ConfigError, Problem
 
 _PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$")
 _MAGIC = re.compile(r"[*?[]")
+_MISSING = "is the path right? `edge-agent init` makes a first one"
 _READABLE = "name a file that the agent's user may read"
 _DEEPEST = 64  # tables and arrays within each other
 _MOST = (1 << 63) - 1
@@ -157,7 +158,8 @@ def _text(path: Path) -> str:
         raise  # not the configuration's fault: another exit code
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
-        raise ConfigError([Problem(str(path), 0, "", what, _READABLE)]) from error
+        remedy = _MISSING if isinstance(error, FileNotFoundError) else _READABLE
+        raise ConfigError([Problem(str(path), 0, "", what, remedy)]) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
