@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 from collections import Counter
@@ -264,10 +263,25 @@ async def test_a_defect_with_one_client_ends_that_client_only(
     assert "client failed socket=metrics" in caplog.text
 
 
-async def test_an_address_that_is_taken_is_told_and_the_agent_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_an_address_that_is_taken_is_told_once_and_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(seconds: float, waits: Callable[[float], Any] = anyio.sleep) -> None:
+        tries.append(seconds)
+        if len(tries) == 3:
+            taken.close()
+        await waits(0)
+
+    async def run(*, task_status: Any) -> None:
+        await serve("127.0.0.1", port, PAGES, counts=Counter(), task_status=task_status)
+
+    tries: list[float] = []
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    async with anyio.create_task_group() as tasks:
         with anyio.fail_after(10):
-            await serve("127.0.0.1", port, PAGES, counts=Counter())
-    assert f"metrics not open address=127.0.0.1 port={port} reason=Address already in use" in caplog.text
+            await tasks.start(run)
+        assert (await Served(port, Counter()).ask(get("/metrics"))).endswith(b"a 1\n")
+        tasks.cancel_scope.cancel()
+    assert caplog.text.count(f"metrics not open address=127.0.0.1 port={port} reason=Address already in use") == 1

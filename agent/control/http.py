@@ -4,7 +4,7 @@ Who may ask: whoever reaches the address and, if there is a token, sends it (``A
 for each request. Nothing that comes in disturbs the agent: heads, clients and their patience are bounded, a connection
 is one request, and what came of each is counted. h11 judges what is HTTP. There is no TLS.
 
-An address that cannot be opened is an error in the log, and the agent goes on without.
+An address that cannot be opened is an error in the log, and is tried again; the agent goes on without meanwhile.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PATIENCE = 5.0  # s for a request and its answer
 _LINGER, _LINGER_BYTES = 0.5, 64 * 1024  # s and bytes: what else a client sends is taken, so that it reads the answer
 _WITHOUT_ANSWER = frozenset({"slow", "gone", "failed"})
 _PIECE = 4096
+_AGAIN = 10.0  # s, until an address is tried again
 
 log = logging.getLogger(__name__)
 
@@ -59,22 +60,30 @@ async def serve(
     patience: float = PATIENCE,
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer at an IP address until cancelled; started, with the port, once it can be asked. Returns if it cannot be
-    opened. ``token`` reads what a request must show; may raise AgentError. ``counts``: requests by what came of them.
+    """Answer at an IP address until cancelled; started, with the port, once it can be asked. ``token`` reads what a
+    request must show; may raise AgentError. ``counts``: requests by what came of them.
     """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=MAX_CLIENTS) as bound:
-            bound.setblocking(False)
-            async with await SocketListener.from_socket(bound) as listener:
-                port = bound.getsockname()[1]
-                log.info("metrics open address=%s port=%d", host, port)
-                task_status.started(port)
-                server = _Server(pages, counts, token, patience)
-                await attend_all(listener, server.attend, socket="metrics")
-    except OSError as error:
-        log.error("metrics not open address=%s port=%d reason=%s", host, port, error.strerror)
-        task_status.started(port)
+    with await _opened(host, port) as bound:
+        bound.setblocking(False)
+        async with await SocketListener.from_socket(bound) as listener:
+            port = bound.getsockname()[1]
+            log.info("metrics open address=%s port=%d", host, port)
+            task_status.started(port)
+            await attend_all(listener, _Server(pages, counts, token, patience).attend, socket="metrics")
+
+
+async def _opened(host: str, port: int) -> socket.socket:
+    """It listens. At boot the address may come later than the agent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    told: str | None = None
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=MAX_CLIENTS)
+        except OSError as error:
+            if error.strerror != told:
+                log.error("metrics not open address=%s port=%d reason=%s", host, port, error.strerror)
+                told = error.strerror
+            await anyio.sleep(_AGAIN)
 
 
 class _Server:
