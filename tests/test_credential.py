@@ -189,6 +189,18 @@ def test_without_systemd_s_help_nothing_changes(
     assert not holds(said.encode(), SECRET)
 
 
+def test_a_drop_in_that_systemd_does_not_take_up_leaves_the_key_where_it_is(
+    machine: Machine, take: Import, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credential, "_RUNNING", machine.programs)
+    program, before = machine.programs / "systemctl", machine.config.read_text()
+    for code, said in ((1, "did not take up"), (0, "still holds the key")):
+        program.write_text(f'#!/bin/sh\ntest "$1" = daemon-reload && exit {code}\n')
+        program.chmod(0o755)
+        assert (78 * code, True) == ((found := take())[0], said in found[2])
+        assert (machine.config.read_text() == before) == bool(code)
+
+
 def test_only_root_can(machine: Machine, take: Import, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     before = machine.config.read_text()

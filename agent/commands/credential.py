@@ -63,8 +63,10 @@ def to_credential(
         os.fchmod(out.fileno(), 0o644)
         out.write(_DROP_IN_TEXT.format(name=name, path=path).encode())
     say(f"{DROP_IN} written")
-    if _RUNNING.is_dir():  # before the configuration: should the service start again just now, the key is there
-        subprocess.run(("systemctl", "daemon-reload"), check=False)
+    # Before the configuration: should the service start again just now, the key is there.
+    if _RUNNING.is_dir() and subprocess.run(("systemctl", "daemon-reload"), check=False).returncode != 0:
+        hint = "`systemctl daemon-reload` says why; then give the command again"
+        raise SignerError(f"systemd did not take up {DROP_IN}, and the configuration stays as it was", hint=hint)
     before = config.stat()
     with replacing(config) as out:
         os.fchown(out.fileno(), before.st_uid, before.st_gid)
