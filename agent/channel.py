@@ -189,7 +189,7 @@ class Channel:
                 self.ring.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
             what = f"cannot make the state folder {self.ring.parent}: {error.strerror}"
-            raise OutboxError(what, hint="see agent.state") from error
+            raise OutboxError(what, hint="is agent.state right? is a disk to be mounted there?") from error
         if new and (warning := await to_thread.run_sync(against, self.ring.parent)) is not None:
             log.warning("outbox on a file system that is not for it channel=%s reason=%s", self.id, warning)
         return await to_thread.run_sync(open_)

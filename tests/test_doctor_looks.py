@@ -138,6 +138,9 @@ def test_room_that_an_outbox_has_not_reserved(tmp_path: Path) -> None:
     found = storage.look(tmp_path, {"a": 6 << 20, "b": 5 << 20})
     assert (found.wanted, found.thin, found.there) == ({"a": 6 << 20, "b": 5 << 20}, ("b",), True)
     assert storage.look(tmp_path / "x", {}).there is False
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert storage.look(tmp_path / "link", {"a": 1}).instead == f"a link to {tmp_path / 'disk'}, where no folder is"
+    assert storage.look(tmp_path / "b.ring", {"a": 1}).instead == "no folder"
 
 
 def test_who_may_do_what(tmp_path: Path) -> None:
@@ -210,6 +213,8 @@ def test_the_outboxes_of_a_folder(box: Path) -> None:
     assert around.copies == ((box / "state" / "copy.ring", box / "state" / "dso.ring"),)
     assert around.strays == ((box / "state" / "copy.ring", "ring"),)
     assert outboxes.look_at(box / "state" / "x.ring", "x").trouble == ""
+    (box / "state" / "y.ring").symlink_to(box / "disk")
+    assert "y.ring is a link to" in outboxes.look_at(box / "state" / "y.ring", "y").trouble
     assert "of channel 'dso'" in outboxes.look_at(box / "state" / "copy.ring", "x").trouble
 
 

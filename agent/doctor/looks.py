@@ -174,7 +174,7 @@ def _around(found: Case) -> Iterator[Finding]:
     channels = [] if found.config is None else [each.id for each in found.config.channels]
     try:
         facts = outboxes.look_around(found.agent.state, channels)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return  # told with the folder
     if found.config is None:
         facts = replace(facts, strays=())

@@ -80,7 +80,10 @@ def look_at(path: Path, channel: str) -> OutboxFacts:
     except OutboxError as error:
         if isinstance(error.__cause__, PermissionError):
             raise error.__cause__ from error
-        if isinstance(error.__cause__, FileNotFoundError):
+        if path.is_symlink() and not path.exists():
+            hint = "is its disk mounted? remove the link to begin a new outbox"
+            return OutboxFacts(channel, path, trouble=f"{path} is a link to {path.readlink()}: not there", hint=hint)
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return OutboxFacts(channel, path)
         return OutboxFacts(channel, path, trouble=str(error), hint=error.hint)
     return OutboxFacts(channel, path, standing, newest=newest)

@@ -25,6 +25,7 @@ class StorageFacts:
     """``folder``: the state folder; ``there``: whether it is, else the folder above it was looked at. ``free``: bytes
     that we may still take, ``files``: files. ``wanted``: of each outbox, how many bytes it has not reserved yet, and
     ``thin``: those whose file is there and has not reserved all. ``errors``: how many the file system has counted.
+    ``instead``: what is there that is no folder.
     """
 
     folder: Path
@@ -35,17 +36,22 @@ class StorageFacts:
     wanted: Mapping[str, int] = field(default_factory=dict)
     thin: tuple[str, ...] = ()
     errors: int | None = None
+    instead: str = ""
 
 
 def look(folder: Path, outboxes: Mapping[str, int], *, sys: Path = Path("/sys")) -> StorageFacts:
     """``outboxes``: bytes by channel. Blocks. Raises OSError."""
-    there = folder.is_dir()
+    there, instead = folder.is_dir(), ""
+    if folder.is_symlink() and not there:
+        instead = f"a link to {folder.readlink()}, where no folder is"
+    elif folder.exists() and not there:
+        instead = "no folder"
     nearest = next(each for each in (folder, *folder.parents) if each.is_dir())
     room = os.statvfs(nearest)
     wanted, thin = dict[str, int](), list[str]()
     for name, count in outboxes.items():
         wanted[name] = count
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             status = (folder / f"{name}.ring").stat()
             wanted[name] = max(0, status.st_size - 512 * status.st_blocks)
             if wanted[name]:
@@ -56,7 +62,7 @@ def look(folder: Path, outboxes: Mapping[str, int], *, sys: Path = Path("/sys"))
         errors = int((sys / "fs" / "ext4" / device / "errors_count").read_text())
     files = room.f_favail if room.f_files else _NODES  # some file systems do not count them
     return StorageFacts(
-        folder, there, mount_of(nearest), room.f_bavail * room.f_frsize, files, wanted, tuple(thin), errors
+        folder, there, mount_of(nearest), room.f_bavail * room.f_frsize, files, wanted, tuple(thin), errors, instead
     )
 
 
@@ -69,7 +75,10 @@ def device_number(path: Path) -> str:
 def judge(facts: StorageFacts) -> Iterator[Finding]:
     """What is to be said of it."""
     about, at = "state folder", str(facts.folder)
-    if not facts.there:
+    if facts.instead:
+        why, remedy = "the agent does not start without it", "is a disk to be mounted there? is agent.state right?"
+        yield fault(about, f"{facts.folder} is {facts.instead}", why=why, remedy=remedy, looked_at=at)
+    elif not facts.there:
         why = "the agent makes it at its first start, if it may"
         remedy = "is agent.state right? is a disk missing that is mounted there?"
         yield note(about, f"{facts.folder} is not there", why=why, remedy=remedy, looked_at=at)
