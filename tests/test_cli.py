@@ -137,6 +137,7 @@ def test_init_makes_no_key_beside_a_configuration_that_does_not_tell_which(
         config.rename(tmp_path.parent / f"{tmp_path.name}-{number}")
     config.write_text("[site]\n")
     assert main(["init", str(tmp_path)]) == 0, "it names no key: this one is the first"
+    assert 'it names no key: write key = "file:key" below [identity]' in capsys.readouterr().err
 
 
 def test_init_that_was_broken_off_is_finished_by_the_next(

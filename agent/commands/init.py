@@ -61,6 +61,8 @@ def main(options: argparse.Namespace) -> int:
         say(f"{custody.path} made: keep it, there is no copy")
     if config.exists():
         say(f"{config} is there already and stays")
+        if known is None:
+            say(f'it names no key: write key = "file:{place}" below [identity]')
         print(did)
         return GOOD
     reader = owner and ((0, owner[1]) if service else owner)  # it stays root's, and the service reads it
