@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _FOLD = 60.0  # s
-_REMEMBERED = 256
+_REMEMBERED = 4096  # subjects: the groups of a large fleet
 _set: Mapping[str, str] = {}  # levels by logger, as last set up
 _OF = re.compile(r" (?:group|device|connection|channel)=(\S+)")
 
@@ -38,12 +38,12 @@ class _Folded(logging.Filter):
         line, now = record.getMessage(), self._now()
         named = _OF.search(line)
         subject = record.name, named[1] if named else ""
-        last, since, held = self._last.get(subject, ("", now, 0))
+        last, since, held = self._last.pop(subject, ("", now, 0))
         if line == last and now - since < _FOLD:
             self._last[subject] = (line, since, held + 1)
             return False
         if len(self._last) >= _REMEMBERED:
-            self._last.clear()
+            del self._last[next(iter(self._last))]  # who has said nothing for the longest time
         self._last[subject] = (line, now, 0)
         if held:
             repeated = "repeated" if line == last else "before_repeated"

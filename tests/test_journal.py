@@ -62,7 +62,16 @@ def test_the_broker_that_flaps_is_told_too(log: Log) -> None:
 def test_many_subjects_do_not_fill_the_memory(log: Log) -> None:
     for number in range(10_000):
         assert log.passes(FAILS, f"a/{number}")
-    assert len(log._filter._last) <= 256
+    assert len(log._filter._last) <= 4096
+
+
+def test_a_large_fleet_is_folded_and_counted_too(log: Log) -> None:
+    """A gateway that is away fails all of its groups, again and again."""
+    fleet = [f"d{number}/g" for number in range(1000)]
+    assert all(log.passes(FAILS, group) for group in fleet)
+    assert not any(log.passes(FAILS, group) for group in fleet * 2)
+    log.now += 60
+    assert all(str(log.passes(FAILS, group)).endswith("repeated=2") for group in fleet)
 
 
 def test_a_line_stays_one_line_and_journald_gets_its_priority() -> None:
