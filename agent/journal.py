@@ -60,8 +60,13 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class _Line(logging.Formatter):
+    """Its own time is UTC, as all that the agent says elsewhere."""
+
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def __init__(self, *, journald: bool) -> None:
         super().__init__("%(levelname)s %(message)s" if journald else "%(asctime)s %(levelname)s %(message)s")
+        self.converter = time.gmtime
         self._journald = journald
 
     def format(self, record: logging.LogRecord) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -74,10 +75,15 @@ def test_a_large_fleet_is_folded_and_counted_too(log: Log) -> None:
     assert all(str(log.passes(FAILS, group)).endswith("repeated=2") for group in fleet)
 
 
-def test_a_line_stays_one_line_and_journald_gets_its_priority() -> None:
+def test_a_line_stays_one_line_and_journald_gets_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("agent", logging.ERROR, "", 0, "a\nb", (), None)
     assert _Line(journald=True).format(record) == "<3>ERROR a | b"
-    assert _Line(journald=False).format(record).endswith(" ERROR a | b")
+    record.created, record.msecs = 1764547200.25, 250
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        assert _Line(journald=False).format(record) == "2025-12-01T00:00:00.250Z ERROR a | b"
+    time.tzset()
 
 
 def test_a_client_that_hangs_up_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
