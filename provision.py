@@ -3,6 +3,7 @@
     python3 provision.py venv            make .venv/<version> ready, with all tools, and print the path of its python
     python3 provision.py runtime FOLDER  make FOLDER an environment with the agent and what it runs on, no pip, no tools
     python3 provision.py debian          find what tests use of Debian, and print the paths
+    python3 provision.py emulators       the same for what runs programs of another machine
 
 Needs Python 3.11 with venv, and the package index until the environment is complete; no network afterwards. Which
 index pip asks is the user's choice (pip's configuration and PIP_ variables); every file is checked against the lock's
@@ -11,9 +12,10 @@ hashes.
 ``venv`` is complete when its stamp stands, which is written last: an interrupted set-up leaves none and is made anew
 by the next one. Set-ups wait for each other. Progress and errors go to stderr; exit status 1: the set-up failed.
 
-``debian`` needs no root and changes nothing outside this checkout: a program that is not installed is unpacked, with
-the libraries that are missing, below .debian/<release>-<machine>, which appears only when it is complete. No service is
-started. apt asks the archives that the machine is set up for, with package lists of its own, and checks signatures.
+``debian`` and ``emulators`` need no root and change nothing outside this checkout: a program that is not installed is
+unpacked, with the libraries that are missing, below .debian/<release>-<machine>, which appears only when it is
+complete. No service is started. apt asks the archives that the machine is set up for, with package lists of its own,
+and checks signatures.
 """
 
 from __future__ import annotations
@@ -51,7 +53,15 @@ DEBIAN = {  # packages, and the program of each, or its library, whose folder is
     "btrfs-progs": "**/sbin/mkfs.btrfs",  # below usr from Debian 13 on
     "mmdebstrap": "usr/bin/mmdebstrap",
     "systemd-container": "usr/bin/systemd-nspawn",
+    "buildah": "usr/bin/buildah",
+    "podman": "usr/bin/podman",
+    "conmon": "usr/bin/conmon",
+    "crun": "usr/bin/crun",
 }
+EMULATORS = {  # the same for what runs programs of another machine: large, and only ./test --arm64 needs them
+    "qemu-user-static": "usr/bin/qemu-aarch64-static",
+}
+PROGRAMS = DEBIAN | EMULATORS
 SYSTEM = Path("/")
 STARTED = time.monotonic()
 
@@ -226,50 +236,51 @@ def deploy(folder: Path) -> None:
 # ---- programs of Debian ----------------------------------------------------------------------------------------
 
 
-def debian_folder() -> Path:
-    """Where programs of this machine's release are unpacked."""
+def debian_folder(programs: Mapping[str, str] = DEBIAN) -> Path:
+    """Where these programs of this machine's release are unpacked."""
     try:
         system = platform.freedesktop_os_release()
     except OSError:
         system = {}
     release = system.get("VERSION_ID") or system.get("VERSION_CODENAME", "rolling")
-    return ROOT / ".debian" / f"{system.get('ID', 'unknown')}-{release}-{os.uname().machine}"
+    name = f"{system.get('ID', 'unknown')}-{release}-{os.uname().machine}"
+    return ROOT / ".debian" / (name if programs is DEBIAN else f"{name}-emulators")
 
 
 def installed(name: str) -> Path | None:
     """The machine's own program or library of that name; root's programs are not on everybody's PATH."""
-    if ".so" in DEBIAN[name]:
-        return next(SYSTEM.glob(DEBIAN[name]), None)
+    if ".so" in PROGRAMS[name]:
+        return next(SYSTEM.glob(PROGRAMS[name]), None)
     found = shutil.which(
-        Path(DEBIAN[name]).name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+        Path(PROGRAMS[name]).name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     )
     return Path(found) if found else None
 
 
 def program(name: str) -> tuple[Path, dict[str, str]] | None:
-    """A program or library of ``DEBIAN`` and the environment that it needs: installed, else unpacked; None: neither."""
+    """A program or library of ``PROGRAMS`` and the environment it needs: installed, else unpacked; None: neither."""
     if path := installed(name):
         return path, {}
-    home = debian_folder()
+    home = debian_folder(EMULATORS if name in EMULATORS else DEBIAN)
     shared = [folder for top in ("usr/lib", "lib") for folder in home.glob(f"{top}/*-linux-gnu*")]
     libraries = [str(folder) for each in shared for folder in (each, each / "systemd") if folder.is_dir()]
-    path = next(home.glob(DEBIAN[name]), None)
+    path = next(home.glob(PROGRAMS[name]), None)
     return (path, {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}) if path else None
 
 
-def debian() -> list[Path]:
-    """Make the programs of ``DEBIAN`` ready; returns their paths. Raises SetUpFailed."""
+def debian(programs: Mapping[str, str] = DEBIAN) -> list[Path]:
+    """Make ``DEBIAN`` or ``EMULATORS`` ready; returns their paths. Raises SetUpFailed."""
 
     def ready() -> list[Path]:
-        return [found[0] for name in DEBIAN if (found := program(name))]
+        return [found[0] for name in programs if (found := program(name))]
 
-    if len(ready()) < len(DEBIAN):
-        home = debian_folder()
+    if len(ready()) < len(programs):
+        home = debian_folder(programs)
         home.parent.mkdir(exist_ok=True)
         (home.parent / ".gitignore").write_text("*\n")
         with alone(home.parent / "lock"):
-            if len(ready()) < len(DEBIAN):
-                unpack([name for name in DEBIAN if not installed(name)], home)
+            if len(ready()) < len(programs):
+                unpack([name for name in programs if not installed(name)], home)
     return ready()
 
 
@@ -309,8 +320,8 @@ def unpack(names: Sequence[str], home: Path) -> None:
         for package in sorted(archives.glob("*.deb")):
             run(["dpkg-deb", "--extract", package, root])
         for name in names:
-            if not any(root.glob(DEBIAN[name])):
-                raise SetUpFailed(f"the package {name} holds no {DEBIAN[name]}")
+            if not any(root.glob(PROGRAMS[name])):
+                raise SetUpFailed(f"the package {name} holds no {PROGRAMS[name]}")
         shutil.rmtree(home, ignore_errors=True)
         root.rename(home)
     say("ready")
@@ -334,6 +345,8 @@ def main(arguments: Sequence[str]) -> int:
                 deploy(Path(folder).absolute())
             case ["debian"]:
                 print(*debian(), sep="\n")
+            case ["emulators"]:
+                print(*debian(EMULATORS), sep="\n")
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

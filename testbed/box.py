@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -37,25 +37,41 @@ class BoxError(Exception):
     """A command in a box, or what makes one, failed; the message holds its output."""
 
 
-def debian(suite: str, *, packages: Sequence[str] = BOX, variant: str = "minbase") -> Path:
+def debian(
+    suite: str,
+    *,
+    packages: Sequence[str] = BOX,
+    variant: str = "minbase",
+    machine: str = "",
+    by: Callable[..., object] | None = None,
+) -> Path:
     """The folder of a Debian, made at the first call; it is not changed afterwards. Raises BoxError.
 
     ``variant``: of mmdebstrap; "extract" only unpacks, which is faster and does for programs that need no set-up.
+    ``machine``: another than ours, by Debian's name. ``by``: runs a command (testbed/engine.py, where programs of that
+    machine run).
     """
     found = provision.program("mmdebstrap")
     if found is None:
         raise BoxError("no mmdebstrap: python3 provision.py debian makes it ready")
-    name = f"{suite}-{variant}-{'-'.join(packages)}"
+    name = "-".join(filter(None, (suite, machine, variant, *packages)))
     home = provision.debian_folder().parent / "roots"
     home.mkdir(parents=True, exist_ok=True)
     root = home / name
-    with provision.alone(home / f"{suite}.lock"):
+    with provision.alone(home / f"{suite}{machine}.lock"):
         if not root.exists():
             with tempfile.TemporaryDirectory(prefix="new-", dir=home) as scratch:
                 made = Path(scratch, "root")
                 archive = _ARCHIVE.format(keyring=_KEYRING, suite=suite)
-                options = ["--mode=root", f"--variant={variant}", f"--include={','.join(packages)}", "--quiet"]
-                _run([found[0], *options, suite, made, archive], environment=os.environ | found[1])
+                options = ["--mode=root", f"--variant={variant}", "--quiet"]
+                options += [f"--include={','.join(packages)}"] if packages else []
+                if machine:
+                    options += [f"--architectures={machine}", "--skip=check/qemu"]
+                command: list[str | Path] = [found[0], *options, suite, made, archive]
+                if by is None:
+                    run(command, environment=os.environ | found[1])
+                else:
+                    by(*command)
                 made.rename(root)
     return root
 
@@ -67,7 +83,7 @@ class Box(Process):
         found = provision.program("systemd-container")
         if found is None:
             raise BoxError("no systemd-nspawn: python3 provision.py debian makes it ready")
-        self._group = _cgroup2() / f"edge-agent-box.{os.getpid()}.{folder.name}"
+        self._group = cgroup2() / f"edge-agent-box.{os.getpid()}.{folder.name}"
         self._leader: int | None = None
         nspawn = [
             *(str(found[0]), f"--directory={root}", "--boot", "--volatile=overlay", "--register=no", "--keep-unit"),
@@ -97,7 +113,7 @@ class Box(Process):
         """What a command in the box, as its root, writes to stdout. Raises BoxError if its exit status is not 0."""
         inside = ["nsenter", "--target", str(self._leader), *("-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w")]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
-        return _run([*inside, *command], environment=environment, check=check, given=given, timeout=timeout)
+        return run([*inside, *command], environment=environment, check=check, given=given, timeout=timeout)
 
     def close(self) -> None:
         """Shut it down, and take its control group away."""
@@ -121,7 +137,7 @@ class Box(Process):
         return None
 
 
-def _cgroup2() -> Path:
+def cgroup2() -> Path:
     """Where the second version of control groups is mounted. Raises BoxError."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
@@ -130,7 +146,7 @@ def _cgroup2() -> Path:
     raise BoxError("no cgroup2 is mounted here")
 
 
-def _run(
+def run(
     command: Sequence[str | Path],
     *,
     environment: Mapping[str, str],
@@ -138,6 +154,7 @@ def _run(
     given: str = "",
     timeout: float = 600.0,
 ) -> str:
+    """What a command writes to stdout. Raises BoxError, with all that it said, if its exit status is not 0."""
     done = subprocess.run(
         command,
         env=environment,

@@ -405,7 +405,7 @@ def checkout(folder: Path) -> Path:
     return script
 
 
-BOXES = ["mmdebstrap", "systemd-nspawn"]
+BOXES = ["mmdebstrap", "systemd-nspawn", "buildah", "podman", "conmon", "crun"]
 APT = """#!{python}
 import json, pathlib, subprocess, sys
 options = dict(word[2:].split("=", 1) for word in sys.argv if word.startswith("-o"))
@@ -430,6 +430,7 @@ def fake_debian(folder: Path, does: str) -> str:
         'mkdir -p "$3/usr/lib/any-linux-gnu/faketime"\n'
         'touch "$3/usr/sbin/mosquitto" "$3/usr/bin/openssl" "$3/usr/lib/any-linux-gnu/faketime/libfaketime.so.1"\n'
         'touch "$3/sbin/mkfs.btrfs" "$3/usr/bin/mmdebstrap" "$3/usr/bin/systemd-nspawn"\n'
+        'touch "$3/usr/bin/buildah" "$3/usr/bin/podman" "$3/usr/bin/conmon" "$3/usr/bin/crun"\n'
     )
     for name, text in programs.items():
         path = folder / name
