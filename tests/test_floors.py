@@ -238,6 +238,7 @@ PLACES: Mapping[str, Place] = {
     "agent.control.client": (EDGE, ""),
     "agent.control.clients": (EDGE, ""),
     "agent.control.findings": (PURE, ""),
+    "agent.control.healthcheck": (EDGE, ""),
     "agent.control.http": (EDGE, "h11"),
     "agent.control.metrics": (PURE, ""),
     "agent.control.server": (EDGE, ""),
