@@ -6,14 +6,17 @@ permission; 78 configuration; 130 Ctrl-C.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
+if os.getpid() == 1:  # of a container: no signal ends it that has no handler, and it would be killed 10 s later
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 try:
     import argparse
     import errno
     import importlib
     import io
-    import os
     import re
     from collections.abc import Callable, Sequence
     from pathlib import Path

@@ -32,6 +32,12 @@ from tests.keystores import passphrase_in
 from tests.runs import DID, simple_run
 
 
+def test_the_first_process_of_a_container_can_be_ended_while_it_loads() -> None:
+    """The kernel ends it by no signal that has no handler."""
+    code = "import os, signal; own = os.getpid(); os.getpid = lambda: 1; import agent.cli; os.kill(own, signal.SIGTERM)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 143
+
+
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

@@ -291,6 +291,13 @@ def live(box: Box) -> None:
     box.docker("kill", "--signal=CONT", "edge-agent")
     assert box.health() == (0, "healthy")
 
+    # ended while it loads: at once
+    hangs = ["--entrypoint=python3", "edge-agent", "-c", "import agent.cli, time; print(1, flush=True); time.sleep(60)"]
+    box.docker("run", "--detach", "--name=loads", *hangs)
+    wait_for(lambda: box.docker("logs", "loads"), timeout=60, what="a program that loads")
+    box.docker("stop", "loads")
+    assert box.docker("inspect", "--format={{.State.ExitCode}}", "loads") == "143"
+
     # ended, the volume is all that stays, and what goes on from it lacks nothing
     began = time.monotonic()
     for line in stop:
