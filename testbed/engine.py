@@ -16,12 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import provision
 from testbed.box import BoxError, cgroup2, run
-from testbed.child import Process
+from testbed.child import Process, ProcessError, wait_for
 
 _APART = Path(__file__).with_name("apart.py")
 _EMULATOR = {"arm64": "qemu-user-static"}
@@ -81,6 +82,15 @@ class Engine(Process):
             self.run("ldconfig", "-X", "-f", folders, "-C", self.folder / "ld.so.cache")
             self.run("mount", "--bind", self.folder / "ld.so.cache", "/etc/ld.so.cache")
         return self
+
+    def close(self) -> None:
+        """End all that runs in there. Images, containers and volumes stay in its folder."""
+        super().close()
+        if self._leader:
+            with suppress(ProcessError):
+                wait_for(
+                    lambda: not Path("/proc", self._leader).exists(), timeout=30, what="the end of its first process"
+                )
 
     def run(self, *command: str | Path, check: bool = True, given: str = "", timeout: float = 600.0) -> str:
         """What a command in there writes to stdout; ``buildah`` and ``docker`` are found. Raises BoxError if its exit
