@@ -64,7 +64,7 @@ def first_process(cgroup2: str, emulation: list[str]) -> None:
     outside = os.readlink("/proc/self")  # of the /proc that does not know our namespace
     mount("proc", "/proc", "proc")
     mount(cgroup2, "/sys/fs/cgroup", flags=MS_BIND)
-    mount("tmpfs", "/dev/shm", "tmpfs")  # podman's locks go there
+    mount("tmpfs", "/dev/shm", "tmpfs")
     if emulation:
         mount("binfmt_misc", BINFMT, "binfmt_misc")
         Path(BINFMT, "register").write_bytes(rule(*emulation))

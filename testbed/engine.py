@@ -27,6 +27,7 @@ from testbed.child import Process, ProcessError, wait_for
 _APART = Path(__file__).with_name("apart.py")
 _EMULATOR = {"arm64": "qemu-user-static"}
 _OURS = {"x86_64": "amd64", "aarch64": "arm64"}
+_MEMORY = "/dev/shm"  # of the namespace; podman refuses to clean up behind a path of more than 50 characters
 _SETTINGS = """\
 [containers]
 cgroups = "disabled"
@@ -105,18 +106,18 @@ class Engine(Process):
 
     def take_in(self, root: Path, image: str) -> None:
         """Make an image of the files of a folder, whose pip asks the package index that ours asks."""
-        beside = self.folder / "pip"
-        beside.mkdir(exist_ok=True)
+        etc = self.folder / "beside" / "etc"
+        etc.mkdir(parents=True)
         settings = _pip()
         if authorities := settings.get("cert"):
-            shutil.copy(authorities, beside / "pip.pem")
+            shutil.copy(authorities, etc / "pip.pem")
             settings["cert"] = "/etc/pip.pem"
-        (beside / "pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
-        container = self.run("buildah", "from", f"--arch={self.machine}", "scratch").strip()
-        self.run("buildah", "add", "--quiet", container, root, "/")
-        self.run("buildah", "add", "--quiet", container, beside, "/etc")
-        self.run("buildah", "config", f"--arch={self.machine}", "--os=linux", "--cmd=/bin/sh", container)
-        self.run("buildah", "commit", "--quiet", "--rm", "--format=docker", container, image)
+        (etc / "pip.conf").write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in settings.items()))
+        packed = shlex.join(
+            ["tar", "-c", "-C", str(root), ".", "-C", str(etc.parent), *(f"etc/{each.name}" for each in etc.iterdir())]
+        )
+        taken = shlex.join(["docker", "import", "--quiet", "--os=linux", f"--arch={self.machine}", "-", image])
+        self.run("bash", "-o", "pipefail", "-c", f"{packed} | {taken}")
 
     def build(self, context: Path, recipe: str, image: str, **arguments: str) -> str:
         """Build an image as ``docker build`` does; returns what was said. ``arguments``: of the build."""
@@ -170,17 +171,17 @@ def _set_up(folder: Path) -> Mapping[str, str]:
         "crun": bin_ / "crun",
         "seccomp": podman.parents[2] / "usr" / "share" / "containers" / "seccomp.json",
         "static": folder / "graph" / "libpod",  # where podman looks when it is started anew
-        "tmp": folder / "tmp",
+        "tmp": f"{_MEMORY}/libpod",
         "volumes": folder / "volumes",
     }
-    storage = {"driver": "overlay", "runroot": str(folder / "run"), "graphroot": str(folder / "graph")}
+    storage = {"driver": "overlay", "runroot": f"{_MEMORY}/run", "graphroot": str(folder / "graph")}
     texts = {
         settings / "containers.conf": _SETTINGS.format_map({name: json.dumps(str(at)) for name, at in values.items()}),
         settings / "storage.conf": "[storage]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in storage.items()),
         settings / "registries.conf": 'unqualified-search-registries = ["localhost"]\nshort-name-mode = "permissive"\n',
         settings / ".config/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
     }
-    crun = shlex.join([str(_program("crun")[0]), f"--root={folder / 'crun'}"])  # its state, else in /run
+    crun = shlex.join([str(_program("crun")[0]), f"--root={_MEMORY}/crun"])
     texts[bin_ / "crun"] = f'#!/bin/sh\nexec {crun} "$@"\n'
     texts[bin_ / "docker"] = _DOCKER
     for path, text in texts.items():
