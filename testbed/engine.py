@@ -107,7 +107,7 @@ class Engine(Process):
     def take_in(self, root: Path, image: str) -> None:
         """Make an image of the files of a folder, whose pip asks the package index that ours asks."""
         etc = self.folder / "beside" / "etc"
-        etc.mkdir(parents=True)
+        etc.mkdir(parents=True, exist_ok=True)
         settings = _pip()
         if authorities := settings.get("cert"):
             shutil.copy(authorities, etc / "pip.pem")
