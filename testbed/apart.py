@@ -68,8 +68,8 @@ def first_process(cgroup2: str, emulation: list[str]) -> None:
     if emulation:
         mount("binfmt_misc", BINFMT, "binfmt_misc")
         Path(BINFMT, "register").write_bytes(rule(*emulation))
-    print(f"ready {outside}", flush=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    print(f"ready {outside}", flush=True)
     while True:
         signal.sigwait({signal.SIGCHLD})
         with contextlib.suppress(ChildProcessError):
