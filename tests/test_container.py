@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 
 import provision
+from agent.config import load
+from agent.config.template import agent_toml
 from testbed.box import debian
 from testbed.broker import create_stream
 from testbed.engine import Engine, foreign
 from testbed.processes import NatsServer, Site, edge_agent, wait_for
+from tests.runs import DID
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "operating.md"
@@ -80,6 +83,19 @@ def test_compose_runs_it_as_the_page_does() -> None:
     assert broker["command"][0] == "--jetstream"
     for key in ("read_only", "cap_drop", "security_opt", "stop_grace_period", "restart"):
         assert broker[key] == agent[key]
+
+
+def test_the_broker_beside_it_is_configured_as_the_page_says(tmp_path: Path) -> None:
+    found = re.search(r"with a broker beside it \((.*)\):", PAGE.read_text())
+    assert found is not None
+    lines = re.findall(r"`([^`]+)`", found[1])
+    text = agent_toml(did=DID).replace('servers   = ["nats://192.0.2.50:4222"]', "\n".join(lines))
+    (tmp_path / "agent.toml").write_text(text)
+    [channel] = load(tmp_path / "agent.toml").channels
+    assert [*channel.settings.servers] == ["nats://nats:4222"]
+    assert channel.settings.stream == "telemetry"
+    assert channel.settings.create is not None
+    assert "  nats:\n" in COMPOSE.read_text()
 
 
 # ---- what is built --------------------------------------------------------------------------------------------------
