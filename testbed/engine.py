@@ -93,14 +93,14 @@ class Engine(Process):
                     lambda: not Path("/proc", self._leader).exists(), timeout=30, what="the end of its first process"
                 )
 
-    def run(self, *command: str | Path, check: bool = True, given: str = "", timeout: float = 600.0) -> str:
+    def run(self, *command: str | Path, check: bool = True, given: str = "", timeout: float = 1800.0) -> str:
         """What a command in there writes to stdout; ``buildah`` and ``docker`` are found. Raises BoxError if its exit
         status is not 0.
         """
         enter = ["nsenter", f"--target={self._leader}", "--user", "--mount", "--pid", *map(str, command)]
         return run(enter, environment=self._environment, check=check, given=given, timeout=timeout)
 
-    def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 120.0) -> str:
+    def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 300.0) -> str:
         """What ``docker ARGUMENTS`` writes to stdout. Raises BoxError if its exit status is not 0."""
         return self.run("docker", *arguments, check=check, timeout=timeout).strip()
 
