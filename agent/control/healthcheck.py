@@ -4,8 +4,8 @@ Exit status 0: it is, 1: it is not; a line says why. Healthy is what feeds the w
 loop answers at the control socket, and no vital part is stuck (agent/heartbeat.py). A device or a broker that is away
 does not make it unhealthy, for a restart mends neither.
 
-A script that imports nothing of the package: with what else ``edge-agent status`` loads a check would cost several
-times as much, and it runs each half minute for years.
+A script that imports nothing of the package: with what else ``edge-agent status`` loads a check would take three times
+the memory and the time, each half minute for years.
 """
 
 from __future__ import annotations
