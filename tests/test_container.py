@@ -314,7 +314,7 @@ def live(box: Box) -> None:
     # ended while it loads: at once
     hangs = ["--entrypoint=python3", "edge-agent", "-c", "import agent.cli, time; print(1, flush=True); time.sleep(60)"]
     box.docker("run", "--detach", "--name=loads", *hangs)
-    wait_for(lambda: box.docker("logs", "loads"), timeout=60, what="a program that loads")
+    wait_for(lambda: box.docker("logs", "loads") == "1", timeout=60, what="a program that has loaded")
     box.docker("stop", "loads")
     assert box.docker("inspect", "--format={{.State.ExitCode}}", "loads") == "143"
 
