@@ -60,6 +60,10 @@ DEBIAN = {  # packages, and the program of each, or its library, whose folder is
 }
 EMULATORS = {  # the same for what runs programs of another machine: large, and only ./test --arm64 needs them
     "qemu-user-static": "usr/bin/qemu-aarch64-static",
+    "qemu-system-arm": "usr/bin/qemu-system-aarch64",
+    "busybox-static": "**/bin/busybox",
+    "e2fsprogs": "**/sbin/mke2fs",
+    "kmod": "**/bin/kmod",
 }
 PROGRAMS = DEBIAN | EMULATORS
 SYSTEM = Path("/")

@@ -10,6 +10,7 @@ import hashlib
 import re
 import sys
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path, PurePosixPath
@@ -45,9 +46,9 @@ class Wheel:
         return classified[0].rpartition(" :: ")[2] if classified else "see its own files"
 
 
-def fetch(target: Target, into: Path) -> list[Wheel]:
-    """The wheels of the runtime part of the lock, sorted by name. Raises SetUpFailed."""
-    needed = target.needs(provision.runtime(provision.locked()))
+def fetch(target: Target, into: Path, *, entries: Mapping[str, str] | None = None) -> list[Wheel]:
+    """The wheels of ``entries`` of the lock, left out: of its runtime part; sorted by name. Raises SetUpFailed."""
+    needed = target.needs(provision.runtime(provision.locked()) if entries is None else entries)
     source_only = {_SOURCE_ONLY: needed.pop(_SOURCE_ONLY)}
     python = Path(sys.executable)
     provision.say(f"{target.name}: fetching {len(needed) + 1} packages")

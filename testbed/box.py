@@ -6,6 +6,7 @@ so that brokers and devices of a test are on its own loopback address. Limits of
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -22,6 +23,16 @@ from testbed.child import Process
 _ARCHIVE = "deb [signed-by={keyring}] http://deb.debian.org/debian {suite} main"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 BOX = ("systemd", "systemd-sysv", "dbus", "python3", "ca-certificates")  # what a small Debian has, and the package asks
+_LONGEST = 200  # characters of a folder's name
+# A hook of mmdebstrap; $1 is the folder.
+_KNOWN = """\
+mkdir -p "$1"/var/lib/dpkg
+for package in "$1"/var/cache/apt/archives/*.deb; do
+    dpkg-deb --field "$package"
+    echo "Status: install ok installed"
+    echo
+done > "$1"/var/lib/dpkg/status
+"""
 # Its own control group, and nothing of the machine's others in sight: systemd wants the second version alone.
 _SCRIPT = """\
 set -e
@@ -47,7 +58,8 @@ def debian(
 ) -> Path:
     """The folder of a Debian, made at the first call; it is not changed afterwards. Raises BoxError.
 
-    ``variant``: of mmdebstrap; "extract" only unpacks, which is faster and does for programs that need no set-up.
+    ``variant``: of mmdebstrap; "extract" only unpacks, which is faster and does for programs that need no set-up; dpkg
+    takes the packages for installed.
     ``machine``: another than ours, by Debian's name. ``by``: runs a command (testbed/engine.py, where programs of that
     machine run).
     """
@@ -55,6 +67,8 @@ def debian(
     if found is None:
         raise BoxError("no mmdebstrap: python3 provision.py debian makes it ready")
     name = "-".join(filter(None, (suite, machine, variant, *packages)))
+    if len(name) > _LONGEST:
+        name = f"{suite}-{machine}-{variant}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     home = provision.debian_folder().parent / "roots"
     home.mkdir(parents=True, exist_ok=True)
     root = home / name
@@ -65,6 +79,9 @@ def debian(
                 archive = _ARCHIVE.format(keyring=_KEYRING, suite=suite)
                 options = ["--mode=root", f"--variant={variant}", "--quiet"]
                 options += [f"--include={','.join(packages)}"] if packages else []
+                if variant == "extract":
+                    merged = found[0].parents[1] / "share/mmdebstrap/hooks/merged-usr/setup00.sh"
+                    options += [f"--setup-hook={merged}", f"--extract-hook={_KNOWN}"]
                 if machine:
                     options += [f"--architectures={machine}", "--skip=check/qemu"]
                 command: list[str | Path] = [found[0], *options, suite, made, archive]

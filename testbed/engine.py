@@ -16,17 +16,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import provision
-from testbed.box import BoxError, cgroup2, run
-from testbed.child import Process, ProcessError, wait_for
+from testbed.namespaces import Namespaces, program
 
-_APART = Path(__file__).with_name("apart.py")
-_EMULATOR = {"arm64": "qemu-user-static"}
-_OURS = {"x86_64": "amd64", "aarch64": "arm64"}
 _MEMORY = "/dev/shm"  # of the namespace; podman refuses to clean up behind a path of more than 50 characters
 _SETTINGS = """\
 [containers]
@@ -58,47 +52,24 @@ exec podman "$@"
 """
 
 
-class Engine(Process):
-    """buildah and podman, for images of one ``machine`` ("amd64", "arm64"): another than ours is emulated."""
+class Engine(Namespaces):
+    """buildah and podman, for images of one ``machine`` ("amd64", "arm64"): another than ours is emulated. Commands in
+    there find ``buildah`` and ``docker``. Images, containers and volumes stay in its folder.
+    """
 
     def __init__(self, folder: Path, *, machine: str) -> None:
-        emulation: list[str] = []
-        self.foreign = foreign(machine)
-        if self.foreign:
-            emulation = [machine, str(_program(_EMULATOR[machine])[0])]
-        self.machine = machine
-        self._leader = ""
-        self._environment = os.environ | _set_up(folder)
-        holder = [sys.executable, "-I", "-S", str(_APART), str(cgroup2()), *emulation]
-        super().__init__(holder, name="engine", folder=folder)
+        super().__init__(name="engine", folder=folder, machine=machine, environment=os.environ | _set_up(folder))
 
     def start(self, timeout: float = 20.0) -> Self:
         """Make the namespaces."""
-        super().start()
-        self._leader = self._await(self._ready, timeout=timeout, what="namespaces")
-        if libraries := _program("podman")[1].get("LD_LIBRARY_PATH"):
+        super().start(timeout)
+        if libraries := program("podman")[1].get("LD_LIBRARY_PATH"):
             # not by the variable: both start themselves anew, and with nothing of their environment
             folders = self.folder / "settings" / "ld.so.conf"
             folders.write_text(libraries.replace(os.pathsep, "\n") + "\ninclude /etc/ld.so.conf\n")
             self.run("ldconfig", "-X", "-f", folders, "-C", self.folder / "ld.so.cache")
             self.run("mount", "--bind", self.folder / "ld.so.cache", "/etc/ld.so.cache")
         return self
-
-    def close(self) -> None:
-        """End all that runs in there. Images, containers and volumes stay in its folder."""
-        super().close()
-        if self._leader:
-            with suppress(ProcessError):
-                wait_for(
-                    lambda: not Path("/proc", self._leader).exists(), timeout=30, what="the end of its first process"
-                )
-
-    def run(self, *command: str | Path, check: bool = True, given: str = "", timeout: float = 1800.0) -> str:
-        """What a command in there writes to stdout; ``buildah`` and ``docker`` are found. Raises BoxError if its exit
-        status is not 0.
-        """
-        enter = ["nsenter", f"--target={self._leader}", "--user", "--mount", "--pid", *map(str, command)]
-        return run(enter, environment=self._environment, check=check, given=given, timeout=timeout)
 
     def docker(self, *arguments: str | Path, check: bool = True, timeout: float = 300.0) -> str:
         """What ``docker ARGUMENTS`` writes to stdout. Raises BoxError if its exit status is not 0."""
@@ -127,22 +98,6 @@ class Engine(Process):
         ]
         return self.run("buildah", "bud", *options, f"--tag={image}", f"--file={context / recipe}", context)
 
-    def _ready(self) -> str | None:
-        line = next((line for line in self.log().splitlines() if line.startswith("ready ")), None)
-        return line and line.split()[1]
-
-
-def foreign(machine: str) -> bool:
-    """Whether programs of a machine ("amd64", "arm64") have to be emulated here."""
-    return _OURS.get(os.uname().machine) != machine
-
-
-def _program(name: str) -> tuple[Path, dict[str, str]]:
-    found = provision.program(name)
-    if found is None:
-        raise BoxError(f"no {name}: provision.py makes it ready")
-    return found
-
 
 def _pip() -> dict[str, str]:
     """Which package index pip asks here and whom it trusts: its settings, from files and environment."""
@@ -156,8 +111,8 @@ def _pip() -> dict[str, str]:
 def _set_up(folder: Path) -> Mapping[str, str]:
     """Write what the programs are told below ``folder``; returns their environment."""
     bin_, settings = folder / "bin", folder / "settings"
-    podman = _program("podman")[0]
-    programs = dict.fromkeys(str(_program(name)[0].parent) for name in ("buildah", "podman"))
+    podman = program("podman")[0]
+    programs = dict.fromkeys(str(program(name)[0].parent) for name in ("buildah", "podman"))
     environment = {
         "HOME": str(settings),
         "PATH": os.pathsep.join([str(bin_), *programs, os.environ.get("PATH", os.defpath)]),
@@ -167,7 +122,7 @@ def _set_up(folder: Path) -> Mapping[str, str]:
         "BUILDAH_ISOLATION": "chroot",
     }
     values = {
-        "conmon": _program("conmon")[0],
+        "conmon": program("conmon")[0],
         "crun": bin_ / "crun",
         "seccomp": podman.parents[2] / "usr" / "share" / "containers" / "seccomp.json",
         "static": folder / "graph" / "libpod",  # where podman looks when it is started anew
@@ -181,7 +136,7 @@ def _set_up(folder: Path) -> Mapping[str, str]:
         settings / "registries.conf": 'unqualified-search-registries = ["localhost"]\nshort-name-mode = "permissive"\n',
         settings / ".config/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
     }
-    crun = shlex.join([str(_program("crun")[0]), f"--root={_MEMORY}/crun"])
+    crun = shlex.join([str(program("crun")[0]), f"--root={_MEMORY}/crun"])
     texts[bin_ / "crun"] = f'#!/bin/sh\nexec {crun} "$@"\n'
     texts[bin_ / "docker"] = _DOCKER
     for path, text in texts.items():

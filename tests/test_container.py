@@ -24,7 +24,8 @@ from agent.config import load
 from agent.config.template import agent_toml
 from testbed.box import debian
 from testbed.broker import create_stream
-from testbed.engine import Engine, foreign
+from testbed.engine import Engine
+from testbed.namespaces import foreign
 from testbed.processes import NatsServer, Site, edge_agent, wait_for
 from tests.runs import DID
 

@@ -16,7 +16,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,10 +27,21 @@ from release.wheels import Wheel
 from testbed.box import Box, debian
 from testbed.broker import create_stream
 from testbed.processes import NatsServer, Site, edge_agent, wait_for
+from tests.packaged import (
+    CONFIG,
+    CREDENTIAL,
+    DROP_IN,
+    KEY,
+    LARGE_PAGES,
+    RING,
+    STREAM,
+    SUBJECT,
+    Kit,
+    Life,
+    alignments,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-STREAM = "TELEMETRY"
-SUBJECT = "dx.site-1.telemetry"
 
 
 def needs_a_box() -> None:
@@ -41,19 +51,6 @@ def needs_a_box() -> None:
         pytest.skip("python3 provision.py debian makes what it needs ready")
     if shutil.which("dpkg-deb") is None:
         pytest.skip("no dpkg-deb")
-
-
-class Kit:
-    """What packages for a target are made from, fetched once."""
-
-    def __init__(self, target: Target, folder: Path) -> None:
-        self.target = target
-        self.own = wheels.read(source.wheel(source.copy(folder / "source"), folder / "own"))
-        self.wheels = wheels.fetch(target, folder / "wheels")
-
-    def build(self, into: Path, *, revision: int = 1) -> Path:
-        # compressed as little as xz can: half a minute less each, and nothing else is different
-        return deb.build(self.target, into, own=self.own, wheels=self.wheels, revision=revision, level=0)
 
 
 # ---- what a target needs --------------------------------------------------------------------------------------------
@@ -174,6 +171,9 @@ def test_the_package_is_the_same_each_time_and_lintian_finds_nothing(tmp_path: P
     needs_a_box()
     kit = Kit(TARGETS["deb13-arm64"], tmp_path)
     package = kit.build(tmp_path / "one")
+    libraries = alignments(package)
+    assert len(libraries) > 5
+    assert {name: found for name, found in libraries.items() if min(found) < LARGE_PAGES} == {}
     previous = os.umask(0o077)
     try:
         kit.own = wheels.read(source.wheel(source.copy(tmp_path / "again"), tmp_path / "own again"))
@@ -202,53 +202,6 @@ def test_the_package_is_the_same_each_time_and_lintian_finds_nothing(tmp_path: P
 # ---- its life -------------------------------------------------------------------------------------------------------
 
 
-class Life:
-    """A box with our packages in sight, and a device and a broker that it reaches."""
-
-    def __init__(self, box: Box, site: Site, server: NatsServer) -> None:
-        self.box = box
-        self.site = site
-        self.server = server
-
-    def run(self, script: str, *, check: bool = True) -> str:
-        return self.box.run("sh", "-c", f"exec 2>&1; {script}", check=check)
-
-    def install(self, package: str) -> str:
-        return self.run(f"DEBIAN_FRONTEND=noninteractive apt-get -q -y install {package}")
-
-    def show(self, name: str) -> str:
-        return self.box.run("systemctl", "show", "edge-agent", "--value", f"--property={name}").strip()
-
-    def owner(self, path: str) -> str:
-        return self.box.run("stat", "--format=%U:%G %a", path).strip()
-
-    def content(self, *paths: str) -> str:
-        return self.box.run("sha256sum", *paths)
-
-    def there(self, *paths: str) -> list[str]:
-        found = self.run(f"ls -1d {' '.join(paths)} 2>/dev/null", check=False)
-        return found.split()
-
-    def delivers(self, more: int = 2) -> None:
-        """Wait until it has delivered so many records since it started."""
-
-        def acknowledged() -> bool:
-            said = self.box.run("edge-agent", "status", "--json", check=False)
-            return bool(said) and json.loads(said)["channels"][0]["acknowledged"] >= more
-
-        wait_for(acknowledged, timeout=60.0, what="records at the broker")
-
-    def at_the_other_end(self, did: str) -> dict[str, Any]:
-        """What a consumer, who knows nothing but broker and DID, says of all that came."""
-        source = f"{self.server.url}/{STREAM}?subject={SUBJECT}"
-        command = [*edge_agent(), "tail", source, "--did", did, "--until-idle", "--jsonl"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert said.returncode == 0, said.stdout + said.stderr
-        report: dict[str, Any] = json.loads(said.stdout.splitlines()[-1])["report"]
-        assert (report["failed"], {*report["levels"].values()}) == (0, {"ok"})
-        return report
-
-
 @pytest.fixture
 def life(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
     needs_a_box()
@@ -264,11 +217,6 @@ def life(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
     ):
         asyncio.run(create_stream(server.url, STREAM, [SUBJECT]))
         yield Life(box, site, server)
-
-
-CONFIG, KEY, RING = "/etc/edge-agent/agent.toml", "/var/lib/edge-agent/key", "/var/lib/edge-agent/telemetry.ring"
-CREDENTIAL = "/etc/edge-agent/agent-key.cred"
-DROP_IN = "/etc/systemd/system/edge-agent.service.d/credential.conf"
 
 
 @pytest.mark.slow
@@ -303,10 +251,7 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     run(f"cat good > {CONFIG} && systemctl reset-failed edge-agent")
 
     # the first device
-    own = {"192.0.2.20:502": f"127.0.0.1:{life.site.port}", "nats://192.0.2.50:4222": life.server.url}
-    edits = {**own, 'wait = "60s"': 'wait = "0s"', 'every = "5s"': 'every = "1s"'}
-    for old, new in edits.items():
-        run(f"sed -i 's#{old}#{new}#' {CONFIG}")
+    life.configure()
     assert f"{CONFIG}: good" in run("edge-agent check")
     assert "good" in run("edge-agent check --online")
     assert "pv-1/ac" in run("edge-agent read")
@@ -327,13 +272,8 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     assert "ok       files: owners and rights are as they should be" in run("edge-agent doctor", check=False)
 
     # one that hangs is ended by the watchdog, and started again
-    hasty = f"{Path(DROP_IN).parent}/hasty.conf"
-    run(rf"printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=0\n' > {hasty}; systemctl daemon-reload")
-    run("systemctl restart edge-agent; systemctl kill --kill-who=main --signal=STOP edge-agent")
-    wait_for(lambda: life.show("NRestarts") == "1", timeout=30.0, what="a start after the watchdog")
-    wait_for(lambda: life.show("ActiveState") == "active", timeout=30.0, what="READY")
-    assert "watchdog" in run("journalctl -u edge-agent -n 50 | cat").lower()
-    run(f"rm {hasty}; systemctl daemon-reload; systemctl restart edge-agent")
+    life.hang(watchdog=3)
+    run("systemctl restart edge-agent")
     life.delivers()
 
     # an upgrade to what refuses the configuration leaves the old one running
