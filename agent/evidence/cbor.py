@@ -35,7 +35,9 @@ _HEADS = (
     rb"[\x58\x78]\x20.{32}",
     rb"(?=[\x41-\x57\x61-\x77])(?:%b)" % _SHORT_STRINGS,
 )
-_FLOATS = (rb"\xf9(?!\x80\x00)[\x00-\x7b\x80-\xfb].", rb"\xfa.{4}", rb"\xfb.{8}")  # no -0.0, infinity, NaN
+# No -0.0, infinity, NaN. And no lookahead: where one fails in the last alternative that is tried, Python before 3.11.5
+# (Debian 12 has 3.11.2) takes what it looked at for matched (https://github.com/python/cpython/issues/100061).
+_FLOATS = (rb"\xf9[\x00-\x7b\x81-\xfb].", rb"\xf9\x80[\x01-\xff]", rb"\xfa.{4}", rb"\xfb.{8}")
 _WITHOUT_FLOATS = re.compile(rb"(?:%b)*+" % b"|".join(_HEADS), re.DOTALL)
 _WITH_FLOATS = re.compile(rb"(?:%b)*+" % b"|".join(_HEADS + _FLOATS), re.DOTALL)
 _LONG_STRING = re.compile(rb"[\x58\x78]([\x18-\xff])|[\x59\x79]((?!\x00)..)|[\x5a\x7a]((?!\x00\x00).{4})", re.DOTALL)
