@@ -171,17 +171,17 @@ def run(
     given: str = "",
     timeout: float = 600.0,
 ) -> str:
-    """What a command writes to stdout. Raises BoxError, with all that it said, if its exit status is not 0."""
-    done = subprocess.run(
-        command,
-        env=environment,
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """What a command writes to stdout. Raises BoxError, with all that it said, if its exit status is not 0 or it takes
+    more than ``timeout`` s.
+    """
+    words = " ".join(map(str, command))
+    try:
+        done = subprocess.run(
+            command, env=environment, input=given, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        so_far = b"".join(said for said in (error.stdout, error.stderr) if isinstance(said, bytes))
+        raise BoxError(f"not ended after {timeout:g} s: {words}\n{so_far.decode('utf-8', 'replace')}") from error
     if check and done.returncode:
-        words = " ".join(map(str, command))
         raise BoxError(f"exit status {done.returncode} of: {words}\n{done.stdout}{done.stderr}")
     return done.stdout

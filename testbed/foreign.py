@@ -36,7 +36,7 @@ class Foreign(Namespaces):
         return self
 
     def python(self, *arguments: str, folder: str, timeout: float, **environment: str) -> str:
-        """What its python3 writes to stdout. Raises BoxError if its exit status is not 0; TimeoutExpired."""
+        """What its python3 writes to stdout. Raises BoxError if its exit status is not 0 or the time is up."""
         inside = {"HOME": "/tmp", "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
         given = [f"{name}={value}" for name, value in inside.items()]
         there = ["sh", "-c", 'cd "$0" && exec python3 "$@"', folder, *arguments]

@@ -51,7 +51,7 @@ class Namespaces(Process):
                 )
 
     def run(self, *command: str | Path, check: bool = True, given: str = "", timeout: float = 1800.0) -> str:
-        """What a command in there writes to stdout. Raises BoxError if its exit status is not 0; TimeoutExpired."""
+        """What a command in there writes to stdout. Raises BoxError if its exit status is not 0 or the time is up."""
         enter = ["nsenter", f"--target={self._leader}", "--user", "--mount", "--pid", *map(str, command)]
         return run(enter, environment=self._inside, check=check, given=given, timeout=timeout)
 
