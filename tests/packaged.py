@@ -42,7 +42,7 @@ def alignments(package: Path) -> dict[str, set[int]]:
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True, timeout=60).stdout
     found: dict[str, set[int]] = {}
     with tarfile.open(fileobj=io.BytesIO(files)) as archive:
-        for member in archive:
+        for member in filter(tarfile.TarInfo.isreg, archive):
             content = archive.extractfile(member)
             if content is None or not (elf := content.read()).startswith(b"\x7fELF\x02\x01"):
                 continue

@@ -34,7 +34,7 @@ from testbed.mosquitto import Mosquitto
 from testbed.processes import Battery, NatsServer, Site, Tail, wait_for
 from testbed.published import read_messages
 from testbed.vm import Vm
-from tests.packaged import CONFIG, STREAM, SUBJECT, Kit, Life
+from tests.packaged import CONFIG, LARGE_PAGES, STREAM, SUBJECT, Kit, Life, alignments
 
 Json = dict[str, Any]
 SLOW_S = 300.0  # what may take long, on an emulated machine that shares this one with others
@@ -106,7 +106,8 @@ def needs(*packages: str) -> None:
 def life(tmp_path: Path) -> Iterator[ArmLife]:
     needs(*vm.NEEDS, "mosquitto")
     stick = tmp_path / "stick"
-    Kit(TARGETS["deb12-arm64"], tmp_path).build(stick).rename(stick / "edge-agent.deb")
+    package = Kit(TARGETS["deb12-arm64"], tmp_path).build(stick).rename(stick / "edge-agent.deb")
+    assert min(map(min, alignments(package).values())) >= LARGE_PAGES
     with ExitStack() as stack:
         site = stack.enter_context(Site(tmp_path / "site", journal=False))
         server = stack.enter_context(NatsServer(tmp_path / "nats"))
