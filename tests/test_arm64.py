@@ -221,7 +221,7 @@ LEFT_OUT = {  # they judge files of the checkout, or start the command again and
     "test_cli.py", "test_docs.py", "test_repository.py",
 }  # fmt: skip
 SOURCE = ("adapters", "agent", "bench", "config", "docs", "release", "systemd", "testbed", "tests")
-MOST_S = 1200.0
+MOST_S = 1500.0  # on two cores that others use, too, it takes 20 minutes
 
 
 def chosen() -> list[str]:
