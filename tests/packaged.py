@@ -22,6 +22,21 @@ CREDENTIAL = "/etc/edge-agent/agent-key.cred"
 LARGE_PAGES = 1 << 14  # of the Raspberry Pi 5's own kernel; a library that is aligned to less does not load there
 _PT_LOAD = 1
 DROP_IN = "/etc/systemd/system/edge-agent.service.d/credential.conf"
+VECTORS = Path(__file__).parent / "golden" / "evidence" / "cbor.json"
+_READS = """\
+import json, sys
+from agent.errors import EvidenceError
+from agent.evidence import cbor
+
+for kind, vectors in json.load(open(sys.argv[1])).items():
+    for vector in vectors:
+        try:
+            cbor.decode(bytes.fromhex(vector["cbor"]))
+            said = "allowed"
+        except EvidenceError:
+            said = "refused"
+        print(said == kind, vector["name"])
+"""
 
 
 class Kit:
@@ -97,6 +112,14 @@ class Life:
         }
         for old, new in edits.items():
             self.run(f"sed -i 's#{old}#{new}#' {CONFIG}")
+
+    def reads_as_written(self, vectors: str) -> None:
+        """The package reads CBOR, of a file with ``VECTORS``, as it is read here: two verifiers must not differ by the
+        Python that they run on.
+        """
+        said = self.box.run("/usr/lib/edge-agent/bin/python3", "-I", "-c", _READS, vectors).splitlines()
+        assert len(said) > 100
+        assert [line for line in said if not line.startswith("True ")] == []
 
     def hang(self, *, watchdog: int) -> None:
         """Stop the process without ending it, and return when systemd has started it again: after ``watchdog`` s."""

@@ -34,7 +34,7 @@ from testbed.mosquitto import Mosquitto
 from testbed.processes import Battery, NatsServer, Site, Tail, wait_for
 from testbed.published import read_messages
 from testbed.vm import Vm
-from tests.packaged import CONFIG, LARGE_PAGES, STREAM, SUBJECT, Kit, Life, alignments
+from tests.packaged import CONFIG, LARGE_PAGES, STREAM, SUBJECT, VECTORS, Kit, Life, alignments
 
 Json = dict[str, Any]
 SLOW_S = 300.0  # what may take long, on an emulated machine that shares this one with others
@@ -108,6 +108,7 @@ def life(tmp_path: Path) -> Iterator[ArmLife]:
     stick = tmp_path / "stick"
     package = Kit(TARGETS["deb12-arm64"], tmp_path).build(stick).rename(stick / "edge-agent.deb")
     assert min(map(min, alignments(package).values())) >= LARGE_PAGES
+    shutil.copy(VECTORS, stick)
     with ExitStack() as stack:
         site = stack.enter_context(Site(tmp_path / "site", journal=False))
         server = stack.enter_context(NatsServer(tmp_path / "nats"))
@@ -134,6 +135,7 @@ def is_installed_and_delivers(life: ArmLife) -> None:
     assert run("uname -m; dpkg --print-architecture").split() == ["aarch64", "arm64"]
     assert "edge-agent init" in life.install("/stick/edge-agent.deb")
     assert life.show("ActiveState") == "inactive"
+    life.reads_as_written(f"/stick/{VECTORS.name}")
     run("systemd-analyze security --threshold=20 edge-agent.service")
     life.did = life.machine.run("edge-agent", "init").strip()
     life.configure()

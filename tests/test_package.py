@@ -36,6 +36,7 @@ from tests.packaged import (
     RING,
     STREAM,
     SUBJECT,
+    VECTORS,
     Kit,
     Life,
     alignments,
@@ -210,6 +211,7 @@ def life(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Life]:
     packages = tmp_path / "packages"
     for revision in (1, 2):
         kit.build(packages, revision=revision).rename(packages / f"{revision}.deb")
+    shutil.copy(VECTORS, packages)
     with (
         Site(tmp_path / "site", journal=False) as site,
         NatsServer(tmp_path / "nats") as server,
@@ -232,6 +234,7 @@ def test_the_package_lives_from_its_first_installation_to_its_purge(life: Life) 
     assert life.owner("/var/lib/edge-agent") == "edge-agent:edge-agent 750"
     run("systemd-analyze security --threshold=20 edge-agent.service")
     run("ls /usr/lib/edge-agent/lib/python3*/site-packages/agent/__pycache__/cli.*.pyc")
+    life.reads_as_written(f"/packages/{VECTORS.name}")
 
     # init: the service user's key, root's configuration, and a second time nothing
     did = life.box.run("edge-agent", "init").strip()
