@@ -58,7 +58,7 @@ DEBIAN = {  # packages, and the program of each, or its library, whose folder is
     "conmon": "usr/bin/conmon",
     "crun": "usr/bin/crun",
 }
-EMULATORS = {  # the same for what runs programs of another machine: large, and only ./test --arm64 needs them
+EMULATORS = {  # the same for what runs programs of another machine: large, and only the long campaigns need them
     "qemu-user-static": "usr/bin/qemu-aarch64-static",
     "qemu-system-arm": "usr/bin/qemu-system-aarch64",
     "busybox-static": "**/bin/busybox",

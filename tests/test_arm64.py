@@ -119,7 +119,7 @@ def life(tmp_path: Path) -> Iterator[ArmLife]:
         yield ArmLife(stack.enter_context(machine), site, server, mqtt, battery)
 
 
-@pytest.mark.arm64
+@pytest.mark.slow
 def test_the_package_lives_on_an_arm64_machine(life: ArmLife, tmp_path: Path) -> None:
     """One life of a machine, for each start of one takes its time."""
     is_installed_and_delivers(life)
