@@ -94,10 +94,15 @@ async def requests(
         follow_redirects=False,
         trust_env=urlsplit(server.url).hostname not in _HERE,  # a proxy of the environment leads elsewhere only
         transport=over,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: an odd one would spoil every request
+        cookies=no_cookies(),
     )
     async with client:
         yield Requests(client, server, clock=clock, timeouts=timeouts)
+
+
+def no_cookies() -> CookieJar:
+    """Takes none and sends none: an odd one would spoil every request after it."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 class Requests:

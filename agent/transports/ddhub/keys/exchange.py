@@ -16,7 +16,6 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +27,7 @@ from agent.errors import Reason, SecretError, TransportError
 from agent.printable import printable
 from agent.tls import Tls, reason
 from agent.transports.ddhub.failures import unreached
+from agent.transports.ddhub.requests import no_cookies
 
 _WITHIN = 20.0  # s for a request with its answer
 _LARGEST = 8 << 20  # bytes of an answer: a DID document with many claims has some hundred kB
@@ -147,7 +147,7 @@ class Exchange:
             timeout=_WITHIN,
             trust_env=False,
             follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: an odd one would spoil every request
+            cookies=no_cookies(),
         ) as client:
             yield Connection(client, self._tls)
 
